@@ -1,0 +1,51 @@
+// The Adam optimiser: all parameters of a network in one launch.
+//
+//   g     = gradient + l2 * parameter                            l2: 0 but for parameters under a penalty l2/2 * p^2
+//   m     = beta1 * m + (1 - beta1) * g                          the mean of the gradients, fading
+//   v     = beta2 * v + (1 - beta2) * g^2                        the mean of their squares, fading
+//   p    -= rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+//
+//   the rate at step t = 1 .. steps climbs in a straight line for `warmup` steps, times half a cosine from 1 to 0:
+//   rate  = base_rate * min(t / warmup, 1) * (1 + cos(pi * (t - 1) / steps)) / 2
+//
+//   array        shape   adam_schedule   adam_step
+//   step         (1)     in and out                     steps done
+//   rates        (3)     out             in             rate, 1 - beta1^t, 1 - beta2^t
+//   parameters   (P)                     in and out
+//   gradients    (P)                     in
+//   m, v         (P)                     in and out
+//   l2           (P)                     in
+//
+//   kernel           grid           block   global reads a thread   writes
+//   adam_schedule    1              1       1                       4
+//   adam_step        ceil(P/256)    256     8                       3
+//
+// The step counter and the rate live on the device, so that a step needs nothing from the host. One thread advances
+// them in a launch of its own: within adam_step some blocks would read the counter before and some after.
+//
+// Kingma & Ba, "Adam: a method for stochastic optimization" (2015). Read next: tinyfcn/training.py.
+
+extern "C" __global__ void adam_schedule(int* step, float* rates, float base_rate, int warmup, int steps, float beta1,
+                                         float beta2) {
+    int t = step[0] + 1;
+    float climbed = t < warmup ? (float)t / warmup : 1.0f;
+    float turned = t <= steps ? (float)(t - 1) / steps : 1.0f;
+    step[0] = t;
+    rates[0] = base_rate * climbed * 0.5f * (1.0f + cosf(3.14159265358979f * turned));
+    rates[1] = 1.0f - powf(beta1, (float)t);
+    rates[2] = 1.0f - powf(beta2, (float)t);
+}
+
+extern "C" __global__ void adam_step(float* __restrict__ parameters, const float* __restrict__ gradients,
+                                     float* __restrict__ m, float* __restrict__ v, const float* __restrict__ l2,
+                                     const float* __restrict__ rates, float beta1, float beta2, float epsilon,
+                                     int count) {
+    int element = thread_number();  // 0 .. count - 1, and the last block's surplus
+    if (element >= count) return;
+    float gradient = gradients[element] + l2[element] * parameters[element];
+    m[element] = beta1 * m[element] + (1.0f - beta1) * gradient;
+    v[element] = beta2 * v[element] + (1.0f - beta2) * gradient * gradient;
+    float mean = m[element] / rates[1];
+    float spread = sqrtf(v[element] / rates[2]) + epsilon;
+    parameters[element] -= rates[0] * mean / spread;
+}

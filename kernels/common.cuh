@@ -1,0 +1,47 @@
+// What every kernel file shares; the loader puts this text before each of them.
+//
+// An array `x` of shape (N, C, H, W) lies in memory row by row: element (n, c, h, w) is x[((n * C + c) * H + h) * W + w].
+// Kernels take 32-bit indices; the launchers refuse arrays that these cannot number.
+
+// The number of this thread in the whole launch: 0 .. gridDim.x * blockDim.x - 1.
+__device__ inline int thread_number() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+// Threads of a block that together own one sum. See block_sum.
+#define SUM_THREADS 64
+
+// The sum of `mine` over the block, returned in thread 0 (0 in the others). The order of the additions is fixed, so
+// the same inputs give the same bits; and SUM_THREADS short sums lose less to rounding than one long one.
+// Call once in a kernel, by all SUM_THREADS threads: a second call would overwrite `partial` while thread 0 still reads.
+__device__ inline float block_sum(float mine) {
+    __shared__ float partial[SUM_THREADS];
+    partial[threadIdx.x] = mine;
+    __syncthreads();  // until every thread has written its part
+    float total = 0.0f;
+    if (threadIdx.x == 0)
+        for (int thread = 0; thread < SUM_THREADS; ++thread) total += partial[thread];
+    return total;
+}
+
+// Philox4x32-10, a counter-based random generator: a block cipher's worth of mixing turns (counter, key) into four
+// random words, with no state to carry. So random numbers are a function of what they are for (which picture, which
+// step), the same on every device and in any order.
+// Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
+struct Words {
+    unsigned int word[4];
+};
+
+__device__ inline Words philox(unsigned int c0, unsigned int c1, unsigned int c2, unsigned int c3, unsigned int key0,
+                               unsigned int key1) {
+    for (int round = 0; round < 10; ++round) {
+        unsigned int high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+        unsigned int high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+        c0 = high1 ^ c1 ^ key0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ key1;
+        c3 = low0;
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    Words result = {{c0, c1, c2, c3}};
+    return result;
+}

@@ -1,0 +1,90 @@
+"""Kernels on an NVIDIA GPU, through CuPy: NVRTC compiles the `.cu` text once, CuPy caches the result on disk.
+
+Importing this module needs neither a GPU nor CuPy; making a `Cuda` does.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.devices import kernel_source
+from tinyfcn.devices.device import Device
+from tinyfcn.errors import DeviceError, KernelError
+
+
+@cache
+def import_cupy() -> Any:
+    """CuPy, or a DeviceError that says what is missing and how to get it."""
+    home = Path(os.environ.get("CUPY_CACHE_DIR", Path.home() / ".cupy" / "kernel_cache"))
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):  # CuPy fails on import when it cannot make its cache folder
+        os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="tinyfcn-cupy-")
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(f"CuPy is not installed ({error}): pip install cupy-cuda12x") from None
+    return cupy
+
+
+def why_not() -> str | None:
+    """Why this machine cannot run kernels on a GPU, or None where it can."""
+    try:
+        cupy = import_cupy()
+    except DeviceError as error:
+        return str(error)
+    if not cupy.is_available():
+        return "no NVIDIA GPU with a working driver was found (nvidia-smi tells what the driver sees)"
+    return None
+
+
+class Cuda(Device):
+    """The current CUDA device.
+
+    Raises:
+        DeviceError: no CuPy, no GPU, or no driver.
+    """
+
+    name = "cuda"
+
+    def __init__(self, kernels: Path = kernel_source.KERNELS) -> None:
+        super().__init__(kernels)
+        reason = why_not()
+        if reason:
+            raise DeviceError(f"the device 'cuda' cannot be used: {reason}; --device cpu works everywhere")
+        self.cupy = import_cupy()
+        self.array_type = self.cupy.ndarray
+        self._functions: dict[str, Any] = {}
+
+    def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Any:
+        return self.cupy.empty(shape, dtype)
+
+    def asarray(self, array: np.ndarray) -> Any:
+        return self.cupy.array(np.ascontiguousarray(array))
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return self.cupy.asnumpy(array)
+
+    def _launch(
+        self,
+        kernel: kernel_source.Kernel,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: list[Any],
+        shared_bytes: int,
+    ) -> None:
+        self._function(kernel)(grid, block, tuple(arguments), shared_mem=shared_bytes)
+
+    def _function(self, kernel: kernel_source.Kernel) -> Any:
+        if kernel.name not in self._functions:
+            text = kernel_source.read(kernel.operation, self.kernels)
+            module = self.cupy.RawModule(code=text, options=("-std=c++17",))
+            try:
+                self._functions[kernel.name] = module.get_function(kernel.name)
+            except self.cupy.cuda.compiler.CompileException as error:
+                raise KernelError(f"{kernel.operation}.cu does not compile:\n{error}") from None
+        return self._functions[kernel.name]

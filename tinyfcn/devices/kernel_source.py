@@ -1,0 +1,87 @@
+"""Finds the `.cu` files, puts `common.cuh` before each, and reads off every kernel's name and parameters.
+
+Both devices take their text from here, so the emulator compiles what the GPU compiles. The parameters, parsed
+from the source itself, let one piece of code (`launch.py`) check each launch against what its kernel declares.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import tinyfcn.kernels
+from tinyfcn.errors import KernelError
+
+KERNELS = Path(tinyfcn.kernels.__file__).parent
+COMMON = "common.cuh"
+
+_KERNEL = re.compile(
+    r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)', re.DOTALL
+)
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel: `type` is the element type ("float", "int", "unsigned char", ...)."""
+
+    name: str
+    type: str
+    is_array: bool
+    is_const: bool
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A `__global__` function: its name, the operation (file) it stands in, and its parameters."""
+
+    name: str
+    operation: str
+    parameters: tuple[Parameter, ...]
+
+
+def operations(folder: Path = KERNELS) -> list[str]:
+    """The names of all `.cu` files, sorted: "add", "conv2d", ..."""
+    return sorted(path.stem for path in folder.glob("*.cu"))
+
+
+def read(operation: str, folder: Path = KERNELS) -> str:
+    """The text to compile for one operation. `#line` keeps the compiler's messages in terms of the files."""
+    parts = [(COMMON, folder / COMMON), (f"{operation}.cu", folder / f"{operation}.cu")]
+    return "".join(f'#line 1 "{name}"\n{path.read_text(encoding="utf-8")}\n' for name, path in parts)
+
+
+@cache
+def kernels(folder: Path = KERNELS) -> dict[str, Kernel]:
+    """Every kernel of the folder by its name.
+
+    Raises:
+        KernelError: two files define a kernel of one name.
+    """
+    found: dict[str, Kernel] = {}
+    for operation in operations(folder):
+        for kernel in parse((folder / f"{operation}.cu").read_text(encoding="utf-8"), operation):
+            if kernel.name in found:
+                raise KernelError(
+                    f"kernel {kernel.name} stands in {found[kernel.name].operation}.cu and in {operation}.cu: "
+                    "give one of them a name of its own"
+                )
+            found[kernel.name] = kernel
+    return found
+
+
+def parse(text: str, operation: str) -> list[Kernel]:
+    """The kernels in a `.cu` file's text, in order."""
+    found = _KERNEL.findall(_COMMENT.sub(" ", text))
+    return [Kernel(name, operation, tuple(_parameters(inside))) for name, inside in found]
+
+
+def _parameters(inside: str) -> list[Parameter]:
+    parameters = []
+    for declaration in filter(None, (part.strip() for part in inside.split(","))):
+        is_array = "*" in declaration
+        words = declaration.replace("*", " ").replace("__restrict__", " ").split()
+        is_const = "const" in words
+        words = [word for word in words if word != "const"]
+        parameters.append(Parameter(words[-1], " ".join(words[:-1]), is_array, is_const))
+    return parameters

@@ -1,0 +1,73 @@
+"""Checks the arguments of every launch against what the kernel declares, for all devices alike.
+
+A GPU launch takes whatever it is given: a Python float would go as a double, a transposed view as if it lay
+contiguous, and the kernel would read garbage without a word. So nothing is launched that has not passed here.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.devices.kernel_source import Kernel
+
+DTYPES = {
+    "float": np.dtype(np.float32),
+    "int": np.dtype(np.int32),
+    "unsigned int": np.dtype(np.uint32),
+    "unsigned char": np.dtype(np.uint8),
+    "unsigned long long": np.dtype(np.uint64),
+}
+MAX_THREADS_IN_BLOCK = 1024
+
+
+def ceil_div(a: int, b: int) -> int:
+    """How many pieces of size b cover a."""
+    return -(-a // b)
+
+
+def as_dim3(dimensions: int | Sequence[int]) -> tuple[int, int, int]:
+    """A grid or block as (x, y, z)."""
+    x, y, z = (*((dimensions,) if isinstance(dimensions, int) else dimensions), 1, 1)[:3]
+    return int(x), int(y), int(z)
+
+
+def checked_arguments(kernel: Kernel, arguments: Sequence[Any], array_type: type) -> list[Any]:
+    """The arguments as the kernel wants them: arrays as they are, scalars as NumPy scalars of its types.
+
+    Raises:
+        TypeError: too few or many arguments, an array of another dtype or place, a number for an array.
+        ValueError: an array that is not C-contiguous, an integer that does not fit.
+    """
+    expected = len(kernel.parameters)
+    if len(arguments) != expected:
+        raise TypeError(f"{kernel.name} takes {expected} arguments, got {len(arguments)}")
+    checked = []
+    for parameter, argument in zip(kernel.parameters, arguments, strict=True):
+        what = f"{kernel.name}: argument '{parameter.name}'"
+        dtype = DTYPES[parameter.type]
+        if parameter.is_array:
+            if not isinstance(argument, array_type):
+                expects = f"{array_type.__module__}.{array_type.__name__}"
+                raise TypeError(f"{what} expects an array ({expects}), got {type(argument).__name__}")
+            if argument.dtype != dtype:
+                raise TypeError(f"{what} expects {dtype}, got {argument.dtype}")
+            if not argument.flags.c_contiguous:
+                raise ValueError(f"{what} must be C-contiguous, got strides {argument.strides}")
+            checked.append(argument)
+        else:
+            checked.append(_checked_scalar(what, dtype, argument))
+    return checked
+
+
+def _checked_scalar(what: str, dtype: np.dtype, argument: Any) -> np.generic:
+    if np.ndim(argument) != 0 or isinstance(argument, (bool, np.bool_)):
+        raise TypeError(f"{what} expects one number of type {dtype}, got {type(argument).__name__}")
+    if dtype.kind == "f":
+        return dtype.type(argument)
+    if not isinstance(argument, (int, np.integer)):
+        raise TypeError(f"{what} expects an integer, got {type(argument).__name__} {argument!r}")
+    limits = np.iinfo(dtype)
+    if not limits.min <= int(argument) <= limits.max:
+        raise ValueError(f"{what} is {argument}, which does not fit {dtype}")
+    return dtype.type(argument)

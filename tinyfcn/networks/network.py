@@ -1,0 +1,95 @@
+"""What all networks share: parameters and gradients in one flat array each, and every layer's output kept."""
+
+import zlib
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.operations import Operations
+
+Shapes = dict[str, tuple[tuple[int, ...], int]]  # a layer's name -> its weight's shape, its bias's length
+
+
+class Network:
+    """A network whose forward and backward passes are written out by its subclasses.
+
+    parameter["conv1.weight"] and gradient["conv1.weight"] are views of the flat arrays `parameters` and `gradients`,
+    so that Adam updates all of them in one launch. After `forward`, outputs["conv1"] is what a layer put out; after
+    `backward`, output_gradients["conv1"] is the loss's gradient with respect to it.
+
+    Args:
+        ops: where to compute.
+        seed: of the initial weights, which are made on the host and so are the same on every device.
+        dtype: float64 is for gradient checks on the cpu.
+    """
+
+    shapes: Shapes
+    strides: Mapping[str, int] = {}  # of the transposed convolutions
+    pretrained: tuple[str, ...] = ()  # the layers whose weights come from the classifier; they stand first
+
+    def __init__(self, ops: Operations, seed: int, dtype: Any = np.float32) -> None:
+        self.ops = ops
+        self.layers = list(self.shapes)
+        values = initial_parameters(self.shapes, self.strides, seed)
+        flat = np.concatenate([value.ravel() for value in values.values()]).astype(dtype)
+        self.parameters = ops.asarray(flat)
+        self.gradients = ops.asarray(np.zeros_like(flat))
+        self.slices: dict[str, slice] = {}
+        self.parameter: dict[str, Any] = {}
+        self.gradient: dict[str, Any] = {}
+        start = 0
+        for name, value in values.items():
+            self.slices[name] = slice(start, start + value.size)
+            self.parameter[name] = self.parameters[self.slices[name]].reshape(value.shape)
+            self.gradient[name] = self.gradients[self.slices[name]].reshape(value.shape)
+            start += value.size
+        self.outputs: dict[str, Any] = {}
+        self.output_gradients: dict[str, Any] = {}
+
+    def forward(self, x: Any) -> Any:
+        """Logits from x (N, 1, H, W), (byte - 127) / 127."""
+        raise NotImplementedError
+
+    def backward(self, dlogits: Any) -> None:
+        """Fills `gradients`, given the gradient of the logits of the last `forward`."""
+        raise NotImplementedError
+
+    def weights(self, layer: str) -> tuple[Any, Any]:
+        """A layer's weight and bias."""
+        return self.parameter[f"{layer}.weight"], self.parameter[f"{layer}.bias"]
+
+    def gradient_out(self, layer: str) -> tuple[Any, Any]:
+        """Where a layer's dweight and dbias are to be written."""
+        return self.gradient[f"{layer}.weight"], self.gradient[f"{layer}.bias"]
+
+    def numpy_parameters(self) -> dict[str, np.ndarray]:
+        """All parameters by name, on the host."""
+        return {name: self.ops.to_numpy(value) for name, value in self.parameter.items()}
+
+    def load(self, values: Mapping[str, np.ndarray]) -> None:
+        """Sets the parameters named in `values`, NumPy arrays of the right shapes."""
+        for name, value in values.items():
+            self.parameter[name][...] = self.ops.asarray(value.astype(self.parameters.dtype))
+
+    def activation_bytes(self) -> int:
+        """The memory that the outputs of the last `forward` take."""
+        return sum(output.nbytes for output in self.outputs.values())
+
+
+def initial_parameters(shapes: Shapes, strides: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Weights drawn from a normal distribution of variance 2 / fan-in, biases 0, by name.
+
+    He et al., "Delving deep into rectifiers" (2015). Fan-in is the number of products that an output sums: in a
+    transposed convolution of stride s each output meets one in s * s of the kernel's weights. Each layer has a
+    generator of its own, from (seed, name), so that its weights do not depend on what other layers there are.
+    """
+    values = {}
+    for layer, (shape, channels) in shapes.items():
+        inputs = shape[0] / strides[layer] ** 2 if layer in strides else shape[1]
+        fan_in = inputs * prod(shape[2:])
+        generator = np.random.default_rng([seed, zlib.crc32(layer.encode())])
+        values[f"{layer}.weight"] = generator.normal(0, np.sqrt(2 / fan_in), shape)
+        values[f"{layer}.bias"] = np.zeros(channels)
+    return values

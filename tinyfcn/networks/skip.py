@@ -1,0 +1,108 @@
+"""The FCN with skip connections: names the digit at every pixel.
+
+    layer       kernel                                      64x84
+    encoder     see encoder.py                              8,14,19     pretrained
+    dense32     5x5 padding 2, 32 + ReLU                    32,14,19    pretrained: each place sees 28x28 pixels
+    context     3x3 padding 1, 32 + ReLU                    32,14,19    ... and now 36x36
+    up1         transposed 4x4 / 2, 16
+     + skip1    1x1, 16, of pool1;  ReLU of the sum         16,30,40
+    up2         transposed 6x6 / 2, 16
+     + skip0    1x1, 16, of the picture;  ReLU of the sum   16,64,84
+    score       1x1, 11 (digits, background) or 2           11,64,84
+
+What is in the picture is known where the map is coarse, where it is only where the map is fine: the skips add the
+second to the first. Long, Shelhamer & Darrell, "Fully convolutional networks for semantic segmentation" (2015), 4.2.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.networks.classifier import DENSE32
+from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
+from tinyfcn.networks.network import Network
+from tinyfcn.operations import Operations
+
+
+class Skip(Network):
+    """forward: x (N, 1, H, W), H and W multiples of 4 -> logits (N, classes, H, W).
+
+    An output pixel sees 44x44 input pixels. `freeze` leaves the pretrained layers as they are.
+    """
+
+    reach = 44
+    pretrained = (*ENCODER, *DENSE32)
+    strides = {"up1": 2, "up2": 2}
+
+    def __init__(
+        self, ops: Operations, seed: int, classes: int = 11, freeze: bool = False, dtype: Any = np.float32
+    ) -> None:
+        self.shapes = {
+            **ENCODER,
+            **DENSE32,
+            "context": ((32, 32, 3, 3), 32),
+            "up1": ((32, 16, 4, 4), 16),
+            "skip1": ((16, 8, 1, 1), 16),
+            "up2": ((16, 16, 6, 6), 16),
+            "skip0": ((16, 1, 1, 1), 16),
+            "score": ((classes, 16, 1, 1), classes),
+        }
+        self.classes = classes
+        self.freeze = freeze
+        super().__init__(ops, seed, dtype)
+
+    def forward(self, x: Any) -> Any:
+        ops, out = self.ops, self.outputs
+        pool2 = encode(self, x)
+        out["dense32"] = ops.relu(ops.conv2d(pool2, *self.weights("dense32"), padding=2))
+        out["context"] = ops.relu(ops.conv2d(out["dense32"], *self.weights("context"), padding=1))
+
+        grown = ops.conv_transpose2d(out["context"], *self.weights("up1"), stride=2)
+        seen = ops.conv2d(out["pool1"], *self.weights("skip1"))
+        out["up1"] = ops.relu(ops.add(grown, seen))
+
+        grown = ops.conv_transpose2d(out["up1"], *self.weights("up2"), stride=2)
+        seen = ops.conv2d(x, *self.weights("skip0"))
+        out["up2"] = ops.relu(ops.add(grown, seen))
+
+        out["score"] = ops.conv2d(out["up2"], *self.weights("score"))
+        return out["score"]
+
+    def backward(self, dlogits: Any) -> None:
+        ops, out, d = self.ops, self.outputs, self.output_gradients
+        parameter, into = self.parameter, self.gradient_out
+        d["score"] = dlogits
+        d["up2"], _, _ = ops.conv2d_backward(
+            dlogits, out["up2"], parameter["score.weight"], out=into("score")
+        )
+
+        dsum = ops.relu_backward(d["up2"], out["up2"])  # the gradient of both summands
+        ops.conv2d_backward(dsum, out["x"], parameter["skip0.weight"], need_dx=False, out=into("skip0"))
+        d["up1"], _, _ = ops.conv_transpose2d_backward(
+            dsum, out["up1"], parameter["up2.weight"], stride=2, out=into("up2")
+        )
+
+        dsum = ops.relu_backward(d["up1"], out["up1"])
+        dpool1, _, _ = ops.conv2d_backward(
+            dsum, out["pool1"], parameter["skip1.weight"], need_dx=not self.freeze, out=into("skip1")
+        )
+        d["context"], _, _ = ops.conv_transpose2d_backward(
+            dsum, out["context"], parameter["up1.weight"], stride=2, out=into("up1")
+        )
+
+        dsum = ops.relu_backward(d["context"], out["context"])
+        d["dense32"], _, _ = ops.conv2d_backward(
+            dsum,
+            out["dense32"],
+            parameter["context.weight"],
+            padding=1,
+            need_dx=not self.freeze,
+            out=into("context"),
+        )
+        if self.freeze:
+            return
+        dsum = ops.relu_backward(d["dense32"], out["dense32"])
+        dpool2, _, _ = ops.conv2d_backward(
+            dsum, out["pool2"], parameter["dense32.weight"], padding=2, out=into("dense32")
+        )
+        encode_backward(self, dpool2, dpool1)

@@ -1,0 +1,71 @@
+"""Launches kernels/conv_transpose2d.cu."""
+
+from typing import Any
+
+from tinyfcn.devices.device import Device
+from tinyfcn.ops.checks import expect_positive, expect_shape
+from tinyfcn.ops.conv2d import SUM_THREADS, bias_gradient
+
+
+def conv_transpose2d(
+    device: Device, x: Any, weight: Any, bias: Any, stride: int = 1, padding: int = 0
+) -> Any:
+    """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or padding that leaves nothing.
+    """
+    sizes = _sizes(x, weight, stride, padding)
+    n, _, _, _, o, _, _, out_height, out_width = sizes
+    expect_shape("conv_transpose2d: bias", bias, (o,))
+    y = device.empty((n, o, out_height, out_width), x.dtype)
+    device.launch_for_each("conv_transpose2d_forward", y.size, (x, weight, bias, y, *sizes, stride, padding))
+    return y
+
+
+def conv_transpose2d_backward(
+    device: Device,
+    dout: Any,
+    x: Any,
+    weight: Any,
+    stride: int = 1,
+    padding: int = 0,
+    need_dx: bool = True,
+    out: tuple[Any, Any] | None = None,
+) -> tuple[Any, Any, Any]:
+    """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
+
+    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    sizes = _sizes(x, weight, stride, padding)
+    n, _, _, _, o, _, _, out_height, out_width = sizes
+    expect_shape("conv_transpose2d_backward: dout", dout, (n, o, out_height, out_width))
+    dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
+    expect_shape("conv_transpose2d_backward: dweight", dweight, weight.shape)
+    arguments = (*sizes, stride, padding)
+    device.launch(
+        "conv_transpose2d_backward_weight", weight.size, SUM_THREADS, (dout, x, dweight, *arguments)
+    )
+    bias_gradient(device, dout, dbias)
+    dx = None
+    if need_dx:
+        dx = device.empty(x.shape, x.dtype)
+        device.launch_for_each("conv_transpose2d_backward_input", dx.size, (dout, weight, dx, *arguments))
+    return dx, dweight, dbias
+
+
+def _sizes(x: Any, weight: Any, stride: int, padding: int) -> tuple[int, ...]:
+    """N, C, H, W, O, KH, KW, OH, OW as the kernels take them."""
+    expect_shape("conv_transpose2d: x", x, (None,) * 4)
+    n, c, height, width = x.shape
+    expect_shape("conv_transpose2d: weight", weight, (c, None, None, None))
+    _, o, kernel_height, kernel_width = weight.shape
+    out_height = (height - 1) * stride + kernel_height - 2 * padding
+    out_width = (width - 1) * stride + kernel_width - 2 * padding
+    why = f"padding {padding} takes more than a {kernel_height}x{kernel_width} kernel, stride {stride}, gives"
+    expect_positive("conv_transpose2d: the output's height", out_height, why)
+    expect_positive("conv_transpose2d: the output's width", out_width, why)
+    return n, c, height, width, o, kernel_height, kernel_width, out_height, out_width

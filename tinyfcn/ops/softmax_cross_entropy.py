@@ -1,0 +1,48 @@
+"""Launches kernels/softmax_cross_entropy.cu."""
+
+from math import prod
+from typing import Any
+
+from tinyfcn.devices.device import Device
+from tinyfcn.ops.checks import expect_shape
+from tinyfcn.ops.conv2d import SUM_THREADS
+
+
+def softmax(device: Device, logits: Any) -> Any:
+    """exp(logits) over their sum along axis 1; logits (N, K) or (N, K, H, W)."""
+    n, k, *picture = logits.shape
+    places = prod(picture)
+    p = device.empty(logits.shape, logits.dtype)
+    device.launch_for_each("softmax", n * places, (logits, p, n, k, places))
+    return p
+
+
+def softmax_cross_entropy(
+    device: Device, logits: Any, labels: Any, ignore_index: int | None = None, unlabelled: str = "zero"
+) -> tuple[Any, Any]:
+    """The loss, shape (1,), and its gradient, of the logits' shape.
+
+    Args:
+        logits: (N, K) or (N, K, H, W).
+        labels: int32 0 .. K - 1, (N,) or (N, H, W), their range checked where they were loaded; a place labelled
+            `ignore_index` (>= 0) adds 0 to the loss.
+        unlabelled: the gradient of such a place: "zero", as mathematics has it, or "softmax", what TensorFlow
+            (softmax_cross_entropy_with_logits) returns for a one-hot row of zeros: softmax - 0.
+
+    The loss is the mean over all places, ignored ones included.
+
+    Raises:
+        ValueError: logits and labels that do not fit each other.
+    """
+    n, k, *picture = logits.shape
+    places = prod(picture)
+    expect_shape("softmax_cross_entropy: labels", labels, (n, *picture))
+    losses = device.empty(labels.shape, logits.dtype)
+    dlogits = device.empty(logits.shape, logits.dtype)
+    ignored = -1 if ignore_index is None else ignore_index
+    weight = {"zero": 0.0, "softmax": 1.0}[unlabelled]
+    arguments = (logits, labels, losses, dlogits, n, k, places, ignored, weight)
+    device.launch_for_each("softmax_cross_entropy", n * places, arguments)
+    loss = device.empty((1,), logits.dtype)
+    device.launch("softmax_cross_entropy_mean", 1, SUM_THREADS, (losses, loss, n * places))
+    return loss, dlogits

@@ -1,0 +1,68 @@
+"""The Adam optimiser in NumPy, over all of a network's parameters at once.
+
+Kingma & Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class AdamState:
+    """What Adam remembers, as arrays on the device, and its settings.
+
+    m, v (P,): the fading means of the gradients and of their squares. step (1,): steps done. rates (3,): the rate
+    of the last step, 1 - beta1^t, 1 - beta2^t. l2 (P,): the weight of each parameter's penalty l2 / 2 * p^2.
+
+    The rate climbs in a straight line over `warmup` steps and falls with half a cosine to 0 at `steps`
+    (Loshchilov & Hutter, "SGDR", 2017).
+    """
+
+    m: Any
+    v: Any
+    step: Any
+    rates: Any
+    l2: Any
+    base_rate: float
+    steps: int
+    warmup: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    @classmethod
+    def create(cls, ops: Any, l2: np.ndarray, base_rate: float, steps: int, **settings: float) -> "AdamState":
+        """A state before the first step, on the device of `ops`; l2 (P,) also gives size and dtype."""
+        zeros = np.zeros_like(l2)
+        return cls(
+            m=ops.asarray(zeros),
+            v=ops.asarray(zeros),
+            step=ops.asarray(np.zeros(1, np.int32)),
+            rates=ops.asarray(np.zeros(3, l2.dtype)),
+            l2=ops.asarray(l2),
+            base_rate=base_rate,
+            steps=steps,
+            **settings,
+        )
+
+
+def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState) -> None:
+    """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them."""
+    state.step += 1
+    t = int(state.step[0])
+    climbed = min(t / state.warmup, 1) if state.warmup else 1
+    turned = min((t - 1) / state.steps, 1)
+    state.rates[0] = state.base_rate * climbed * (1 + np.cos(np.pi * turned)) / 2
+    state.rates[1] = 1 - state.beta1**t
+    state.rates[2] = 1 - state.beta2**t
+
+    gradients = gradients + state.l2 * parameters
+    state.m *= state.beta1
+    state.m += (1 - state.beta1) * gradients
+    state.v *= state.beta2
+    state.v += (1 - state.beta2) * gradients**2
+    mean = state.m / state.rates[1]
+    spread = np.sqrt(state.v / state.rates[2]) + state.epsilon
+    parameters -= state.rates[0] * mean / spread

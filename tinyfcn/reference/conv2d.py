@@ -1,0 +1,39 @@
+"""Two-dimensional convolution (cross-correlation, as every deep-learning library has it) in NumPy.
+
+y[n, o, i, j] = bias[o] + sum over c, u, v of x[n, c, i * stride + u - padding, j * stride + v - padding]
+                                              * weight[o, c, u, v]
+"""
+
+import numpy as np
+
+from tinyfcn.reference.correlation import correlate, correlate_transposed, correlate_weight
+
+
+def conv2d(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0
+) -> np.ndarray:
+    """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C, KH, KW), bias (O,); OH = (H + 2P - KH) // S + 1."""
+    y = correlate(x, weight, stride, padding)
+    y += bias[:, None, None]
+    return y
+
+
+def conv2d_backward(
+    dout: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: int = 1,
+    padding: int = 0,
+    need_dx: bool = True,
+    out: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
+
+    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given.
+    """
+    dweight, dbias = out or (np.empty_like(weight), np.empty_like(weight, shape=weight.shape[:1]))
+    dweight[...] = correlate_weight(dout, x, *weight.shape[2:], stride, padding)
+    dbias[...] = dout.sum(axis=(0, 2, 3))
+    # Each output saw a patch of inputs; sending its gradient back to that patch is a transposed convolution.
+    dx = correlate_transposed(dout, weight, stride, padding, *x.shape[2:]) if need_dx else None
+    return dx, dweight, dbias

@@ -1,0 +1,43 @@
+"""Transposed convolution in NumPy: the gradient of a convolution with respect to its input, used as a layer.
+
+    y[n, o, i * stride + u - padding, j * stride + v - padding] += x[n, c, i, j] * weight[c, o, u, v],   plus bias[o]
+
+Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), chapter 4.
+"""
+
+import numpy as np
+
+from tinyfcn.reference.correlation import correlate, correlate_transposed, correlate_weight
+
+
+def conv_transpose2d(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0
+) -> np.ndarray:
+    """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P."""
+    height, width = x.shape[2:]
+    out_height = (height - 1) * stride + weight.shape[2] - 2 * padding
+    out_width = (width - 1) * stride + weight.shape[3] - 2 * padding
+    y = correlate_transposed(x, weight, stride, padding, out_height, out_width)
+    y += bias[:, None, None]
+    return y
+
+
+def conv_transpose2d_backward(
+    dout: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: int = 1,
+    padding: int = 0,
+    need_dx: bool = True,
+    out: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
+
+    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given.
+    """
+    dweight, dbias = out or (np.empty_like(weight), np.empty_like(weight, shape=weight.shape[1:2]))
+    dweight[...] = correlate_weight(x, dout, *weight.shape[2:], stride, padding)
+    dbias[...] = dout.sum(axis=(0, 2, 3))
+    # Each input was stamped onto a patch of outputs; gathering that patch's gradient is a convolution.
+    dx = correlate(dout, weight, stride, padding) if need_dx else None
+    return dx, dweight, dbias

@@ -1,0 +1,44 @@
+"""Softmax over channels, and softmax followed by cross-entropy with integer labels, in NumPy."""
+
+import numpy as np
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """exp(logits) over their sum along axis 1; logits (N, K) or (N, K, H, W).
+
+    The largest logit is subtracted first: the quotient stays the same, and exp cannot overflow.
+    """
+    p = logits - logits.max(axis=1, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=1, keepdims=True)
+    return p
+
+
+def softmax_cross_entropy(
+    logits: np.ndarray, labels: np.ndarray, ignore_index: int | None = None, unlabelled: str = "zero"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The loss, shape (1,), and its gradient, of the logits' shape.
+
+    Args:
+        logits: (N, K) or (N, K, H, W).
+        labels: integers 0 .. K - 1, (N,) or (N, H, W); a place labelled `ignore_index` (>= 0) adds 0 to the loss.
+        unlabelled: the gradient of such a place: "zero", as mathematics has it, or "softmax", what TensorFlow
+            (softmax_cross_entropy_with_logits) returns for a one-hot row of zeros: softmax - 0.
+
+    The loss is the mean over all places, ignored ones included.
+    """
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    dlogits = np.exp(shifted)
+    total = dlogits.sum(axis=1, keepdims=True)
+    dlogits /= total
+
+    ignored = labels == ignore_index if ignore_index is not None else np.zeros(labels.shape, bool)
+    place = np.expand_dims(np.where(ignored, 0, labels), 1)
+    label_logit = np.take_along_axis(shifted, place, axis=1)
+    losses = np.where(ignored, 0, (np.log(total) - label_logit)[:, 0])
+    of_label = np.take_along_axis(dlogits, place, axis=1)
+    np.put_along_axis(dlogits, place, of_label - ~ignored[:, None], axis=1)
+    if ignore_index is not None and unlabelled == "zero":
+        dlogits *= ~ignored[:, None]
+    dlogits /= labels.size
+    return losses.mean(keepdims=True, dtype=logits.dtype).reshape(1), dlogits
