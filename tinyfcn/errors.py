@@ -1,4 +1,4 @@
-"""What can go wrong in a way that a user can mend. The command line prints these as one line and exits with 1."""
+"""What can go wrong in a way that a user can mend. The command line prints one line and exits with 1."""
 
 
 class TinyfcnError(Exception):

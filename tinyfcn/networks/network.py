@@ -1,9 +1,10 @@
 """What all networks share: parameters and gradients in one flat array each, and every layer's output kept."""
 
+import copy
 import zlib
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,22 +32,35 @@ class Network:
 
     def __init__(self, ops: Operations, seed: int, dtype: Any = np.float32) -> None:
         self.ops = ops
-        self.layers = list(self.shapes)
         values = initial_parameters(self.shapes, self.strides, seed)
         flat = np.concatenate([value.ravel() for value in values.values()]).astype(dtype)
         self.parameters = ops.asarray(flat)
-        self.gradients = ops.asarray(np.zeros_like(flat))
-        self.slices: dict[str, slice] = {}
-        self.parameter: dict[str, Any] = {}
-        self.gradient: dict[str, Any] = {}
-        start = 0
-        for name, value in values.items():
-            self.slices[name] = slice(start, start + value.size)
-            self.parameter[name] = self.parameters[self.slices[name]].reshape(value.shape)
-            self.gradient[name] = self.gradients[self.slices[name]].reshape(value.shape)
-            start += value.size
+        self.parameter = views(self.parameters, {name: value.shape for name, value in values.items()})
+        self._own_gradients()
+
+    def _own_gradients(self) -> None:
+        self.gradients = self.ops.asarray(np.zeros(self.parameters.shape, self.parameters.dtype))
+        self.gradient = views(self.gradients, self.parameter_shapes())
         self.outputs: dict[str, Any] = {}
         self.output_gradients: dict[str, Any] = {}
+
+    def replica(self) -> Self:
+        """The same network, parameters shared, with gradients and outputs of its own: for another thread."""
+        twin = copy.copy(self)
+        twin._own_gradients()
+        return twin
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """All parameters' shapes by name."""
+        return {name: value.shape for name, value in self.parameter.items()}
+
+    def first_trained(self, freeze: bool) -> int:
+        """Where in `parameters` those begin that training changes: the pretrained layers stand first."""
+        if not freeze:
+            return 0
+        return sum(
+            value.size for name, value in self.parameter.items() if name.split(".")[0] in self.pretrained
+        )
 
     def forward(self, x: Any) -> Any:
         """Logits from x (N, 1, H, W), (byte - 127) / 127."""
@@ -73,9 +87,27 @@ class Network:
         for name, value in values.items():
             self.parameter[name][...] = self.ops.asarray(value.astype(self.parameters.dtype))
 
+    def l2_coefficients(self, l2: float) -> np.ndarray:
+        """`l2` for each weight of a transposed convolution, 0 elsewhere: the flat array that Adam takes."""
+        return np.concatenate(
+            [
+                np.full(value.size, l2 * (name.endswith(".weight") and name.split(".")[0] in self.strides))
+                for name, value in self.parameter.items()
+            ]
+        ).astype(np.float32)
+
     def activation_bytes(self) -> int:
         """The memory that the outputs of the last `forward` take."""
         return sum(output.nbytes for output in self.outputs.values())
+
+
+def views(flat: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Views of consecutive parts of a flat array, by name."""
+    parts, start = {}, 0
+    for name, shape in shapes.items():
+        parts[name] = flat[start : start + prod(shape)].reshape(shape)
+        start += prod(shape)
+    return parts
 
 
 def initial_parameters(shapes: Shapes, strides: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:

@@ -26,11 +26,16 @@ def pad(x: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarr
     return x if not np.any(around) else np.pad(x, [(0, 0), (0, 0), *around])
 
 
-def im2col(x: np.ndarray, kernel_height: int, kernel_width: int, stride: int) -> np.ndarray:
-    """Patches of x (N, C, H, W): (C * KH * KW, N * OH * OW)."""
+def patches(x: np.ndarray, kernel_height: int, kernel_width: int, stride: int) -> np.ndarray:
+    """All patches of x (N, C, H, W), as a view: (C, KH, KW, N, OH, OW)."""
     windows = np.lib.stride_tricks.sliding_window_view(x, (kernel_height, kernel_width), axis=(2, 3))
-    windows = windows[:, :, ::stride, ::stride].transpose(1, 4, 5, 0, 2, 3)
-    return windows.reshape(x.shape[1] * kernel_height * kernel_width, -1)
+    return windows[:, :, ::stride, ::stride].transpose(1, 4, 5, 0, 2, 3)
+
+
+def im2col(patches: np.ndarray, some: slice) -> np.ndarray:
+    """The patches of some pictures as a matrix (C * KH * KW, n * OH * OW)."""
+    c, kernel_height, kernel_width = patches.shape[:3]
+    return patches[:, :, :, some].reshape(c * kernel_height * kernel_width, -1)
 
 
 def groups(count: int, elements_each: int) -> list[slice]:
@@ -43,13 +48,12 @@ def correlate(fine: np.ndarray, weight: np.ndarray, stride: int, padding: int) -
     """The coarse picture (N, A, OH, OW); OH = (H + 2 * padding - KH) // stride + 1."""
     a, _, kernel_height, kernel_width = weight.shape
     fine = pad(fine, padding, padding, padding, padding)
-    n, _, height, width = fine.shape
-    out_height = (height - kernel_height) // stride + 1
-    out_width = (width - kernel_width) // stride + 1
+    seen = patches(fine, kernel_height, kernel_width, stride)
+    n, out_height, out_width = seen.shape[3:]
     matrix = weight.reshape(a, -1)
     coarse = np.empty((n, a, out_height, out_width), fine.dtype)
     for some in groups(n, matrix.shape[1] * out_height * out_width):
-        product = matrix @ im2col(fine[some], kernel_height, kernel_width, stride)
+        product = matrix @ im2col(seen, some)
         coarse[some] = product.reshape(a, -1, out_height, out_width).transpose(1, 0, 2, 3)
     return coarse
 
@@ -100,8 +104,9 @@ def correlate_weight(
     fine = fine[
         :, :, : (coarse_height - 1) * stride + kernel_height, : (coarse_width - 1) * stride + kernel_width
     ]
+    seen = patches(fine, kernel_height, kernel_width, stride)
     total = np.zeros((a, b * kernel_height * kernel_width), fine.dtype)
     for some in groups(n, total.shape[1] * coarse_height * coarse_width):
         matrix = coarse[some].transpose(1, 0, 2, 3).reshape(a, -1)
-        total += matrix @ im2col(fine[some], kernel_height, kernel_width, stride).T
+        total += matrix @ im2col(seen, some).T
     return total.reshape(a, b, kernel_height, kernel_width)

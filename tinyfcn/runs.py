@@ -1,0 +1,183 @@
+"""Run folders: everything about one training, in files that any tool can read.
+
+    runs/fcn-3/
+        config.json             every setting, so that a run can be repeated or resumed
+        metrics.jsonl           one line for each evaluation
+        state.safetensors       weights by layer, and what Adam and the loop need to go on to the same bits
+        result.json             the last evaluation: a run that has this file is finished
+        *.png                   figures
+
+A file appears whole or not at all: it is written under a temporary name and then renamed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from tinyfcn.errors import CheckpointError
+from tinyfcn.files import make_folder, new_file
+
+CONFIG, METRICS, STATE, RESULT = "config.json", "metrics.jsonl", "state.safetensors", "result.json"
+FORMAT = "tinyfcn 1"
+SPACE = "free some space or choose another folder with --out; what was saved before is intact"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that exists."""
+
+    folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training came to its end."""
+        return (self.folder / RESULT).exists()
+
+    def config(self) -> dict[str, Any]:
+        """The settings; CheckpointError if this is no run folder."""
+        return self._read_json(CONFIG)
+
+    def result(self) -> dict[str, Any]:
+        """The last evaluation of a finished run."""
+        return self._read_json(RESULT)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a JSON file; DataError if the disk does not take it."""
+        with new_file(self.folder / name, SPACE) as file:
+            file.write((json.dumps(content, indent=2) + "\n").encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of all evaluations so far."""
+        path = self.folder / METRICS
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def write_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Replaces the records."""
+        with new_file(self.folder / METRICS, SPACE) as file:
+            file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+
+    def save(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+        """Writes the state."""
+        with new_file(self.folder / STATE, SPACE) as file:
+            file.write(save(dict(tensors), {"format": FORMAT, **metadata}))
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """The state's tensors and metadata, see `load_tensors`."""
+        return load_tensors(self.folder / STATE)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(
+                f"{self.folder} is no run of tinyfcn: it has no {name}; tinyfcn train-cnn and train-fcn make runs"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def new_run(kind: str, out: Path | None = None) -> Run:
+    """A new folder: `out`, or runs/KIND-N with the first number that no run has.
+
+    Raises:
+        CheckpointError: `out` has something in it already.
+        DataError: the folder cannot be made.
+    """
+    way_out = "choose another folder with --out"
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise CheckpointError(f"{out} is there already and is not overwritten: {way_out}")
+        make_folder(out, way_out)
+        return Run(out)
+    runs = Path("runs")
+    make_folder(runs, way_out)
+    number = max((n for n, _ in _numbered(runs, kind)), default=0) + 1
+    while True:
+        folder = runs / f"{kind}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another training took the number a moment ago
+            number += 1
+            continue
+        return Run(folder)
+
+
+def newest_finished(kind: str) -> Run | None:
+    """The run in runs/ with the highest number that is finished, or None."""
+    for _, folder in sorted(_numbered(Path("runs"), kind), reverse=True):
+        if Run(folder).is_finished:
+            return Run(folder)
+    return None
+
+
+def _numbered(runs: Path, kind: str) -> list[tuple[int, Path]]:
+    found = []
+    for folder in runs.glob(f"{kind}-*"):
+        number = folder.name.removeprefix(f"{kind}-")
+        if number.isdecimal():
+            found.append((int(number), folder))
+    return found
+
+
+def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file that tinyfcn wrote.
+
+    Raises:
+        CheckpointError: missing, truncated, or another program's.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist: give a run folder that tinyfcn train-cnn or train-fcn made"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no whole safetensors file ({error}): it may have been cut off; use another run"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} was not written by tinyfcn: its format is {metadata.get('format')!r}, expected {FORMAT!r}"
+        )
+    return tensors, metadata
+
+
+def checked_parameters(
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], source: Path
+) -> dict[str, np.ndarray]:
+    """The tensors named in `shapes`, each of its shape and finite.
+
+    Raises:
+        CheckpointError: names the tensor, what was expected and what was found.
+    """
+    checked = {}
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise CheckpointError(
+                f"{source} has no tensor {name}, so it is of another network; it has {', '.join(sorted(tensors))}"
+            )
+        tensor = tensors[name]
+        if tensor.shape != tuple(shape) or tensor.dtype != np.float32:
+            raise CheckpointError(
+                f"{source}: tensor {name} is {tensor.dtype} {tensor.shape}, expected float32 {tuple(shape)}: "
+                "it is of another network"
+            )
+        if not np.isfinite(tensor).all():
+            bad = int((~np.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"{source}: tensor {name} has {bad} of {tensor.size} values that are NaN or infinite: "
+                "use another run, or train again"
+            )
+        checked[name] = tensor
+    return checked

@@ -1,0 +1,69 @@
+"""Training: the loop, and what it trains, the classifier and the FCN."""
+
+from pathlib import Path
+from typing import Any
+
+from tinyfcn.errors import CheckpointError
+from tinyfcn.networks import Design
+from tinyfcn.runs import CONFIG, Run, new_run
+from tinyfcn.training.classifier import ClassifierTrainer
+from tinyfcn.training.fcn import FcnTrainer
+from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train
+from tinyfcn.training.settings import ClassifierSettings, FcnSettings
+
+__all__ = [
+    "ClassifierSettings",
+    "FcnSettings",
+    "Interrupted",
+    "Reporter",
+    "Trainer",
+    "resume",
+    "start",
+    "trainer_of",
+]
+
+
+def start(
+    settings: ClassifierSettings | FcnSettings, out: Path | None = None, reporter: Reporter | None = None
+) -> tuple[Run, dict[str, Any]]:
+    """Trains a network in a new run folder; gives back the run and its result.
+
+    Raises:
+        TinyfcnError: data, classifier or device that are not there, a folder that is taken, a full disk.
+        Interrupted: Ctrl-C; the run is saved and can be resumed.
+    """
+    reporter = reporter or Reporter()
+    made = ClassifierTrainer if isinstance(settings, ClassifierSettings) else FcnTrainer
+    trainer = made(settings, reporter)
+    run = new_run(trainer.kind, out)
+    run.write_json(CONFIG, trainer.config())
+    return run, train(run, trainer, reporter)
+
+
+def resume(folder: Path, reporter: Reporter | None = None) -> tuple[Run, dict[str, Any]]:
+    """Goes on with a run that was stopped, to the same bits as if it never had been.
+
+    Raises:
+        CheckpointError: no run, a finished run, or one that has not saved anything yet.
+    """
+    reporter = reporter or Reporter()
+    run = Run(folder)
+    trainer = trainer_of(run, reporter)
+    if run.is_finished:
+        raise CheckpointError(f"{folder} is finished: start a new run for further training")
+    return run, train(run, trainer, reporter, resumed=True)
+
+
+def trainer_of(run: Run, reporter: Reporter) -> Trainer:
+    """The trainer that a run's config.json describes."""
+    config = run.config()
+    command = config.pop("command", None)
+    config.pop("parameters", None)
+    try:
+        if command == "train-cnn":
+            return ClassifierTrainer(ClassifierSettings(**config), reporter)
+        if command == "train-fcn":
+            return FcnTrainer(FcnSettings(**config | {"design": Design(**config["design"])}), reporter)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{run.folder / CONFIG} does not describe a run: {error}") from None
+    raise CheckpointError(f"{run.folder / CONFIG} is not tinyfcn's: its command is {command!r}")

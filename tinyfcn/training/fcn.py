@@ -1,0 +1,179 @@
+"""Training an FCN on M2NIST pictures: composed afresh for every step, once, or read from files."""
+
+from dataclasses import asdict
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfcn import figures
+from tinyfcn.data import load_digits, read_m2nist, split_indices
+from tinyfcn.metrics import SegmentationScore
+from tinyfcn.networks import BACKGROUND, Design, Network
+from tinyfcn.operations import on
+from tinyfcn.reference import compose_m2nist, gather_normalise
+from tinyfcn.reference.adam import AdamState
+from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors
+from tinyfcn.training.classifier import TEST_SEED, Order, as_bytes
+from tinyfcn.training.loop import Reporter, Trainer
+from tinyfcn.training.parallel import ParallelNetwork
+from tinyfcn.training.settings import FcnSettings
+
+TEST_COUNT = 1000
+EVALUATION_BATCH = 20  # a multiple of the article's 4, over whose pictures article_iou is pooled
+SHOWN = 10  # pictures in the figures
+
+
+class FcnTrainer(Trainer):
+    """M2NIST pictures and a network that names the digit at every pixel."""
+
+    kind = "fcn"
+
+    def __init__(self, settings: FcnSettings, reporter: Reporter) -> None:
+        self.settings = settings
+        design = settings.design
+        ops = on(settings.device)
+        self.network = design.build(ops, settings.seed)
+        if settings.cnn is not None:
+            self.network.load(pretrained_weights(self.network, Path(settings.cnn)))
+        self.source = self._load_pictures(settings, reporter)
+        self.parallel = ParallelNetwork(self.network, settings.threads)
+        self.steps = settings.steps
+        self.evaluate_every = ceil(settings.steps / settings.evaluations)
+        self.first_trained = self.network.first_trained(design.freeze)
+        self.l2 = self.network.l2_coefficients(settings.l2)
+        self.state = AdamState.create(
+            ops,
+            self.l2[self.first_trained :],
+            settings.learning_rate,
+            self.steps,
+            warmup=settings.warmup,
+        )
+        self.ignore_index = BACKGROUND if design.name == "early" else None
+        self.unlabelled = settings.unlabelled
+
+    def _load_pictures(self, settings: FcnSettings, reporter: Reporter) -> str:
+        """Sets up the training and test pictures; says what they are made of."""
+        ops, design = self.network.ops, settings.design
+        self.digits = self.fixed = None
+        if settings.m2nist is not None:
+            files = read_m2nist(Path(settings.m2nist))
+            train, test = split_indices(len(files))
+            self.fixed = files.pictures[train], design_labels(design, files.labels[train])
+            self.test_pictures = gather_normalise(files.pictures, test)
+            self.test_labels = design_labels(design, files.labels[test])
+            source = "m2nist"
+        else:
+            data_dir = Path(settings.data_dir) if settings.data_dir else None
+            digits = load_digits("train", settings.dataset, data_dir, reporter.notice)
+            test_digits = load_digits("test", digits.source, data_dir, reporter.notice)
+            self.test_pictures, labels = compose_m2nist(
+                test_digits.images, test_digits.labels, TEST_SEED, 0, TEST_COUNT
+            )
+            self.test_labels = design_labels(design, labels)
+            if settings.fixed is not None:
+                composed, labels = compose_m2nist(
+                    digits.images, digits.labels, settings.seed, 0, settings.fixed
+                )
+                self.fixed = as_bytes(composed), design_labels(design, labels)
+            else:
+                digit_labels = np.zeros_like(digits.labels) if design.labels == "binary" else digits.labels
+                self.digits = ops.asarray(digits.images), ops.asarray(digit_labels)
+            source = digits.source
+        if self.fixed is not None:
+            self.order = Order(len(self.fixed[0]), settings.batch, settings.seed)
+            self.pictures = ops.asarray(self.fixed[0])
+        return source
+
+    def batch(self, step: int) -> tuple[Any, Any]:
+        ops, settings = self.network.ops, self.settings
+        if self.digits is not None:
+            background = settings.design.background
+            return ops.compose_m2nist(*self.digits, settings.seed, step, settings.batch, background)
+        indices = self.order.indices(step)
+        return ops.gather_normalise(self.pictures, ops.asarray(indices)), ops.asarray(self.fixed[1][indices])
+
+    def evaluate(self) -> dict[str, Any]:
+        return evaluate_fcn(
+            self.parallel, self.settings.design, self.test_pictures, self.test_labels, self.unlabelled
+        )
+
+    def record(self, result: dict[str, Any]) -> dict[str, Any]:
+        rest = {name: value for name, value in result.items() if name != "loss"}
+        return {"test_loss": result["loss"], **rest}
+
+    def draw(self, run: Run) -> None:
+        shown = self.test_pictures[:SHOWN]
+        ops = self.network.ops
+        p = ops.to_numpy(ops.softmax(self.network.forward(ops.asarray(shown))))
+        pictures, labels = as_bytes(shown), self.test_labels[:SHOWN]
+        figures.learning_curves(run.folder / "learning-curves.png", run.metrics())
+        true = np.stack([labels == channel for channel in range(p.shape[1])], axis=1).astype(np.float32)
+        figures.mask_grid(run.folder / "masks.png", pictures, p, true)
+        if self.settings.design.name == "early":
+            figures.mask_grid(run.folder / "masks-scaled-by-panel.png", pictures, p, true, scale="panel")
+        figures.label_overview(run.folder / "labels.png", pictures, labels, p.argmax(axis=1))
+        self._draw_pretraining(run)
+
+    def _draw_pretraining(self, run: Run) -> None:
+        """Beside the newest run of the same design that differs in pretraining, if there is one."""
+        mine = run.config()
+        for other in sorted(run.folder.parent.glob("*/result.json"), key=lambda path: path.stat().st_mtime):
+            other_run = Run(other.parent)
+            theirs = other_run.config()
+            same = theirs.get("design") == mine["design"] and other_run.folder != run.folder
+            if same and (theirs["cnn"] is None) != (mine["cnn"] is None):
+                curves = [("pretrained", "from scratch")[config["cnn"] is None] for config in (mine, theirs)]
+                records = dict(zip(curves, (run.metrics(), other_run.metrics()), strict=True))
+                metric = "ink_iou" if self.settings.design.labels == "binary" else "digit_miou"
+                figures.learning_curves(run.folder / "pretraining.png", records, metric=metric)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "command": "train-fcn",
+            **asdict(self.settings),
+            "dataset": self.source if self.settings.m2nist is None else self.settings.dataset,
+            "device": self.network.ops.device_name,
+            "parameters": int(self.network.parameters.size),
+        }
+
+
+def pretrained_weights(network: Network, path: Path) -> dict[str, np.ndarray]:
+    """The classifier's weights that a network begins with, from a run folder or a safetensors file.
+
+    Raises:
+        CheckpointError: no such file, not of a classifier, a wrong shape, NaN.
+    """
+    source = path / STATE if path.is_dir() else path
+    tensors, _ = load_tensors(source)
+    shapes = network.parameter_shapes()
+    wanted = {name: shape for name, shape in shapes.items() if name.split(".")[0] in network.pretrained}
+    return checked_parameters(tensors, wanted, source)
+
+
+def design_labels(design: Design, labels: np.ndarray) -> np.ndarray:
+    """Labels 0 .. 10 as the design has them, int32: unchanged, or 0 for ink and 1 for background."""
+    if design.labels == "binary":
+        return (labels == BACKGROUND).astype(np.int32)
+    return labels.astype(np.int32)
+
+
+def evaluate_fcn(
+    parallel: ParallelNetwork, design: Design, pictures: np.ndarray, labels: np.ndarray, unlabelled: str
+) -> dict[str, Any]:
+    """All figures of SegmentationScore on pictures float32 (N, 1, H, W) and labels int32 (N, H, W)."""
+    ops = parallel.ops
+    ignore_index = BACKGROUND if design.name == "early" else None
+
+    def work(network: Network, part: slice) -> SegmentationScore:
+        logits = network.forward(ops.asarray(pictures[part]))
+        loss, _ = ops.softmax_cross_entropy(logits, ops.asarray(labels[part]), ignore_index, unlabelled)
+        score = SegmentationScore(design.classes, design.background)
+        score.add(ops.to_numpy(ops.softmax(logits)), labels[part], float(ops.to_numpy(loss)[0]))
+        return score
+
+    total = SegmentationScore(design.classes, design.background)
+    for score in parallel.map(work, len(labels), EVALUATION_BATCH):
+        total.merge(score)
+    return total.result()

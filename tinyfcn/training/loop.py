@@ -1,0 +1,182 @@
+"""The training loop: step, evaluate, save, and stop and go on without losing a bit."""
+
+import json
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.errors import CheckpointError, TinyfcnError
+from tinyfcn.networks import Network
+from tinyfcn.reference.adam import AdamState
+from tinyfcn.runs import STATE, Run, checked_parameters
+from tinyfcn.training.parallel import ParallelNetwork
+from tinyfcn.training.settings import Settings
+
+REPORT_EVERY = 10  # steps; reading the loss makes a GPU wait
+
+
+class Reporter:
+    """Told how training goes. This one keeps silent; the command line has one that prints."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def started(self, run: Run, trainer: "Trainer", step: int) -> None:
+        """Training begins, or goes on, after `step` steps."""
+
+    def stepped(self, step: int, loss: float) -> None:
+        """So many steps are done; `loss` is the mean of the last few."""
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """A line was added to metrics.jsonl."""
+
+
+class Interrupted(TinyfcnError):
+    """Ctrl-C: the run is saved, and the message says how to go on."""
+
+
+class Trainer(ABC):
+    """What the loop trains: a network with its optimiser, its batches and its evaluation."""
+
+    kind: str  # the run folder's name before its number: "cnn" or "fcn"
+    settings: Settings
+    network: Network
+    parallel: ParallelNetwork
+    state: AdamState
+    steps: int
+    evaluate_every: int
+    first_trained: int = 0
+    ignore_index: int | None = None
+    unlabelled: str = "zero"
+
+    @abstractmethod
+    def batch(self, step: int) -> tuple[Any, Any]:
+        """Pictures and labels of step 0 .. steps - 1: a function of the seed and the step alone."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, Any]:
+        """The figures on the test pictures."""
+
+    @abstractmethod
+    def record(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The figures as a line of metrics.jsonl has them."""
+
+    @abstractmethod
+    def draw(self, run: Run) -> None:
+        """Draws the run's figures."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Everything that is needed to make this trainer again."""
+
+    def step(self, step: int) -> Any:
+        """One step of training; the loss stays on the device."""
+        loss = self.parallel.gradients(*self.batch(step), self.ignore_index, self.unlabelled)
+        trained = slice(self.first_trained, None)
+        self.network.ops.adam_step(
+            self.network.parameters[trained], self.network.gradients[trained], self.state
+        )
+        return loss
+
+    def save(self, run: Run, losses: list[float], seconds: float) -> None:
+        """Writes the weights and all that is needed to go on."""
+        to_numpy = self.network.ops.to_numpy
+        adam = {f"adam.{name}": to_numpy(getattr(self.state, name)) for name in ("m", "v", "step")}
+        recent = {"loop.losses": np.array(losses, np.float64)}
+        design = json.dumps(self.config().get("design", {"name": "classifier"}))
+        metadata = {"design": design, "seconds": str(seconds)}
+        run.save({**self.network.numpy_parameters(), **adam, **recent}, metadata)
+
+    def restore(self, run: Run) -> tuple[list[float], float]:
+        """Reads what `save` wrote; gives back the losses since the last evaluation and the seconds trained."""
+        tensors, metadata = run.load()
+        source = run.folder / STATE
+        self.network.load(checked_parameters(tensors, self.network.parameter_shapes(), source))
+        ops = self.network.ops
+        size = self.state.m.shape
+        self.state.m = ops.asarray(checked_parameters(tensors, {"adam.m": size}, source)["adam.m"])
+        self.state.v = ops.asarray(checked_parameters(tensors, {"adam.v": size}, source)["adam.v"])
+        if not {"adam.step", "loop.losses"} <= tensors.keys():
+            raise CheckpointError(f"{source} holds weights but no training to go on with")
+        self.state.step = ops.asarray(tensors["adam.step"])
+        return list(tensors["loop.losses"]), float(metadata["seconds"])
+
+
+def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False) -> dict[str, Any]:
+    """Trains to the end, and gives back what result.json then holds.
+
+    Raises:
+        Interrupted: on Ctrl-C, after the step at hand is done and saved.
+        TinyfcnError: the loss is no number any more, or the disk takes nothing.
+    """
+    losses, seconds_before = trainer.restore(run) if resumed else ([], 0.0)
+    step = int(trainer.network.ops.to_numpy(trainer.state.step)[0])
+    records = [record for record in run.metrics() if record["step"] <= step]
+    reporter.started(run, trainer, step)
+    waiting: list[Any] = []  # losses still on the device
+    start = time.perf_counter()
+    with _ctrl_c() as stop, trainer.parallel.computing():
+        while step < trainer.steps:
+            waiting.append(trainer.step(step))
+            step += 1
+            evaluate_now = step % trainer.evaluate_every == 0 or step == trainer.steps
+            if len(waiting) == REPORT_EVERY or evaluate_now or stop.is_set():
+                losses += [_finite(trainer, loss, step) for loss in waiting]
+                reporter.stepped(step, float(np.mean(losses[-len(waiting) :])))
+                waiting = []
+            if evaluate_now:
+                result = trainer.evaluate()
+                seconds = seconds_before + time.perf_counter() - start
+                record = {"step": step, "seconds": round(seconds, 2), "train_loss": float(np.mean(losses))}
+                records.append({**record, **trainer.record(result)})
+                run.write_metrics(records)
+                losses = []
+                trainer.save(run, losses, seconds)
+                reporter.evaluated(records[-1])
+            if stop.is_set() and step < trainer.steps:
+                trainer.save(run, losses, seconds_before + time.perf_counter() - start)
+                raise Interrupted(
+                    f"stopped after step {step:,} of {trainer.steps:,}, saved in {run.folder}; "
+                    f"to go on: tinyfcn train-{trainer.kind} --resume {run.folder}"
+                )
+    if step and not records:
+        raise CheckpointError(f"{run.folder} says that it is done but has no metrics")
+    result = {**trainer.evaluate(), "steps": step, "seconds": records[-1]["seconds"]}
+    trainer.draw(run)
+    run.write_json("result.json", result)
+    return result
+
+
+def _finite(trainer: Trainer, loss: Any, step: int) -> float:
+    value = float(trainer.network.ops.to_numpy(loss)[0])
+    if not np.isfinite(value):
+        raise TinyfcnError(
+            f"the loss became {value} near step {step:,}: try a lower --learning-rate than "
+            f"{trainer.settings.learning_rate:g}; the last evaluation's weights are kept"
+        )
+    return value
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one stops at once. In a thread of a notebook there is none."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,80 @@
+"""A network on several threads: each takes a part of the batch through the whole of forward and backward.
+
+NumPy lets other threads run while it computes, so two cores do the work of two. On a GPU one thread is enough: the
+kernels are parallel themselves.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import threadpoolctl
+
+from tinyfcn.networks import Network
+
+Result = TypeVar("Result")
+
+
+class ParallelNetwork:
+    """`network` and replicas of it that share its parameters, one a thread."""
+
+    def __init__(self, network: Network, threads: int) -> None:
+        self.network = network
+        self.ops = network.ops
+        on_cpu = self.ops.device_name == "cpu"
+        self.networks = [network, *(network.replica() for _ in range(threads - 1 if on_cpu else 0))]
+        self.pool = ThreadPoolExecutor(len(self.networks)) if len(self.networks) > 1 else None
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Keeps the matrix products to one thread each, so that they do not fight over the cores."""
+        with threadpoolctl.threadpool_limits(1, "blas"):
+            yield
+
+    def gradients(self, x: Any, labels: Any, ignore_index: int | None, unlabelled: str) -> Any:
+        """The mean loss of a batch, shape (1,), its gradients in `network.gradients`.
+
+        The parts are added up in their order, so the same threads give the same bits.
+        """
+        count = len(labels)
+        parts = [slice(*bounds) for bounds in _bounds(count, len(self.networks))]
+
+        def work(network: Network, part: slice) -> Any:
+            logits = network.forward(x[part])
+            logits = logits.reshape(logits.shape[:2] + labels.shape[1:])
+            loss, dlogits = self.ops.softmax_cross_entropy(logits, labels[part], ignore_index, unlabelled)
+            network.backward(dlogits.reshape(*dlogits.shape, *[1] * (4 - dlogits.ndim)))
+            return loss
+
+        losses = self._each(work, list(zip(self.networks, parts, strict=False)))
+        if len(parts) == 1:
+            return losses[0]
+        shares = [(part.stop - part.start) / count for part in parts]
+        self.network.gradients *= shares[0]
+        for network, share in zip(self.networks[1:], shares[1:], strict=False):
+            self.network.gradients += share * network.gradients
+        return sum(share * loss for share, loss in zip(shares, losses, strict=True))
+
+    def map(self, function: Callable[[Network, slice], Result], count: int, batch: int) -> list[Result]:
+        """function(network, slice) over 0 .. count in slices of `batch`, the results in order."""
+        slices = [slice(start, min(start + batch, count)) for start in range(0, count, batch)]
+
+        def work(network: Network, mine: Sequence[slice]) -> list[Result]:
+            return [function(network, part) for part in mine]
+
+        threads = len(self.networks)
+        done = self._each(work, [(self.networks[i], slices[i::threads]) for i in range(threads)])
+        return [done[i % threads][i // threads] for i in range(len(slices))]
+
+    def _each(self, work: Callable[..., Result], arguments: list[tuple[Any, ...]]) -> list[Result]:
+        if self.pool is None:
+            return [work(*some) for some in arguments]
+        return list(self.pool.map(lambda some: work(*some), arguments))
+
+
+def _bounds(count: int, parts: int) -> list[tuple[int, int]]:
+    """0 .. count in at most `parts` nearly equal, non-empty ranges."""
+    parts = min(parts, count)
+    edges = [count * i // parts for i in range(parts + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
