@@ -1,0 +1,46 @@
+"""The command line: one module a command, each of which parses, calls tinyfcn and prints."""
+
+import sys
+from typing import Any
+
+import click
+from tinyfcn.cli.evaluate import evaluate
+from tinyfcn.cli.gradcheck import gradcheck
+from tinyfcn.cli.info import info
+from tinyfcn.cli.make_m2nist import make_m2nist
+from tinyfcn.cli.predict import predict
+from tinyfcn.cli.train_cnn import train_cnn
+from tinyfcn.cli.train_fcn import train_fcn
+
+from tinyfcn.errors import TinyfcnError
+
+
+class Group(click.Group):
+    """Prints what a user can mend as one line and exits with 1; click itself exits with 2 for wrong usage."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of use, not of the alphabet
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TinyfcnError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(getattr(error, "exit_code", 1))
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tinyfcn", message="tinyfcn %(version)s")
+def main() -> None:
+    """A small fully convolutional network from scratch: it learns MNIST, then names the digit at every pixel.
+
+    \b
+    tinyfcn train-cnn               train the classifier (a minute or so on a laptop)
+    tinyfcn train-fcn               train the FCN on its weights (some minutes)
+    tinyfcn predict runs/fcn-1 photo.png
+    tinyfcn info                    what this machine has, and what is missing
+    """
+
+
+for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, gradcheck, info):
+    main.add_command(command)

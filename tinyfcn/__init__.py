@@ -1,8 +1,14 @@
 """tinyfcn: a small fully convolutional network from scratch, from hand-written CUDA kernels up.
 
-tinyfcn.on("auto") gives the operations on a device.
+on("auto")              the operations, on a GPU or on the CPU
+load("runs/fcn-1")      a trained network
+
+import tinyfcn
+model = tinyfcn.load("runs/fcn-1")
+labels, masks = model.predict(picture)      # picture: uint8 (H, W), white digits on black
 """
 
-from tinyfcn.operations import on
+from tinyfcn.model import Model, load
+from tinyfcn.operations import Operations, on
 
-__all__ = ["on"]
+__all__ = ["Model", "Operations", "load", "on"]

@@ -97,7 +97,9 @@ def _in_words(key: str) -> str:
 
 def _series(lines: Sequence[Record], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of `key`, in order; a step logged twice (before and after --resume) counts once."""
-    points = {record["step"]: record[key] for record in lines if np.isfinite(record.get(key, np.nan))}
+    points = {
+        record["step"]: record[key] for record in lines if np.isfinite(np.array(record.get(key), float))
+    }
     return sorted(points), [points[step] for step in sorted(points)]
 
 
@@ -237,7 +239,7 @@ def label_overview(
 ) -> Path:
     """Pictures in columns: the input, the true and the predicted labels in colour, and what colours mean.
 
-    pictures uint8 (N, H, W); true and predicted integers (N, H, W): 0 to 10 if `classes` is 11; if 2, 0 and 1.
+    pictures uint8 (N, H, W); true and predicted integers (N, H, W): 0 to 10, or 0 and 1 if `classes` is 2.
     """
     scale = max(1, 1640 // (len(pictures) * pictures.shape[2]))
     height, width = scale * pictures.shape[1], scale * pictures.shape[2]

@@ -44,11 +44,11 @@ def read_picture(
     Raises DataError for what is no image, is damaged, or is larger than LARGEST.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; name the image files in it")
-    if not path.exists():
-        raise DataError(f"{path} does not exist; expected an image file")
     try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; name the image files in it")
+        if not path.exists():
+            raise DataError(f"{path} does not exist; expected an image file")
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty (0 bytes); expected an image")
         with warnings.catch_warnings():

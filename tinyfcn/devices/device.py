@@ -22,6 +22,7 @@ class Device(ABC):
 
     def __init__(self, kernels: Path = kernel_source.KERNELS) -> None:
         self.kernels = Path(kernels)
+        self._declared = kernel_source.kernels(self.kernels)
 
     @abstractmethod
     def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Any:
@@ -63,7 +64,7 @@ class Device(ABC):
             TypeError, ValueError: an argument or a block size that the kernel cannot take.
         """
         try:
-            kernel = kernel_source.kernels(self.kernels)[kernel_name]
+            kernel = self._declared[kernel_name]
         except KeyError:
             raise KernelError(f"no kernel named {kernel_name} in {self.kernels}/*.cu") from None
         grid, block = as_dim3(grid), as_dim3(block)

@@ -6,7 +6,6 @@ from the source itself, let one piece of code (`launch.py`) check each launch ag
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import tinyfcn.kernels
@@ -51,9 +50,8 @@ def read(operation: str, folder: Path = KERNELS) -> str:
     return "".join(f'#line 1 "{name}"\n{path.read_text(encoding="utf-8")}\n' for name, path in parts)
 
 
-@cache
 def kernels(folder: Path = KERNELS) -> dict[str, Kernel]:
-    """Every kernel of the folder by its name.
+    """Every kernel of the folder by its name, as the files are now.
 
     Raises:
         KernelError: two files define a kernel of one name.

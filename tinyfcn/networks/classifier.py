@@ -9,7 +9,7 @@ A dense layer is a convolution whose kernel covers the whole map. So written, th
 from the start: "casting fully connected layers into convolutions", Long, Shelhamer & Darrell (2015), section 3.1.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
 from tinyfcn.networks.network import Network, Shapes
@@ -20,7 +20,7 @@ DENSE32 = {"dense32": ((32, 8, 5, 5), 32)}
 class Classifier(Network):
     """forward: x (N, 1, H, W) -> logits (N, 10, h, w); h = w = 1 for 28x28, 10x15 for 64x84."""
 
-    shapes: Shapes = {**ENCODER, **DENSE32, "dense10": ((10, 32, 1, 1), 10)}
+    shapes: ClassVar[Shapes] = {**ENCODER, **DENSE32, "dense10": ((10, 32, 1, 1), 10)}
     classes = 10
 
     def forward(self, x: Any) -> Any:

@@ -20,7 +20,7 @@ class Design:
 
     name: "classifier", "early", "corrected" or "skip". labels: "digits" (0 .. 9, and 10 for background) or "binary" (0
     for ink, 1 for background). reduce ("first", "last"), upsample ("staged", "once") and article_skip are of early and
-    corrected, see early.py. freeze: leave the classifier's weights as they are.
+    corrected, see early.py. freeze: leave the classifier's weights as they are. ink_start: of skip, see skip.py.
 
     Raises:
         ValueError: options that do not go together.
@@ -32,15 +32,14 @@ class Design:
     article_skip: bool = False
     labels: str = "digits"
     freeze: bool = False
+    ink_start: bool = True
 
     def __post_init__(self) -> None:
         if self.name == "early" and self.labels == "binary":
             raise ValueError("--labels binary needs a background channel, which the design early has not")
         plain = (self.reduce, self.upsample, self.article_skip) == ("first", "staged", False)
         if self.name == "skip" and not plain:
-            raise ValueError(
-                "--reduce, --upsample and --article-skip are for the designs early and corrected"
-            )
+            raise ValueError("--reduce, --upsample and --article-skip are for the designs early and corrected")
         if self.article_skip and self.upsample == "once":
             raise ValueError("--article-skip joins a half-size map, and --upsample once makes none")
 
@@ -61,7 +60,7 @@ class Design:
         if self.name == "classifier":
             return Classifier(ops, seed, dtype)
         if self.name == "skip":
-            return Skip(ops, seed, self.classes, self.freeze, dtype)
+            return Skip(ops, seed, self.classes, self.freeze, self.ink_start, dtype)
         options = (self.reduce, self.upsample, self.article_skip)
         return Early(ops, seed, self.classes, self.freeze, *options, dtype)
 

@@ -113,9 +113,7 @@ class Early(Network):
         if self.reduce_first:
             d["reduce"] = dy
             dsum = ops.relu_backward(dy, out["reduce"])
-            dy, _, _ = ops.conv2d_backward(
-                dsum, out["hidden"], parameter["reduce.weight"], out=into("reduce")
-            )
+            dy, _, _ = ops.conv2d_backward(dsum, out["hidden"], parameter["reduce.weight"], out=into("reduce"))
         d["hidden"] = dy
         dsum = ops.relu_backward(dy, out["hidden"])
         dpool2, _, _ = ops.conv2d_backward(

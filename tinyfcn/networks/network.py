@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyfcn.operations import Operations
 
-Shapes = dict[str, tuple[tuple[int, ...], int]]  # a layer's name -> its weight's shape, its bias's length
+Shapes = Mapping[str, tuple[tuple[int, ...], int]]  # a layer's name -> its weight's shape, its bias's length
 
 
 class Network:
@@ -58,9 +58,7 @@ class Network:
         """Where in `parameters` those begin that training changes: the pretrained layers stand first."""
         if not freeze:
             return 0
-        return sum(
-            value.size for name, value in self.parameter.items() if name.split(".")[0] in self.pretrained
-        )
+        return sum(value.size for name, value in self.parameter.items() if name.split(".")[0] in self.pretrained)
 
     def forward(self, x: Any) -> Any:
         """Logits from x (N, 1, H, W), (byte - 127) / 127."""

@@ -14,7 +14,7 @@ What is in the picture is known where the map is coarse, where it is only where 
 second to the first. Long, Shelhamer & Darrell, "Fully convolutional networks for semantic segmentation" (2015), 4.2.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,15 +27,22 @@ from tinyfcn.operations import Operations
 class Skip(Network):
     """forward: x (N, 1, H, W), H and W multiples of 4 -> logits (N, classes, H, W).
 
-    An output pixel sees 44x44 input pixels. `freeze` leaves the pretrained layers as they are.
+    An output pixel sees 44x44 input pixels. `freeze` leaves the pretrained layers as they are; `ink_start` begins
+    with two channels that tell ink from background, see `ink_start_values`.
     """
 
     reach = 44
     pretrained = (*ENCODER, *DENSE32)
-    strides = {"up1": 2, "up2": 2}
+    strides: ClassVar[dict[str, int]] = {"up1": 2, "up2": 2}
 
     def __init__(
-        self, ops: Operations, seed: int, classes: int = 11, freeze: bool = False, dtype: Any = np.float32
+        self,
+        ops: Operations,
+        seed: int,
+        classes: int = 11,
+        freeze: bool = False,
+        ink_start: bool = True,
+        dtype: Any = np.float32,
     ) -> None:
         self.shapes = {
             **ENCODER,
@@ -50,6 +57,8 @@ class Skip(Network):
         self.classes = classes
         self.freeze = freeze
         super().__init__(ops, seed, dtype)
+        if ink_start:
+            self.load(ink_start_values(self.numpy_parameters()))
 
     def forward(self, x: Any) -> Any:
         ops, out = self.ops, self.outputs
@@ -72,9 +81,7 @@ class Skip(Network):
         ops, out, d = self.ops, self.outputs, self.output_gradients
         parameter, into = self.parameter, self.gradient_out
         d["score"] = dlogits
-        d["up2"], _, _ = ops.conv2d_backward(
-            dlogits, out["up2"], parameter["score.weight"], out=into("score")
-        )
+        d["up2"], _, _ = ops.conv2d_backward(dlogits, out["up2"], parameter["score.weight"], out=into("score"))
 
         dsum = ops.relu_backward(d["up2"], out["up2"])  # the gradient of both summands
         ops.conv2d_backward(dsum, out["x"], parameter["skip0.weight"], need_dx=False, out=into("skip0"))
@@ -106,3 +113,24 @@ class Skip(Network):
             dsum, out["pool2"], parameter["dense32.weight"], padding=2, out=into("dense32")
         )
         encode_backward(self, dpool2, dpool1)
+
+
+def ink_start_values(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Initial weights with which the network knows from the start what is ink, and can learn which digit.
+
+    A pixel belongs to a digit if its byte is above 0, however faint: the input then is (byte - 127) / 127 > -1. From
+    random weights that step at the very end of the input's range is learned late, and the rim of every stroke stays
+    wrong meanwhile. So the first two channels of up2 begin as relu(byte) and relu(byte - 1), whose difference is 1 on
+    ink and 0 elsewhere, and `score` begins by adding it to the digits and taking it from the background. All of it
+    is trained on, like the rest.
+    """
+    start = {name: value.copy() for name, value in values.items()}
+    start["skip0.weight"][:2] = 127
+    start["skip0.bias"][:2] = 127, 126
+    start["up2.weight"][:, :2] *= 0.1
+    sign = np.ones(len(values["score.bias"]))
+    sign[-1] = -1  # the background is the last class
+    start["score.weight"][:, 0, 0, 0] = 4 * sign
+    start["score.weight"][:, 1, 0, 0] = -4 * sign
+    start["score.bias"][-1] = 3  # most of a picture is background
+    return start

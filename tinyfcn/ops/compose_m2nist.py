@@ -19,7 +19,8 @@ def compose_m2nist(
         digits: uint8 (M, 28, 28) with labels uint8 (M,), 0 .. 9.
         seed, step: below 2^32; the pictures are a function of them and of the digits.
 
-    A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits, boxes never overlapping.
+    A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits a picture,
+    boxes never overlapping.
 
     Raises:
         ValueError: digits and labels that do not fit each other.

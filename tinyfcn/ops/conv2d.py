@@ -44,9 +44,7 @@ def conv2d_backward(
     expect_shape("conv2d_backward: dout", dout, (n, o, out_height, out_width))
     dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
     expect_shape("conv2d_backward: dweight", dweight, weight.shape)
-    device.launch(
-        "conv2d_backward_weight", weight.size, SUM_THREADS, (dout, x, dweight, *sizes, stride, padding)
-    )
+    device.launch("conv2d_backward_weight", weight.size, SUM_THREADS, (dout, x, dweight, *sizes, stride, padding))
     bias_gradient(device, dout, dbias)
     dx = None
     if need_dx:

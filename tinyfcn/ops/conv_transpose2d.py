@@ -7,9 +7,7 @@ from tinyfcn.ops.checks import expect_positive, expect_shape
 from tinyfcn.ops.conv2d import SUM_THREADS, bias_gradient
 
 
-def conv_transpose2d(
-    device: Device, x: Any, weight: Any, bias: Any, stride: int = 1, padding: int = 0
-) -> Any:
+def conv_transpose2d(device: Device, x: Any, weight: Any, bias: Any, stride: int = 1, padding: int = 0) -> Any:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P.
 
     Raises:
@@ -46,9 +44,7 @@ def conv_transpose2d_backward(
     dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
     expect_shape("conv_transpose2d_backward: dweight", dweight, weight.shape)
     arguments = (*sizes, stride, padding)
-    device.launch(
-        "conv_transpose2d_backward_weight", weight.size, SUM_THREADS, (dout, x, dweight, *arguments)
-    )
+    device.launch("conv_transpose2d_backward_weight", weight.size, SUM_THREADS, (dout, x, dweight, *arguments))
     bias_gradient(device, dout, dbias)
     dx = None
     if need_dx:

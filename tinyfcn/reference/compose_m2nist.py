@@ -1,4 +1,4 @@
-"""M2NIST pictures composed of MNIST digits, in NumPy: the same integers as kernels/compose_m2nist.cu, so the same pictures."""
+"""M2NIST pictures composed of MNIST digits, in NumPy: the same integers as kernels/compose_m2nist.cu has."""
 
 import numpy as np
 
@@ -51,7 +51,8 @@ def compose_m2nist(
         digits: uint8 (M, 28, 28) with labels uint8 (M,), 0 .. 9.
         seed, step: below 2^32; the pictures are a function of them and of the digits.
 
-    A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits, boxes never overlapping.
+    A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits a picture,
+    boxes never overlapping.
     """
     pixels = np.zeros((count, HEIGHT, WIDTH), np.uint8)
     labels = np.full((count, HEIGHT, WIDTH), background, np.int32)

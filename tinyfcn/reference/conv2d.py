@@ -9,9 +9,7 @@ import numpy as np
 from tinyfcn.reference.correlation import correlate, correlate_transposed, correlate_weight
 
 
-def conv2d(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0
-) -> np.ndarray:
+def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0) -> np.ndarray:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C, KH, KW), bias (O,); OH = (H + 2P - KH) // S + 1."""
     y = correlate(x, weight, stride, padding)
     y += bias[:, None, None]

@@ -86,9 +86,7 @@ def correlate_transposed(
         taps_w - 1 - first_column,
         last_column - coarse_width,
     )
-    fine = correlate(coarse, phases, 1, 0).reshape(
-        n, s, s, b, last_row - first_row, last_column - first_column
-    )
+    fine = correlate(coarse, phases, 1, 0).reshape(n, s, s, b, last_row - first_row, last_column - first_column)
     fine = fine.transpose(0, 3, 4, 1, 5, 2).reshape(n, b, (last_row - first_row) * s, -1)
     top, left = padding - first_row * s, padding - first_column * s
     return np.ascontiguousarray(fine[:, :, top : top + height, left : left + width])
@@ -101,9 +99,7 @@ def correlate_weight(
     n, a, coarse_height, coarse_width = coarse.shape
     b = fine.shape[1]
     fine = pad(fine, padding, padding, padding, padding)
-    fine = fine[
-        :, :, : (coarse_height - 1) * stride + kernel_height, : (coarse_width - 1) * stride + kernel_width
-    ]
+    fine = fine[:, :, : (coarse_height - 1) * stride + kernel_height, : (coarse_width - 1) * stride + kernel_width]
     seen = patches(fine, kernel_height, kernel_width, stride)
     total = np.zeros((a, b * kernel_height * kernel_width), fine.dtype)
     for some in groups(n, total.shape[1] * coarse_height * coarse_width):

@@ -31,9 +31,7 @@ def max_pool2d_backward(
     """dx of `input_shape` from dout and winner (N, C, OH, OW): the sum over the windows that a pixel has won."""
     out_height, out_width = dout.shape[2:]
     width = input_shape[3]
-    corner = (np.arange(out_height)[:, None] * stride * width + np.arange(out_width) * stride).astype(
-        np.int32
-    )
+    corner = (np.arange(out_height)[:, None] * stride * width + np.arange(out_width) * stride).astype(np.int32)
     place = winner - corner  # u * W + v within the window
     dx = np.zeros(input_shape, dout.dtype)
     for u in range(size):

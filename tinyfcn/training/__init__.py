@@ -3,20 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+from tinyfcn.data import load_digits
 from tinyfcn.errors import CheckpointError
+from tinyfcn.model import load
 from tinyfcn.networks import Design
 from tinyfcn.runs import CONFIG, Run, new_run
-from tinyfcn.training.classifier import ClassifierTrainer
-from tinyfcn.training.fcn import FcnTrainer
+from tinyfcn.training.classifier import ClassifierTrainer, evaluate_classifier
+from tinyfcn.training.fcn import FcnTrainer, evaluate_fcn
 from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train
-from tinyfcn.training.settings import ClassifierSettings, FcnSettings
+from tinyfcn.training.parallel import ParallelNetwork
+from tinyfcn.training.settings import ClassifierSettings, FcnSettings, Settings, available_threads
+from tinyfcn.training.sources import composed_chunks, evaluation_pictures
 
 __all__ = [
     "ClassifierSettings",
     "FcnSettings",
     "Interrupted",
     "Reporter",
+    "Settings",
     "Trainer",
+    "available_threads",
+    "composed_chunks",
+    "evaluate_run",
     "resume",
     "start",
     "trainer_of",
@@ -35,6 +43,7 @@ def start(
     reporter = reporter or Reporter()
     made = ClassifierTrainer if isinstance(settings, ClassifierSettings) else FcnTrainer
     trainer = made(settings, reporter)
+    trainer.begin()
     run = new_run(trainer.kind, out)
     run.write_json(CONFIG, trainer.config())
     return run, train(run, trainer, reporter)
@@ -52,6 +61,29 @@ def resume(folder: Path, reporter: Reporter | None = None) -> tuple[Run, dict[st
     if run.is_finished:
         raise CheckpointError(f"{folder} is finished: start a new run for further training")
     return run, train(run, trainer, reporter, resumed=True)
+
+
+def evaluate_run(
+    folder: Path,
+    device: str = "auto",
+    dataset: str = "auto",
+    data_dir: Path | None = None,
+    m2nist: Path | None = None,
+) -> dict[str, Any]:
+    """What result.json holds of the test pictures, measured anew, and perhaps on others than the run's own.
+
+    Raises:
+        TinyfcnError: no run, damaged weights, data that are not there.
+    """
+    model = load(folder, device)
+    parallel = ParallelNetwork(model.network, available_threads())
+    with parallel.computing():
+        if model.design.name == "classifier":
+            if m2nist is not None:
+                raise CheckpointError(f"{folder} is a classifier's run: --m2nist tests FCNs")
+            return evaluate_classifier(parallel, load_digits("test", dataset, data_dir))[0]
+        pictures, labels = evaluation_pictures(model.design, dataset, data_dir, m2nist)
+        return evaluate_fcn(parallel, model.design, pictures, labels)
 
 
 def trainer_of(run: Run, reporter: Reporter) -> Trainer:

@@ -7,41 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn import figures
 from tinyfcn.data import Digits, load_digits
 from tinyfcn.networks import Classifier, Network
 from tinyfcn.operations import on
 from tinyfcn.reference import compose_m2nist
 from tinyfcn.reference.adam import AdamState
-from tinyfcn.reference.philox import permutation
 from tinyfcn.runs import Run
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import ClassifierSettings
+from tinyfcn.training.sources import TEST_SEED, Stored, as_bytes
 
 EVALUATION_BATCH = 250
-TEST_SEED = 1  # of the composed pictures that are tested on and shown, whatever seed training has
-
-
-class Order:
-    """The order in which training sees `count` pictures: each once an epoch, shuffled anew for each."""
-
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        self.count, self.batch, self.seed = count, batch, seed
-        self._epochs: dict[int, np.ndarray] = {}
-
-    def indices(self, step: int) -> np.ndarray:
-        """The pictures of a step, int32 (batch,): a function of (seed, step). A batch may span two epochs."""
-        places = np.arange(step * self.batch, (step + 1) * self.batch)
-        epochs = places // self.count
-        self._epochs = {
-            epoch: self._epochs[epoch] if epoch in self._epochs else permutation(self.count, self.seed, epoch)
-            for epoch in np.unique(epochs).tolist()
-        }
-        chosen = [
-            self._epochs[epoch][place % self.count] for epoch, place in zip(epochs, places, strict=True)
-        ]
-        return np.array(chosen, np.int32)
 
 
 class ClassifierTrainer(Trainer):
@@ -58,17 +35,16 @@ class ClassifierTrainer(Trainer):
         ops = on(settings.device)
         self.network = Classifier(ops, settings.seed)
         self.parallel = ParallelNetwork(self.network, settings.threads)
-        self.images = ops.asarray(train.images)
-        self.labels = train.labels.astype(np.int32)
-        self.order = Order(len(train), settings.batch, settings.seed)
+        self.digits = Stored(ops, train.images, train.labels.astype(np.int32), settings.batch, settings.seed)
         self.steps = ceil(settings.epochs * len(train) / settings.batch)
         self.evaluate_every = ceil(len(train) / settings.batch)
         no_l2 = np.zeros(self.network.parameters.shape, np.float32)
-        self.state = AdamState.create(ops, no_l2, settings.learning_rate, self.steps, warmup=settings.warmup)
+        self.state = AdamState.create(
+            ops, no_l2, settings.learning_rate, self.steps, warmup=settings.warmup, beta2=settings.beta2
+        )
 
     def batch(self, step: int) -> tuple[Any, Any]:
-        ops, indices = self.network.ops, self.order.indices(step)
-        return ops.gather_normalise(self.images, ops.asarray(indices)), ops.asarray(self.labels[indices])
+        return self.digits.batch(step)
 
     def evaluate(self) -> dict[str, Any]:
         result, self.probabilities = evaluate_classifier(self.parallel, self.test)
@@ -78,12 +54,12 @@ class ClassifierTrainer(Trainer):
         return {"test_loss": result["loss"], "test_accuracy": result["accuracy"]}
 
     def draw(self, run: Run) -> None:
+        from tinyfcn import figures  # matplotlib takes its time to import
+
         figures.learning_curves(run.folder / "learning-curves.png", run.metrics())
         predicted = self.probabilities.argmax(axis=1)
         confidence = self.probabilities.max(axis=1)
-        figures.mistakes(
-            run.folder / "mistakes.png", self.test.images, self.test.labels, predicted, confidence
-        )
+        figures.mistakes(run.folder / "mistakes.png", self.test.images, self.test.labels, predicted, confidence)
         pictures, _ = compose_m2nist(self.test.images, self.test.labels, TEST_SEED, 0, 1)
         ops = self.network.ops
         scores = ops.to_numpy(ops.softmax(self.network.forward(ops.asarray(pictures))))
@@ -115,8 +91,3 @@ def evaluate_classifier(parallel: ParallelNetwork, test: Digits) -> tuple[dict[s
     probabilities = np.concatenate([part for part, _ in done])
     accuracy = float((probabilities.argmax(axis=1) == test.labels).mean())
     return {"accuracy": accuracy, "loss": sum(loss for _, loss in done) / len(test)}, probabilities
-
-
-def as_bytes(pictures: np.ndarray) -> np.ndarray:
-    """Network inputs (N, 1, H, W) as the bytes that they were made of: uint8 (N, H, W)."""
-    return np.rint(pictures[:, 0] * 127 + 127).astype(np.uint8)

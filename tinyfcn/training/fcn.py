@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn import figures
 from tinyfcn.data import load_digits, read_m2nist, split_indices
 from tinyfcn.metrics import SegmentationScore
 from tinyfcn.networks import BACKGROUND, Design, Network
@@ -15,12 +14,11 @@ from tinyfcn.operations import on
 from tinyfcn.reference import compose_m2nist, gather_normalise
 from tinyfcn.reference.adam import AdamState
 from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors
-from tinyfcn.training.classifier import TEST_SEED, Order, as_bytes
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import FcnSettings
+from tinyfcn.training.sources import Composed, Stored, as_bytes, composed_test, design_labels, m2nist_part
 
-TEST_COUNT = 1000
 EVALUATION_BATCH = 20  # a multiple of the article's 4, over whose pictures article_iou is pooled
 SHOWN = 10  # pictures in the figures
 
@@ -35,9 +33,7 @@ class FcnTrainer(Trainer):
         design = settings.design
         ops = on(settings.device)
         self.network = design.build(ops, settings.seed)
-        if settings.cnn is not None:
-            self.network.load(pretrained_weights(self.network, Path(settings.cnn)))
-        self.source = self._load_pictures(settings, reporter)
+        self._load_pictures(reporter)
         self.parallel = ParallelNetwork(self.network, settings.threads)
         self.steps = settings.steps
         self.evaluate_every = ceil(settings.steps / settings.evaluations)
@@ -49,61 +45,51 @@ class FcnTrainer(Trainer):
             settings.learning_rate,
             self.steps,
             warmup=settings.warmup,
+            beta2=settings.beta2,
         )
         self.ignore_index = BACKGROUND if design.name == "early" else None
         self.unlabelled = settings.unlabelled
 
-    def _load_pictures(self, settings: FcnSettings, reporter: Reporter) -> str:
-        """Sets up the training and test pictures; says what they are made of."""
-        ops, design = self.network.ops, settings.design
-        self.digits = self.fixed = None
+    def _load_pictures(self, reporter: Reporter) -> None:
+        settings, ops, design = self.settings, self.network.ops, self.settings.design
+        chosen = (settings.batch, settings.seed)
+        self.dataset = settings.dataset
         if settings.m2nist is not None:
             files = read_m2nist(Path(settings.m2nist))
             train, test = split_indices(len(files))
-            self.fixed = files.pictures[train], design_labels(design, files.labels[train])
-            self.test_pictures = gather_normalise(files.pictures, test)
-            self.test_labels = design_labels(design, files.labels[test])
-            source = "m2nist"
+            self.pictures = Stored(ops, *m2nist_part(design, files, train), *chosen)
+            test_pictures, self.test_labels = m2nist_part(design, files, test)
+            self.test_pictures = gather_normalise(test_pictures, np.arange(len(test)))
+            return
+        data_dir = Path(settings.data_dir) if settings.data_dir else None
+        digits = load_digits("train", settings.dataset, data_dir, reporter.notice)
+        self.dataset = digits.source
+        self.test_pictures, self.test_labels = composed_test(
+            design, load_digits("test", digits.source, data_dir, reporter.notice)
+        )
+        if settings.fixed is None:
+            self.pictures = Composed(ops, digits, design, *chosen)
         else:
-            data_dir = Path(settings.data_dir) if settings.data_dir else None
-            digits = load_digits("train", settings.dataset, data_dir, reporter.notice)
-            test_digits = load_digits("test", digits.source, data_dir, reporter.notice)
-            self.test_pictures, labels = compose_m2nist(
-                test_digits.images, test_digits.labels, TEST_SEED, 0, TEST_COUNT
-            )
-            self.test_labels = design_labels(design, labels)
-            if settings.fixed is not None:
-                composed, labels = compose_m2nist(
-                    digits.images, digits.labels, settings.seed, 0, settings.fixed
-                )
-                self.fixed = as_bytes(composed), design_labels(design, labels)
-            else:
-                digit_labels = np.zeros_like(digits.labels) if design.labels == "binary" else digits.labels
-                self.digits = ops.asarray(digits.images), ops.asarray(digit_labels)
-            source = digits.source
-        if self.fixed is not None:
-            self.order = Order(len(self.fixed[0]), settings.batch, settings.seed)
-            self.pictures = ops.asarray(self.fixed[0])
-        return source
+            pictures, labels = compose_m2nist(digits.images, digits.labels, settings.seed, 0, settings.fixed)
+            self.pictures = Stored(ops, as_bytes(pictures), design_labels(design, labels), *chosen)
+
+    def begin(self) -> None:
+        if self.settings.cnn is not None:
+            self.network.load(pretrained_weights(self.network, Path(self.settings.cnn)))
 
     def batch(self, step: int) -> tuple[Any, Any]:
-        ops, settings = self.network.ops, self.settings
-        if self.digits is not None:
-            background = settings.design.background
-            return ops.compose_m2nist(*self.digits, settings.seed, step, settings.batch, background)
-        indices = self.order.indices(step)
-        return ops.gather_normalise(self.pictures, ops.asarray(indices)), ops.asarray(self.fixed[1][indices])
+        return self.pictures.batch(step)
 
     def evaluate(self) -> dict[str, Any]:
-        return evaluate_fcn(
-            self.parallel, self.settings.design, self.test_pictures, self.test_labels, self.unlabelled
-        )
+        return evaluate_fcn(self.parallel, self.settings.design, self.test_pictures, self.test_labels)
 
     def record(self, result: dict[str, Any]) -> dict[str, Any]:
         rest = {name: value for name, value in result.items() if name != "loss"}
         return {"test_loss": result["loss"], **rest}
 
     def draw(self, run: Run) -> None:
+        from tinyfcn import figures  # matplotlib takes its time to import
+
         shown = self.test_pictures[:SHOWN]
         ops = self.network.ops
         p = ops.to_numpy(ops.softmax(self.network.forward(ops.asarray(shown))))
@@ -118,6 +104,8 @@ class FcnTrainer(Trainer):
 
     def _draw_pretraining(self, run: Run) -> None:
         """Beside the newest run of the same design that differs in pretraining, if there is one."""
+        from tinyfcn import figures
+
         mine = run.config()
         for other in sorted(run.folder.parent.glob("*/result.json"), key=lambda path: path.stat().st_mtime):
             other_run = Run(other.parent)
@@ -133,7 +121,7 @@ class FcnTrainer(Trainer):
         return {
             "command": "train-fcn",
             **asdict(self.settings),
-            "dataset": self.source if self.settings.m2nist is None else self.settings.dataset,
+            "dataset": self.dataset,
             "device": self.network.ops.device_name,
             "parameters": int(self.network.parameters.size),
         }
@@ -152,23 +140,14 @@ def pretrained_weights(network: Network, path: Path) -> dict[str, np.ndarray]:
     return checked_parameters(tensors, wanted, source)
 
 
-def design_labels(design: Design, labels: np.ndarray) -> np.ndarray:
-    """Labels 0 .. 10 as the design has them, int32: unchanged, or 0 for ink and 1 for background."""
-    if design.labels == "binary":
-        return (labels == BACKGROUND).astype(np.int32)
-    return labels.astype(np.int32)
-
-
-def evaluate_fcn(
-    parallel: ParallelNetwork, design: Design, pictures: np.ndarray, labels: np.ndarray, unlabelled: str
-) -> dict[str, Any]:
+def evaluate_fcn(parallel: ParallelNetwork, design: Design, pictures: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All figures of SegmentationScore on pictures float32 (N, 1, H, W) and labels int32 (N, H, W)."""
     ops = parallel.ops
     ignore_index = BACKGROUND if design.name == "early" else None
 
     def work(network: Network, part: slice) -> SegmentationScore:
         logits = network.forward(ops.asarray(pictures[part]))
-        loss, _ = ops.softmax_cross_entropy(logits, ops.asarray(labels[part]), ignore_index, unlabelled)
+        loss, _ = ops.softmax_cross_entropy(logits, ops.asarray(labels[part]), ignore_index)
         score = SegmentationScore(design.classes, design.background)
         score.add(ops.to_numpy(ops.softmax(logits)), labels[part], float(ops.to_numpy(loss)[0]))
         return score

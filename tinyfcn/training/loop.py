@@ -55,6 +55,10 @@ class Trainer(ABC):
     ignore_index: int | None = None
     unlabelled: str = "zero"
 
+    def begin(self) -> None:
+        """Prepares a new run, not one that is resumed, by loading pretrained weights where there are any."""
+        return
+
     @abstractmethod
     def batch(self, step: int) -> tuple[Any, Any]:
         """Pictures and labels of step 0 .. steps - 1: a function of the seed and the step alone."""
@@ -79,9 +83,7 @@ class Trainer(ABC):
         """One step of training; the loss stays on the device."""
         loss = self.parallel.gradients(*self.batch(step), self.ignore_index, self.unlabelled)
         trained = slice(self.first_trained, None)
-        self.network.ops.adam_step(
-            self.network.parameters[trained], self.network.gradients[trained], self.state
-        )
+        self.network.ops.adam_step(self.network.parameters[trained], self.network.gradients[trained], self.state)
         return loss
 
     def save(self, run: Run, losses: list[float], seconds: float) -> None:

@@ -7,6 +7,7 @@ kernels are parallel themselves.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import threadpoolctl
@@ -77,4 +78,4 @@ def _bounds(count: int, parts: int) -> list[tuple[int, int]]:
     """0 .. count in at most `parts` nearly equal, non-empty ranges."""
     parts = min(parts, count)
     edges = [count * i // parts for i in range(parts + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -16,8 +16,8 @@ def available_threads() -> int:
 class Settings:
     """What both trainings share.
 
-    learning_rate: Adam's, reached after `warmup` steps and let down to 0 by half a cosine. device: "auto", "cuda",
-    "cpu" or "emulator". threads: of the device cpu; each takes a part of the batch, so they are part of what makes
+    learning_rate, beta2: Adam's; the rate is reached after `warmup` steps and falls to 0 by half a cosine.
+    device: "auto", "cuda", "cpu" or "emulator". threads: of the device cpu; each takes a part of the batch, so they are part of what makes
     two runs equal to the bit. dataset and data_dir: see tinyfcn.data.load_digits.
 
     Raises:
@@ -27,6 +27,7 @@ class Settings:
     batch: int
     learning_rate: float
     warmup: int = 0
+    beta2: float = 0.999
     seed: int = 0
     device: str = "auto"
     threads: int = field(default_factory=available_threads)
@@ -70,8 +71,10 @@ class FcnSettings(Settings):
     """
 
     batch: int = 16
-    learning_rate: float = 6e-3
-    steps: int = 3000
+    learning_rate: float = 1e-2
+    warmup: int = 100
+    beta2: float = 0.99
+    steps: int = 2000
     evaluations: int = 10
     design: Design = field(default_factory=Design)
     cnn: str | None = None

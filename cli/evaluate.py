@@ -1,0 +1,47 @@
+"""tinyfcn evaluate"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from tinyfcn.cli.options import FOLDER, data_options, device_option
+
+from tinyfcn.training import evaluate_run
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option("--m2nist", type=FOLDER, help="Test on the 1,000 test pictures of combined.npy and segmented.npy here.")
+@data_options
+@device_option
+def evaluate(run: Path, as_json: bool, m2nist: Path | None, dataset: str, data_dir: Path | None, device: str) -> None:
+    """Measure a trained network on the test pictures: always the same ones.
+
+    A classifier's accuracy and loss on the test digits. An FCN's IoU on 1,000 pictures composed of test digits; all
+    figures are fractions. A classifier trained on the built-in digits can be tested on MNIST, with --dataset mnist.
+
+    \b
+    tinyfcn evaluate runs/cnn-1
+    tinyfcn evaluate runs/fcn-1 --json
+    tinyfcn evaluate runs/fcn-1 --m2nist DIR
+    """
+    result = evaluate_run(run, device, dataset, data_dir, m2nist)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        if name == "iou_per_class":
+            for label, iou in zip(_class_names(len(value)), value, strict=True):
+                click.echo(f"{f'IoU of {label}':<18}{_shown(iou)}")
+        else:
+            click.echo(f"{name:<18}{_shown(value)}")
+
+
+def _class_names(count: int) -> list[str]:
+    return ["ink", "background"] if count == 2 else [*map(str, range(10)), "background"][:count]
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,42 @@
+"""tinyfcn make-m2nist"""
+
+from pathlib import Path
+
+import click
+from tinyfcn.cli.options import FOLDER, data_options
+
+from tinyfcn.data import load_digits, write_m2nist
+from tinyfcn.training import composed_chunks
+
+
+@click.command("make-m2nist")
+@click.argument("out", type=FOLDER)
+@click.option("--count", type=click.IntRange(1), default=5000, show_default=True, help="Pictures.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="train",
+    show_default=True,
+    help="Which digits to compose them of.",
+)
+@click.option(
+    "--truth",
+    type=click.Choice(["one-hot", "labels"]),
+    default="one-hot",
+    show_default=True,
+    help="segmented.npy as (N,64,84,11), background last, or as labels (N,64,84), background 10.",
+)
+@click.option("--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True)
+@data_options
+def make_m2nist(out: Path, count: int, split: str, truth: str, seed: int, dataset: str, data_dir: Path | None) -> None:
+    """Write M2NIST pictures in the published format: combined.npy and segmented.npy, uint8.
+
+    One to three digits on 64x84 pixels, never overlapping.
+
+    \b
+    tinyfcn make-m2nist m2nist
+    tinyfcn make-m2nist m2nist-test --count 1000 --split test --truth labels
+    """
+    digits = load_digits(split, dataset, data_dir, lambda text: click.echo(text, err=True))
+    write_m2nist(out, composed_chunks(digits, seed, count), count, one_hot=truth == "one-hot")
+    click.echo(f"{count:,} pictures of {digits.source} {split} digits in {out}: combined.npy, segmented.npy")

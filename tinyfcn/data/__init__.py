@@ -1,0 +1,15 @@
+"""Digits (MNIST or built-in) and M2NIST pictures: where they come from and how they are checked."""
+
+from tinyfcn.data.digits import Digits, FoundData, find_data, load_digits
+from tinyfcn.data.m2nist_files import M2nist, read_m2nist, split_indices, write_m2nist
+
+__all__ = [
+    "Digits",
+    "FoundData",
+    "M2nist",
+    "find_data",
+    "load_digits",
+    "read_m2nist",
+    "split_indices",
+    "write_m2nist",
+]

@@ -1,0 +1,131 @@
+"""The digits to train and test on: MNIST, or those drawn by code where MNIST cannot be had."""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tinyfcn.data import builtin_digits
+from tinyfcn.data.folders import CACHE_WAY_OUT, cache_folder, make_folder, new_file
+from tinyfcn.data.mnist import MnistUnavailable, find_mnist, is_offline, load_mnist
+
+BUILTIN_COUNTS = {"train": 20_000, "test": 4_000}
+BUILTIN_SEEDS = {"train": 0, "test": 1}
+
+
+@dataclass(frozen=True)
+class Digits:
+    """One split: `images` uint8 (N, 28, 28), `labels` uint8 (N,) 0..9, `source` "mnist" or "builtin"."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class FoundData:
+    """What training would use: `source` is "mnist", "download" (MNIST, once fetched) or "builtin"."""
+
+    source: str
+    folder: Path
+    text: str
+
+
+def print_notice(text: str) -> None:
+    """Print to stderr, so that what is printed for other programs to read stays clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def load_digits(
+    split: str,
+    dataset: str = "auto",
+    data_dir: Path | None = None,
+    notice: Callable[[str], None] = print_notice,
+) -> Digits:
+    """Load the "train" or "test" digits of `dataset`: "mnist", "builtin", or "auto".
+
+    "auto" is MNIST if it is found (see mnist.find_mnist) or can be downloaded, else the built-in digits
+    after a loud notice. A caller that needs both splits passes the first one's `source` as `dataset` for
+    the second, so that both are of one kind. Raises DataError for files that are bad, whatever `dataset`
+    is: they never lead to another data set silently.
+    """
+    if split not in BUILTIN_COUNTS:
+        raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
+    if dataset not in ("auto", "mnist", "builtin"):
+        raise ValueError(f"dataset is {dataset!r}, expected 'auto', 'mnist' or 'builtin'")
+    if dataset != "builtin":
+        try:
+            return Digits(*load_mnist(split, data_dir, notice), "mnist")
+        except MnistUnavailable as error:
+            if dataset == "mnist":
+                raise
+            notice(_loud_notice(error))
+    return Digits(*_builtin(split, notice), "builtin")
+
+
+def find_data(data_dir: Path | None = None) -> FoundData:
+    """Say what dataset="auto" would use, from which folder, without reading or downloading anything.
+
+    Raises DataError, as load_digits does, if `data_dir` or TINYFCN_DATA names a folder without the files.
+    """
+    place = find_mnist(data_dir)
+    if place.chosen_by or not place.missing:
+        lacking = f", without {' and '.join(place.missing)}" if place.missing else ""
+        return FoundData(
+            "mnist", place.folder, f"MNIST in {place.folder} ({place.chosen_by or 'cache'}){lacking}"
+        )
+    if is_offline():
+        text = f"built-in digits: no MNIST in {place.folder}, and TINYFCN_OFFLINE forbids downloading it"
+        return FoundData("builtin", cache_folder(), text)
+    text = f"no MNIST yet: training downloads it (12 MB) to {place.folder}, or else uses built-in digits"
+    return FoundData("download", place.folder, text)
+
+
+def _loud_notice(error: MnistUnavailable) -> str:
+    bar = "!" * 80
+    return (
+        f"{bar}\n"
+        "MNIST WAS NOT FOUND: the built-in digits, drawn by code, are used in its place.\n"
+        "Accuracy and IoU on them cannot be compared with figures on MNIST.\n"
+        f"Why: {error}.\n"
+        "To use MNIST: run again with a network, or put its four files (train-images-idx3-ubyte.gz, ...)\n"
+        "into a folder and pass --data-dir FOLDER or set TINYFCN_DATA=FOLDER.\n"
+        f"{bar}"
+    )
+
+
+def _builtin(split: str, notice: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+    """The built-in digits of a split, drawn at first use and kept in the cache."""
+    # The name holds a hash of the code that draws, so that changed code never meets digits it did not draw.
+    code = hashlib.sha256(Path(builtin_digits.__file__).read_bytes()).hexdigest()[:12]
+    count, seed = BUILTIN_COUNTS[split], BUILTIN_SEEDS[split]
+    path = cache_folder() / f"builtin-{split}-{count}-{seed}-{code}.npz"
+    kept = _read_drawn(path, count)
+    if kept is not None:
+        return kept
+    make_folder(path.parent, CACHE_WAY_OUT)
+    notice(f"Drawing {count:,} built-in {split} digits (once: they are kept in {path.parent})")
+    images, labels = builtin_digits.draw_digits(count, seed)
+    with new_file(path, CACHE_WAY_OUT) as file:
+        np.savez_compressed(file, images=images, labels=labels)
+    return images, labels
+
+
+def _read_drawn(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the cache holds, or None if that is missing or damaged: it can be drawn again."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            images, labels = kept["images"], kept["labels"]
+        shapes_fit = images.shape == (count, 28, 28) and labels.shape == (count,)
+        fits = shapes_fit and images.dtype == labels.dtype == np.uint8 and labels.max() <= 9
+    except (
+        Exception
+    ):  # NumPy and zipfile raise a dozen kinds for a damaged file; for each the cure is the same
+        return None
+    return (images, labels) if fits else None

@@ -1,0 +1,169 @@
+// CUDA's words, in C++ for a CPU. Included before a kernel file that is otherwise compiled as it is.
+//
+// What runs a block's threads is in block.h. Here is only what a kernel can name.
+#pragma once
+
+#undef _FORTIFY_SOURCE     // its longjmp refuses to leave a fiber's stack
+#define _XOPEN_SOURCE 700  // macOS declares ucontext only with this,
+#define _DARWIN_C_SOURCE   // and mmap's MAP_ANONYMOUS with this
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "block.h"
+
+// NVRTC has no INFINITY and no NAN, so a kernel that uses them must not compile here either.
+#undef INFINITY
+#undef NAN
+
+// --- Where functions and variables live. Blocks run one at a time, so shared memory can be static. ---
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+// `used`: after a barrier the compiler must read again what another thread may have written.
+#define __shared__ static __attribute__((used, aligned(16)))
+
+// --- Vectors, aligned as on the GPU ---
+#define EMULATOR_VECTORS(type, name, align2, align4) \
+    struct __align__(align2) name##2 { type x, y; }; \
+    struct __align__(align4) name##4 { type x, y, z, w; }; \
+    inline name##2 make_##name##2(type x, type y) { return {x, y}; } \
+    inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
+EMULATOR_VECTORS(float, float, 8, 16)
+EMULATOR_VECTORS(int, int, 8, 16)
+EMULATOR_VECTORS(unsigned int, uint, 8, 16)
+EMULATOR_VECTORS(unsigned char, uchar, 2, 4)
+
+// --- Threads that wait for each other ---
+using emulator::Here;
+
+inline void __syncthreads(Here here = Here()) {
+    emulator::wait("__syncthreads", here, 0, emulator::BARRIER, 0);
+}
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+constexpr unsigned EMULATOR_ALL_LANES = 0xffffffff;
+
+inline unsigned emulator_vote(const char* operation, Here here, unsigned mask, bool mine) {
+    return static_cast<unsigned>(emulator::wait(operation, here, mask, emulator::VOTE, mine));
+}
+inline void __syncwarp(unsigned mask = EMULATOR_ALL_LANES, Here here = Here()) {
+    emulator_vote("__syncwarp", here, mask, true);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate, Here here = Here()) {
+    return emulator_vote("__ballot_sync", here, mask, predicate);
+}
+inline int __any_sync(unsigned mask, int predicate, Here here = Here()) {
+    return emulator_vote("__any_sync", here, mask, predicate) != 0;
+}
+inline int __all_sync(unsigned mask, int predicate, Here here = Here()) {
+    return emulator_vote("__all_sync", here, mask, predicate) == mask;
+}
+
+// A shuffle's lanes fall into groups of `width`. Where the source lane would lie outside, a thread gets its
+// own value.
+template <typename T>
+T emulator_shuffle(const char* operation, Here here, unsigned mask, T value, int source) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move values of 4 or 8 bytes");
+    unsigned long long bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    bits = emulator::wait(operation, here, mask, source, bits);
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+inline int emulator_lane() { return emulator::current % warpSize; }
+
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, Here here = Here()) {
+    const int group = emulator_lane() & -width;
+    return emulator_shuffle("__shfl_sync", here, mask, value, group + (source & (width - 1)));
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize, Here here = Here()) {
+    const int lane = emulator_lane(), source = lane + delta, last = lane | (width - 1);
+    return emulator_shuffle("__shfl_down_sync", here, mask, value, source <= last ? source : lane);
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize, Here here = Here()) {
+    const int lane = emulator_lane(), source = lane - delta, first = lane & -width;
+    return emulator_shuffle("__shfl_up_sync", here, mask, value, source >= first ? source : lane);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize, Here here = Here()) {
+    const int lane = emulator_lane(), source = lane ^ lanes, last = lane | (width - 1);
+    return emulator_shuffle("__shfl_xor_sync", here, mask, value, source <= last ? source : lane);
+}
+
+// --- Atomics: no other thread runs meanwhile, so plain arithmetic will do. Each returns the old value. ---
+#define EMULATOR_ATOMIC(name, updated) \
+    template <typename T, typename V> \
+    T name(T* address, V v) { \
+        const T old = *address, value = T(v); \
+        *address = updated; \
+        return old; \
+    }
+EMULATOR_ATOMIC(atomicAdd, old + value)
+EMULATOR_ATOMIC(atomicMin, value < old ? value : old)
+EMULATOR_ATOMIC(atomicMax, value > old ? value : old)
+EMULATOR_ATOMIC(atomicExch, value)
+template <typename T, typename U, typename V>
+T atomicCAS(T* address, U expected, V value) {
+    const T old = *address;
+    if (old == T(expected)) *address = T(value);
+    return old;
+}
+
+// --- Arithmetic. glibc keeps the names __expf and so on for itself: here they are macros. ---
+#define __expf(x) expf(x)
+#define __logf(x) logf(x)
+#define __log2f(x) log2f(x)
+#define __powf(x, y) powf(x, y)
+#define __sinf(x) sinf(x)
+#define __cosf(x) cosf(x)
+#define __fdividef(x, y) ((x) / (y))
+#define __ldg(address) (*(address))
+
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }  // NaN becomes 0
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline int __float2int_rn(float x) { return static_cast<int>(rintf(x)); }
+
+// Of two types their common one; of a number and a NaN the number.
+template <typename A, typename B>
+auto min(A a, B b) -> decltype(a + b) {
+    const decltype(a + b) x = a, y = b;
+    return x < y || y != y ? x : y;
+}
+template <typename A, typename B>
+auto max(A a, B b) -> decltype(a + b) {
+    const decltype(a + b) x = a, y = b;
+    return x > y || y != y ? x : y;
+}
+
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((1ull * a * b) >> 32); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return static_cast<unsigned long long>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+
+template <typename To, typename From>
+To emulator_same_bits(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
+inline int __float_as_int(float x) { return emulator_same_bits<int>(x); }
+inline unsigned __float_as_uint(float x) { return emulator_same_bits<unsigned>(x); }
+inline float __int_as_float(int x) { return emulator_same_bits<float>(x); }
+inline float __uint_as_float(unsigned x) { return emulator_same_bits<float>(x); }

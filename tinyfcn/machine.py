@@ -1,0 +1,85 @@
+"""What this machine has of what tinyfcn can use, and how to supply what is missing."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyfcn import files
+from tinyfcn.data import find_data
+from tinyfcn.devices import cuda, nvrtc
+from tinyfcn.devices.emulator import build
+from tinyfcn.errors import TinyfcnError
+from tinyfcn.runs import newest_finished
+from tinyfcn.training import available_threads
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of `tinyfcn info`; `remedy` says how to supply what is missing."""
+
+    name: str
+    text: str
+    remedy: str | None = None
+
+
+def findings(data_dir: Path | None = None) -> list[Finding]:
+    """Everything worth knowing before the first training; never raises for what is missing."""
+    return [
+        _found("GPU", _gpu, "an NVIDIA GPU and its driver; without one, --device cpu trains everything"),
+        _found("NVRTC", _nvrtc, "pip install cupy-cuda12x 'cuda-toolkit[nvrtc,cudart]==12.*'"),
+        _found("C++ compiler", _compiler, "apt install g++ (Debian), dnf install gcc-c++ (Fedora)"),
+        Finding("CPU", f"{available_threads()} threads are used, {platform.machine()}, {platform.system()}"),
+        _found(
+            "digits", lambda: find_data(data_dir).text, "see the message; --dataset builtin needs no files"
+        ),
+        _cache(),
+        Finding("classifier", _newest("cnn"), None if newest_finished("cnn") else "tinyfcn train-cnn"),
+        Finding("FCN", _newest("fcn"), None if newest_finished("fcn") else "tinyfcn train-fcn"),
+    ]
+
+
+def _found(name: str, look: Callable[[], str], remedy: str) -> Finding:
+    try:
+        return Finding(name, look())
+    except TinyfcnError as error:
+        return Finding(name, f"not usable: {error}", remedy)
+
+
+def _gpu() -> str:
+    reason = cuda.why_not()
+    if reason:
+        raise TinyfcnError(reason)
+    runtime = cuda.import_cupy().cuda.runtime
+    properties = runtime.getDeviceProperties(runtime.getDevice())
+    version = runtime.driverGetVersion()
+    capability = f"sm_{properties['major']}{properties['minor']}"
+    memory = f"{properties['totalGlobalMem'] / 2**30:.0f} GiB"
+    driver = f"driver for CUDA {version // 1000}.{version % 1000 // 10}"
+    return f"{properties['name'].decode()}, {capability}, {memory}, {driver}"
+
+
+def _nvrtc() -> str:
+    major, minor = nvrtc.load_nvrtc().getVersion()
+    return f"{major}.{minor}, CuPy {cuda.import_cupy().__version__}; compiles kernels even without a GPU"
+
+
+def _compiler() -> str:
+    command = build.compiler()
+    said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+    return f"{said.splitlines()[0] if said else ' '.join(command)}: runs the kernels on the emulator"
+
+
+def _cache() -> Finding:
+    folder = files.cache_folder()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding("cache", f"{folder} cannot be written to", "set TINYFCN_CACHE to a folder that can")
+    return Finding("cache", f"{folder}" if folder.exists() else f"{folder} (not made yet)")
+
+
+def _newest(kind: str) -> str:
+    run = newest_finished(kind)
+    return f"newest finished run: {run.folder}" if run else "no finished run in runs/"
