@@ -7,10 +7,11 @@ from typing import Any
 import click
 from tinyfcn.cli.options import FOLDER, data_options, device_option
 
+from tinyfcn.pictures import class_names
 from tinyfcn.training import evaluate_run
 
 
-@click.command()
+@click.command(short_help="Measure a trained network.")
 @click.argument("run", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--m2nist", type=FOLDER, help="Test on the 1,000 test pictures of combined.npy and segmented.npy here.")
@@ -33,14 +34,10 @@ def evaluate(run: Path, as_json: bool, m2nist: Path | None, dataset: str, data_d
         return
     for name, value in result.items():
         if name == "iou_per_class":
-            for label, iou in zip(_class_names(len(value)), value, strict=True):
+            for label, iou in zip(class_names(len(value)), value, strict=True):
                 click.echo(f"{f'IoU of {label}':<18}{_shown(iou)}")
         else:
             click.echo(f"{name:<18}{_shown(value)}")
-
-
-def _class_names(count: int) -> list[str]:
-    return ["ink", "background"] if count == 2 else [*map(str, range(10)), "background"][:count]
 
 
 def _shown(value: Any) -> str:

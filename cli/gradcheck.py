@@ -11,7 +11,7 @@ from tinyfcn.gradcheck import TOLERANCES, check_all, operations
 from tinyfcn.operations import on
 
 
-@click.command()
+@click.command(short_help="Check every gradient.")
 @click.argument("operation", required=False, type=click.Choice([*operations(), "adam"]))
 @click.option(
     "--device",

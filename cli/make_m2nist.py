@@ -9,7 +9,7 @@ from tinyfcn.data import load_digits, write_m2nist
 from tinyfcn.training import composed_chunks
 
 
-@click.command("make-m2nist")
+@click.command("make-m2nist", short_help="Write M2NIST pictures to files.")
 @click.argument("out", type=FOLDER)
 @click.option("--count", type=click.IntRange(1), default=5000, show_default=True, help="Pictures.")
 @click.option(

@@ -9,7 +9,7 @@ from tinyfcn.model import load
 from tinyfcn.pictures import class_names, read_picture, save_prediction
 
 
-@click.command()
+@click.command(short_help="Name the digits in any picture.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--out", type=FOLDER, default=Path("predictions"), show_default=True, help="Folder for what is written.")

@@ -3,15 +3,25 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from tinyfcn.networks import Network
 from tinyfcn.runs import Run
 from tinyfcn.training import Reporter, Trainer
 
 RATE_STEPS = 10  # reports over which the speed is averaged
+
+
+def main_figure(result: Mapping[str, Any]) -> tuple[str, float]:
+    """The figure that says most of a result, and its name."""
+    for name, label in (("accuracy", "test accuracy"), ("digit_miou", "digit mIoU"), ("ink_iou", "ink IoU")):
+        if result.get(name) is not None:
+            return label, result[name]
+    raise ValueError(f"no figure in {result}")
 
 
 class ProgressReporter(Reporter):
@@ -22,6 +32,7 @@ class ProgressReporter(Reporter):
         self.progress: Progress | None = None
         self.task: TaskID | None = None
         self.figure = ""
+        self.networks: list[Network] = []
         self.recent: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS + 1)
 
     def __enter__(self) -> "ProgressReporter":
@@ -44,8 +55,7 @@ class ProgressReporter(Reporter):
             f"{run.folder}: {network.parameters.size:,} parameters on {device}, {going} of {settings.batch} pictures"
         )
         self.batch, self.steps = settings.batch, trainer.steps
-        self.network = network
-        self.replicas = len(trainer.parallel.networks)
+        self.networks = trainer.parallel.networks
         self.recent.append((time.perf_counter(), step))
         if self.console.is_terminal:
             self.progress = Progress(
@@ -59,26 +69,22 @@ class ProgressReporter(Reporter):
             self.progress.start()
 
     def stepped(self, step: int, loss: float) -> None:
-        first = len(self.recent) == 1
         self.recent.append((time.perf_counter(), step))
-        if first:
-            whole = self.network.activation_bytes() * self.replicas
-            self.console.print(f"activations of a step: {whole / 1e6:.1f} MB")
+        if self.networks:
+            size = sum(network.activation_bytes() for network in self.networks)
+            self.console.print(f"the layers' outputs take {size / 1e6:.1f} MB")
+            self.networks = []
         if self.progress:
             description = f"loss {loss:.4f}  {self.figure}{self._rate():,.0f} pictures/s"
             self.progress.update(self.task, completed=step, description=description)
 
     def evaluated(self, record: dict[str, Any]) -> None:
-        names = {"test_accuracy": "accuracy", "digit_miou": "digit mIoU", "ink_iou": "ink IoU"}
-        shown = {names[name]: record[name] for name in names if record.get(name) is not None}
-        if "digit mIoU" in shown:
-            shown.pop("ink IoU", None)
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        self.figure = f"{figures}  "
+        name, value = main_figure({"accuracy": record.get("test_accuracy"), **record})
+        self.figure = f"{name} {value:.4f}  "
         width = len(f"{self.steps:,}")
         self.console.print(
             f"step {record['step']:>{width},}  loss {record['train_loss']:.4f}  test loss "
-            f"{record['test_loss']:.4f}  {figures}  {self._rate():,.0f} pictures/s  {record['seconds']:.0f} s"
+            f"{record['test_loss']:.4f}  {self.figure}{self._rate():,.0f} pictures/s  {record['seconds']:.0f} s"
         )
         self.recent.clear()  # the time that an evaluation takes is not the steps'
         self.recent.append((time.perf_counter(), record["step"]))

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 from tinyfcn.cli.options import data_options, device_option, only_resume, training_options
-from tinyfcn.cli.progress import ProgressReporter
+from tinyfcn.cli.progress import ProgressReporter, main_figure
 
 from tinyfcn.training import ClassifierSettings, available_threads, resume, start
 
 
-@click.command("train-cnn")
+@click.command("train-cnn", short_help="Train the classifier.")
 @click.option(
     "--epochs",
     type=click.IntRange(1),
@@ -64,7 +64,6 @@ def run_training(folder: Path | None, out: Path | None, settings: Any) -> None:
             except ValueError as error:
                 raise click.UsageError(str(error)) from None
             run, result = start(chosen, out, reporter)
-    names = {"accuracy": "test accuracy", "digit_miou": "digit mIoU", "ink_iou": "ink IoU"}
-    figures = [f"{label} {result[name]:.4f}" for name, label in names.items() if result.get(name) is not None]
-    click.echo(f"{', '.join(figures)} after {result['seconds']:.0f} s")
+    name, value = main_figure(result)
+    click.echo(f"{name} {value:.4f} after {result['seconds']:.0f} s")
     click.echo(f"saved in {run.folder}: " + ", ".join(sorted(path.name for path in run.folder.glob("*.png"))))

@@ -13,7 +13,7 @@ from tinyfcn.runs import newest_finished
 from tinyfcn.training import FcnSettings, available_threads
 
 
-@click.command("train-fcn")
+@click.command("train-fcn", short_help="Train the FCN on the classifier's weights.")
 @click.option(
     "--design",
     "name",

@@ -120,13 +120,9 @@ DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("not an archive"),
     "pickle": lambda path: np.savez(path, images=np.array([{}], object), labels=np.zeros(30, np.uint8)),
-    "shape": lambda path: np.savez(
-        path, images=np.zeros((29, 28, 28), np.uint8), labels=np.zeros(29, np.uint8)
-    ),
+    "shape": lambda path: np.savez(path, images=np.zeros((29, 28, 28), np.uint8), labels=np.zeros(29, np.uint8)),
     "types": lambda path: np.savez(path, images=np.zeros((30, 28, 28)), labels=np.zeros(30)),
-    "label": lambda path: np.savez(
-        path, images=np.zeros((30, 28, 28), np.uint8), labels=np.full(30, 10, np.uint8)
-    ),
+    "label": lambda path: np.savez(path, images=np.zeros((30, 28, 28), np.uint8), labels=np.full(30, 10, np.uint8)),
     "label type": lambda path: np.savez(path, images=np.zeros((30, 28, 28), np.uint8), labels=np.zeros(30)),
     "names": lambda path: np.savez(path, pictures=np.zeros(3)),
 }
@@ -155,9 +151,7 @@ class Trap:
 
 def test_the_cache_is_never_unpickled(tmp_path):
     load_digits("train", "builtin")
-    np.savez(
-        builtin_cache(tmp_path), images=np.array([Trap(tmp_path / "sprung")]), labels=np.zeros(30, np.uint8)
-    )
+    np.savez(builtin_cache(tmp_path), images=np.array([Trap(tmp_path / "sprung")]), labels=np.zeros(30, np.uint8))
     load_digits("train", "builtin")
     assert not (tmp_path / "sprung").exists()
 

@@ -435,9 +435,7 @@ def test_a_kernel_that_does_not_compile_gives_file_line_and_text(tmp_path, commo
     message = str(caught.value)
     assert message.startswith("scale.cu does not compile:\n")
     assert place in message and "error:" in message and quoted in message
-    assert "kernels::" not in message, (
-        "what the emulator puts around a kernel is none of the reader's business"
-    )
+    assert "kernels::" not in message, "what the emulator puts around a kernel is none of the reader's business"
 
 
 @pytest.fixture
@@ -461,9 +459,7 @@ def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_pat
 
 
 def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
-    folders = [
-        folder_with(tmp_path / str(factor), scale=SCALE.replace("FACTOR", str(factor))) for factor in (2, 5)
-    ]
+    folders = [folder_with(tmp_path / str(factor), scale=SCALE.replace("FACTOR", str(factor))) for factor in (2, 5)]
     devices = [Emulator(folder) for folder in folders]
     x = devices[0].asarray(np.ones(1, np.float32))
     for device in [*devices, *devices]:

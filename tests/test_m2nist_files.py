@@ -92,9 +92,7 @@ def test_files_are_mapped_not_loaded(tmp_path):
         "assert len(read_m2nist(sys.argv[1])) == 300\n"
         "print((peak() - before) // 1024)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 100
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from idx_files import idx_bytes, write_idx, write_mnist
 
-from tinyfcn.data import folders, mnist
+from tinyfcn import files
+from tinyfcn.data import mnist
 from tinyfcn.errors import DataError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -363,34 +364,32 @@ def test_unwritable_cache_is_not_taken_for_a_lack_of_network(tmp_path, monkeypat
 
 
 def test_cache_folder(monkeypatch, tmp_path):
-    assert folders.cache_folder() == tmp_path / "cache"
+    assert files.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("TINYFCN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if sys.platform == "linux":
-        assert folders.cache_folder() == tmp_path / "xdg" / "tinyfcn"
-    assert folders.cache_folder().name.lower() in ("tinyfcn", "cache")
+        assert files.cache_folder() == tmp_path / "xdg" / "tinyfcn"
+    assert files.cache_folder().name.lower() in ("tinyfcn", "cache")
 
 
 def test_new_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "file"
-    with pytest.raises(KeyboardInterrupt), folders.new_file(path, "") as file:
+    with pytest.raises(KeyboardInterrupt), files.new_file(path, "") as file:
         file.write(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-    with folders.new_file(path, "") as file:
+    with files.new_file(path, "") as file:
         file.write(b"whole")
         assert not path.exists()
     assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
     before = path.stat().st_ino
-    with folders.new_file(path, "") as first, folders.new_file(path, "") as second:
+    with files.new_file(path, "") as first, files.new_file(path, "") as second:
         first.write(b"first")
         second.write(b"second")
-    assert (
-        path.read_bytes() == b"first" and path.stat().st_ino != before
-    )  # a reader's old file was not touched
+    assert path.read_bytes() == b"first" and path.stat().st_ino != before  # a reader's old file was not touched
     with (
         pytest.raises(DataError, match=r"cannot be written \(no space\): go elsewhere"),
-        folders.new_file(path, "go elsewhere"),
+        files.new_file(path, "go elsewhere"),
     ):
         raise OSError("no space")
     assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
@@ -399,11 +398,11 @@ def test_new_file_is_whole_or_not_there(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is a folder that even root cannot write to")
 def test_a_folder_that_is_there_but_unwritable():
     with pytest.raises(DataError, match=r"the folder /proc cannot be written to \(.*\): go elsewhere"):
-        folders.make_folder(Path("/proc"), "go elsewhere")
+        files.make_folder(Path("/proc"), "go elsewhere")
 
 
 def test_new_file_does_not_narrow_permissions(tmp_path):
-    with folders.new_file(tmp_path / "new", ""):
+    with files.new_file(tmp_path / "new", ""):
         pass
     (tmp_path / "plain").touch()
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tinyfcn.data.folders import make_folder, new_file
+from tinyfcn.files import make_folder, new_file
 from tinyfcn.pictures import PALETTE, WAY_OUT, class_colours, class_names
 
 DPI = 160
@@ -58,10 +58,11 @@ def learning_curves(
     """
     compared = isinstance(records, Mapping)
     runs = records if compared else {"": records}
-    found = {key for lines in runs.values() for record in lines for key in record}
-    metrics = [metric] if metric else [key for key in METRICS if key in found][: 1 if compared else 2]
-    if not metrics or metrics[0] not in found:
-        raise ValueError(f"no record holds {metric or ' or '.join(METRICS)}: nothing to draw")
+    wanted = [metric] if metric else METRICS
+    metrics = [key for key in wanted if any(_series(lines, key)[0] for lines in runs.values())]
+    if not metrics:
+        raise ValueError(f"no record holds {' or '.join(wanted)}: nothing to draw")
+    metrics = metrics[:1] if compared else metrics[:2]
     losses = ["test_loss"] if compared else ["test_loss", "train_loss"]
 
     with _page(path, 1800, 760, title) as figure:
@@ -97,9 +98,7 @@ def _in_words(key: str) -> str:
 
 def _series(lines: Sequence[Record], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of `key`, in order; a step logged twice (before and after --resume) counts once."""
-    points = {
-        record["step"]: record[key] for record in lines if np.isfinite(np.array(record.get(key), float))
-    }
+    points = {record["step"]: record[key] for record in lines if np.isfinite(np.array(record.get(key), float))}
     return sorted(points), [points[step] for step in sorted(points)]
 
 
@@ -201,9 +200,7 @@ def side_by_side(
     return Path(path)
 
 
-def score_map(
-    path: str | Path, picture: np.ndarray, scores: np.ndarray, field: int = 28, stride: int = 4
-) -> Path:
+def score_map(path: str | Path, picture: np.ndarray, scores: np.ndarray, field: int = 28, stride: int = 4) -> Path:
     """The classifier slid over a picture: the digit it reads at each place, and each digit's probability.
 
     picture uint8 (H, W); scores (10, h, w) after softmax, of field x field pixels each, `stride` apart.

@@ -1,4 +1,4 @@
-"""Where downloaded and drawn digits are kept, and how a file appears there whole or not at all."""
+"""Where caches are kept, and how a file appears whole or not at all: downloads, weights, figures, masks."""
 
 import contextlib
 import os
@@ -17,9 +17,7 @@ CACHE_WAY_OUT = "set TINYFCN_CACHE to a folder that you can write to, with 50 MB
 def cache_folder() -> Path:
     """The folder for what can be had again: TINYFCN_CACHE, or the platform's own. It may not exist yet."""
     chosen = os.environ.get("TINYFCN_CACHE")
-    return (
-        Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("tinyfcn", appauthor=False))
-    )
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("tinyfcn", appauthor=False))
 
 
 def make_folder(folder: Path, way_out: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tinyfcn.data.folders import make_folder, new_file
 from tinyfcn.errors import DataError
+from tinyfcn.files import make_folder, new_file
 
 LARGEST = 50_000_000  # pixels; the masks of such a picture are 550 MB
 SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
@@ -35,9 +35,7 @@ def class_colours(classes: int) -> np.ndarray:
     return PALETTE[[7, 10]] if len(class_names(classes)) == 2 else PALETTE[:classes]
 
 
-def read_picture(
-    path: str | Path, invert: bool | None = None, notice: Callable[[str], object] = print
-) -> np.ndarray:
+def read_picture(path: str | Path, invert: bool | None = None, notice: Callable[[str], object] = print) -> np.ndarray:
     """The image file at `path` as uint8 (H, W), white ink on black. One `notice` tells of all conversions.
 
     invert: True and False overrule the guess, which is that a picture with a bright border is dark on white.
@@ -198,9 +196,7 @@ def _tiles(size: int, tile: int, margin: int) -> Iterator[tuple[int, int, int]]:
         first = last
 
 
-def save_prediction(
-    folder: str | Path, stem: str, picture: np.ndarray, labels: np.ndarray, masks: np.ndarray
-) -> Path:
+def save_prediction(folder: str | Path, stem: str, picture: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> Path:
     """Make the folder FOLDER/STEM, or STEM-2, STEM-3, ... where that is taken, and return its path. In it:
 
     mask.png     every pixel in the colour of its class; a palette image: its pixel values are the labels

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from tinyfcn.data import builtin_digits
-from tinyfcn.data.folders import CACHE_WAY_OUT, cache_folder, make_folder, new_file
 from tinyfcn.data.mnist import MnistUnavailable, find_mnist, is_offline, load_mnist
+from tinyfcn.files import CACHE_WAY_OUT, cache_folder, make_folder, new_file
 
 BUILTIN_COUNTS = {"train": 20_000, "test": 4_000}
 BUILTIN_SEEDS = {"train": 0, "test": 1}
@@ -77,9 +77,7 @@ def find_data(data_dir: Path | None = None) -> FoundData:
     place = find_mnist(data_dir)
     if place.chosen_by or not place.missing:
         lacking = f", without {' and '.join(place.missing)}" if place.missing else ""
-        return FoundData(
-            "mnist", place.folder, f"MNIST in {place.folder} ({place.chosen_by or 'cache'}){lacking}"
-        )
+        return FoundData("mnist", place.folder, f"MNIST in {place.folder} ({place.chosen_by or 'cache'}){lacking}")
     if is_offline():
         text = f"built-in digits: no MNIST in {place.folder}, and TINYFCN_OFFLINE forbids downloading it"
         return FoundData("builtin", cache_folder(), text)
@@ -124,8 +122,6 @@ def _read_drawn(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
             images, labels = kept["images"], kept["labels"]
         shapes_fit = images.shape == (count, 28, 28) and labels.shape == (count,)
         fits = shapes_fit and images.dtype == labels.dtype == np.uint8 and labels.max() <= 9
-    except (
-        Exception
-    ):  # NumPy and zipfile raise a dozen kinds for a damaged file; for each the cure is the same
+    except Exception:  # NumPy and zipfile raise a dozen kinds for a damaged file; for each the cure is the same
         return None
     return (images, labels) if fits else None

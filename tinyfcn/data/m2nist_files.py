@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tinyfcn.data.folders import make_folder, new_file
 from tinyfcn.errors import DataError
+from tinyfcn.files import make_folder, new_file
 
 PICTURES, TRUTH = "combined.npy", "segmented.npy"
 HEIGHT, WIDTH, CLASSES = 64, 84, 11
@@ -41,9 +41,7 @@ def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
     A function of `count` alone. Each part is in ascending order. Raises DataError below two pictures.
     """
     if count < 2:
-        raise DataError(
-            f"{count} picture(s) cannot be split into training and test pictures: give at least 2"
-        )
+        raise DataError(f"{count} picture(s) cannot be split into training and test pictures: give at least 2")
     # RandomState, since its stream is frozen for good; default_rng's may change with NumPy.
     order = np.random.RandomState(SPLIT_SEED).permutation(count)
     train_count = count * 4 // 5
@@ -77,13 +75,9 @@ def write_m2nist(
         _write_header(truth_file, (count, *truth_shape))
         for pictures, labels in chunks:
             if pictures.shape != (len(pictures), HEIGHT, WIDTH) or pictures.dtype != np.uint8:
-                raise ValueError(
-                    f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 (B, 64, 84)"
-                )
+                raise ValueError(f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 (B, 64, 84)")
             if labels.shape != pictures.shape or labels.dtype.kind not in "iu":
-                raise ValueError(
-                    f"labels are {labels.dtype} {labels.shape}, expected integers {pictures.shape}"
-                )
+                raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected integers {pictures.shape}")
             if labels.size and not 0 <= labels.min() <= labels.max() < CLASSES:
                 raise ValueError(f"labels are {labels.min()}..{labels.max()}, expected 0..{CLASSES - 1}")
             pictures_file.write(pictures.tobytes())
@@ -133,9 +127,7 @@ def read_m2nist(folder: Path) -> M2nist:
 def _labels_of_one_hot(one_hot: np.ndarray, start: int, path: Path) -> np.ndarray:
     """Labels (B, 64, 84) of one-hot channels (B, 64, 84, 11), of which exactly one must be 1."""
     channels = _checked(one_hot, 1, start, path).astype(np.float32)  # float: a matrix product is quickest so
-    ones, labels = np.moveaxis(
-        channels @ np.stack([np.ones(CLASSES), np.arange(CLASSES)], 1, dtype=np.float32), -1, 0
-    )
+    ones, labels = np.moveaxis(channels @ np.stack([np.ones(CLASSES), np.arange(CLASSES)], 1, dtype=np.float32), -1, 0)
     if (ones != 1).any():
         picture, row, column = np.argwhere(ones != 1)[0]
         raise DataError(

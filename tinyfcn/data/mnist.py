@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyfcn.data.folders import CACHE_WAY_OUT, cache_folder, make_folder, new_file
 from tinyfcn.errors import DataError
+from tinyfcn.files import CACHE_WAY_OUT, cache_folder, make_folder, new_file
 
 # The original site no longer answers.
 MIRRORS = (
@@ -87,9 +87,7 @@ def find_mnist(data_dir: Path | None = None) -> MnistPlace:
     )
 
 
-def load_mnist(
-    split: str, data_dir: Path | None, notice: Callable[[str], None]
-) -> tuple[np.ndarray, np.ndarray]:
+def load_mnist(split: str, data_dir: Path | None, notice: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
     """Load the "train" or "test" split: images uint8 (N, 28, 28) and labels uint8 (N,), 0..9.
 
     The user's own files (`data_dir`, TINYFCN_DATA) may hold other digits in the same format; those in the
@@ -146,8 +144,7 @@ def _parse_idx(content: bytes, magic: int, source: str, remedy: str) -> tuple[tu
     found = int.from_bytes(content[:4], "big")
     if len(content) < 4 or found not in kinds:
         raise DataError(
-            f"{source} begins with {content[:4]!r}, expected {kinds[magic]} in IDX format "
-            f"(magic {magic}): {remedy}"
+            f"{source} begins with {content[:4]!r}, expected {kinds[magic]} in IDX format (magic {magic}): {remedy}"
         )
     if found != magic:
         raise DataError(
@@ -157,9 +154,7 @@ def _parse_idx(content: bytes, magic: int, source: str, remedy: str) -> tuple[tu
     dimensions = magic % 256
     header = 4 + 4 * dimensions
     if len(content) < header:
-        raise DataError(
-            f"{source} is truncated: its header needs {header} bytes, found {len(content)}; {remedy}"
-        )
+        raise DataError(f"{source} is truncated: its header needs {header} bytes, found {len(content)}; {remedy}")
     sizes = struct.unpack_from(f">{dimensions}I", content, 4)
     expected = header + int(np.prod(sizes, dtype=object))  # sizes from a bad header may exceed 64 bits
     if len(content) != expected:

@@ -56,9 +56,7 @@ def load_nvrtc() -> object:
 
         nvrtc.getVersion()
     except (ImportError, RuntimeError, OSError) as error:
-        raise DeviceError(
-            f"NVRTC cannot be loaded ({error}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*'"
-        ) from None
+        raise DeviceError(f"NVRTC cannot be loaded ({error}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*'") from None
     return nvrtc
 
 

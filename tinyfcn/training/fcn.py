@@ -13,14 +13,14 @@ from tinyfcn.networks import BACKGROUND, Design, Network
 from tinyfcn.operations import on
 from tinyfcn.reference import compose_m2nist, gather_normalise
 from tinyfcn.reference.adam import AdamState
-from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors
+from tinyfcn.runs import RESULT, STATE, Run, checked_parameters, load_tensors
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import FcnSettings
 from tinyfcn.training.sources import Composed, Stored, as_bytes, composed_test, design_labels, m2nist_part
 
 EVALUATION_BATCH = 20  # a multiple of the article's 4, over whose pictures article_iou is pooled
-SHOWN = 10  # pictures in the figures
+SHOWN = 10  # pictures in the figure of masks; half as many, twice as large, in that of labels
 
 
 class FcnTrainer(Trainer):
@@ -91,31 +91,46 @@ class FcnTrainer(Trainer):
         from tinyfcn import figures  # matplotlib takes its time to import
 
         shown = self.test_pictures[:SHOWN]
-        ops = self.network.ops
+        ops, design = self.network.ops, self.settings.design
         p = ops.to_numpy(ops.softmax(self.network.forward(ops.asarray(shown))))
         pictures, labels = as_bytes(shown), self.test_labels[:SHOWN]
         figures.learning_curves(run.folder / "learning-curves.png", run.metrics())
         true = np.stack([labels == channel for channel in range(p.shape[1])], axis=1).astype(np.float32)
         figures.mask_grid(run.folder / "masks.png", pictures, p, true)
-        if self.settings.design.name == "early":
+        if design.name == "early":
             figures.mask_grid(run.folder / "masks-scaled-by-panel.png", pictures, p, true, scale="panel")
-        figures.label_overview(run.folder / "labels.png", pictures, labels, p.argmax(axis=1))
+        few = slice(0, SHOWN // 2)
+        figures.label_overview(
+            run.folder / "labels.png",
+            pictures[few],
+            labels[few],
+            p[few].argmax(axis=1),
+            max(design.classes, design.background + 1),
+        )
         self._draw_pretraining(run)
 
     def _draw_pretraining(self, run: Run) -> None:
-        """Beside the newest run of the same design that differs in pretraining, if there is one."""
+        """Both curves of whether pretraining helps, if a run beside this one differs in just that."""
         from tinyfcn import figures
 
+        def kind(config: dict[str, Any]) -> dict[str, Any]:
+            return {**config["design"], "freeze": None}  # without pretraining there is nothing to freeze
+
         mine = run.config()
-        for other in sorted(run.folder.parent.glob("*/result.json"), key=lambda path: path.stat().st_mtime):
-            other_run = Run(other.parent)
-            theirs = other_run.config()
-            same = theirs.get("design") == mine["design"] and other_run.folder != run.folder
-            if same and (theirs["cnn"] is None) != (mine["cnn"] is None):
-                curves = [("pretrained", "from scratch")[config["cnn"] is None] for config in (mine, theirs)]
-                records = dict(zip(curves, (run.metrics(), other_run.metrics()), strict=True))
-                metric = "ink_iou" if self.settings.design.labels == "binary" else "digit_miou"
-                figures.learning_curves(run.folder / "pretraining.png", records, metric=metric)
+        beside = [Run(path.parent) for path in run.folder.parent.glob("*/result.json")]
+        others = []
+        for other in beside:
+            theirs = other.config()
+            alike = theirs["command"] == "train-fcn" and kind(theirs) == kind(mine)
+            if alike and (theirs["cnn"] is None) != (mine["cnn"] is None):
+                others.append(other)
+        if not others:
+            return
+        newest = max(others, key=lambda other: (other.folder / RESULT).stat().st_mtime)
+        pair = (run, newest) if mine["cnn"] else (newest, run)
+        records = dict(zip(("pretrained", "from scratch"), (each.metrics() for each in pair), strict=True))
+        metric = "ink_iou" if self.settings.design.labels == "binary" else "digit_miou"
+        figures.learning_curves(run.folder / "pretraining.png", records, metric=metric)
 
     def config(self) -> dict[str, Any]:
         return {

@@ -17,8 +17,8 @@ class Settings:
     """What both trainings share.
 
     learning_rate, beta2: Adam's; the rate is reached after `warmup` steps and falls to 0 by half a cosine.
-    device: "auto", "cuda", "cpu" or "emulator". threads: of the device cpu; each takes a part of the batch, so they are part of what makes
-    two runs equal to the bit. dataset and data_dir: see tinyfcn.data.load_digits.
+    device: "auto", "cuda", "cpu" or "emulator". threads: of the device cpu; each takes a part of the batch, so they
+    are part of what makes two runs equal to the bit. dataset and data_dir: see tinyfcn.data.load_digits.
 
     Raises:
         ValueError: a number that no training can use.
@@ -74,7 +74,7 @@ class FcnSettings(Settings):
     learning_rate: float = 1e-2
     warmup: int = 100
     beta2: float = 0.99
-    steps: int = 2000
+    steps: int = 2500
     evaluations: int = 10
     design: Design = field(default_factory=Design)
     cnn: str | None = None

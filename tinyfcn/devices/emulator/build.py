@@ -14,8 +14,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import platformdirs
-
+from tinyfcn import files
 from tinyfcn.devices import kernel_source
 from tinyfcn.errors import DeviceError, KernelError
 
@@ -31,9 +30,7 @@ FLAGS = shlex.split(
 # The namespaces that `translate` puts around a kernel, as the messages of g++ and clang++ write them.
 _NAMESPACES = re.compile(r"[{(]anonymous( namespace)?[)}]::kernels::")
 # extern __shared__ float tile[];
-_DYNAMIC_SHARED = re.compile(
-    r"extern\s+__shared__\s+((?:__align__\s*\(\d+\)\s*)?)([\w\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;"
-)
+_DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+((?:__align__\s*\(\d+\)\s*)?)([\w\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;")
 
 
 def compiler() -> list[str]:
@@ -46,9 +43,7 @@ def compiler() -> list[str]:
     for command in [chosen] if chosen else [["c++"], ["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
-    supply = (
-        "xcode-select --install" if sys.platform == "darwin" else "apt install g++ or dnf install gcc-c++"
-    )
+    supply = "xcode-select --install" if sys.platform == "darwin" else "apt install g++ or dnf install gcc-c++"
     missing = f"{chosen[0]!r}, which CXX names, was not found" if chosen else "none was found"
     raise DeviceError(f"the emulator needs a C++ compiler and {missing}: {supply}, or set CXX to one")
 
@@ -66,10 +61,8 @@ def cache_folder() -> Path:
 
     Where that cannot be written: a temporary folder, removed when the program ends.
     """
-    chosen = os.environ.get("TINYFCN_CACHE")
-    root = Path(chosen or platformdirs.user_cache_dir("tinyfcn", appauthor=False))
     # Absolute, because the compiler runs in another folder than this program.
-    return _writable(root.expanduser().absolute() / "emulator")
+    return _writable(files.cache_folder().absolute() / "emulator")
 
 
 @cache

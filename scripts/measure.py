@@ -1,0 +1,117 @@
+"""Everything that this project claims, measured in one go: tests, trainings, figures; JSON and pictures.
+
+    python scripts/measure.py --out measured --data-dir FOLDER_WITH_MNIST
+
+On a machine with a GPU the trainings run on it, and the tests run the kernels there as well as on the emulator. Needs
+nothing but an installed tinyfcn with pytest and hypothesis. Writes OUT/measured.json and the pictures of the README.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfcn import figures, load
+from tinyfcn.data import load_digits
+from tinyfcn.machine import findings
+from tinyfcn.training.sources import as_bytes, composed_test
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command: str, cwd: Path) -> tuple[float, str]:
+    """Runs a command, its output shown; gives back seconds and output. Exits if it fails."""
+    print("+", *command, flush=True)
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line)
+    if process.wait():
+        sys.exit(f"failed: {' '.join(command)}")
+    return time.perf_counter() - start, "".join(lines)
+
+
+def train(work: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """Trains into work/name; the result with the command, the seconds it took and the most memory so far."""
+    tinyfcn = [sys.executable, "-m", "tinyfcn"]
+    seconds, _ = run(*tinyfcn, *arguments, "--out", str(work / name), cwd=work)
+    result = json.loads((work / name / "result.json").read_text())
+    config = json.loads((work / name / "config.json").read_text())
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {
+        "command": "tinyfcn " + " ".join(arguments),
+        "device": config["device"],
+        "parameters": config["parameters"],
+        "whole_command_seconds": round(seconds, 1),
+        "largest_process_so_far_mb": round(peak),
+        **result,
+    }
+
+
+def readme_pictures(work: Path, out: Path, data_dir: Path | None) -> None:
+    """The pictures that the README shows, from the runs cnn, skip and early."""
+    early, skip = load(work / "early"), load(work / "skip")
+    pictures, _ = composed_test(skip.design, load_digits("test", "auto", data_dir))
+    chosen = pictures[[1, 3]]
+    masks = [model.probabilities(chosen)[:, :10] for model in (early, skip)]
+    figures.side_by_side(out / "early-and-skip.png", as_bytes(chosen), *masks)
+    for run_name, file in (("cnn", "mistakes"), ("cnn", "score-map"), ("skip", "labels"), ("skip", "learning-curves")):
+        shutil.copy(work / run_name / f"{file}.png", out / f"{run_name}-{file}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("measured"))
+    parser.add_argument("--data-dir", type=Path, help="folder with the MNIST files")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--longer-steps", type=int, default=12000, help="steps of the longer training; 0: none")
+    parser.add_argument("--no-tests", action="store_true")
+    options = parser.parse_args()
+    out, work = options.out.resolve(), options.out.resolve() / "runs"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    data_dir = options.data_dir.resolve() if options.data_dir else None
+
+    measured: dict[str, Any] = {
+        "machine": {finding.name: finding.text for finding in findings() if finding.name in ("GPU", "NVRTC", "CPU")},
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+    def keep() -> None:
+        (out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
+
+    if not options.no_tests:
+        seconds, output = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=ROOT)
+        measured["tests"] = {"seconds": round(seconds, 1), "summary": output.strip().splitlines()[-1]}
+        keep()
+    common = ["--device", options.device, *(["--data-dir", str(data_dir)] if data_dir else [])]
+    from_cnn = ["--cnn", str(work / "cnn"), *common]
+    trainings = {
+        "cnn": ["train-cnn", *common],
+        "skip": ["train-fcn", *from_cnn],
+        "early": ["train-fcn", "--design", "early", *from_cnn],
+    }
+    if options.longer_steps:
+        trainings["longer"] = ["train-fcn", "--steps", str(options.longer_steps), *from_cnn]
+    for name, arguments in trainings.items():
+        measured[name] = train(work, name, *arguments)
+        keep()
+    readme_pictures(work, out, data_dir)
+    print(f"written to {out}: measured.json and pictures")
+
+
+if __name__ == "__main__":
+    main()

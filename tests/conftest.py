@@ -1,0 +1,31 @@
+"""Where the kernels run in these tests. Every kernel test runs on the emulator, and on a GPU too where there is one."""
+
+import os
+
+# Before NumPy loads it: on small arrays its threads only get in the way.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import settings
+
+import tinyfcn
+from tinyfcn.devices import cuda
+
+WHY_NO_GPU = cuda.why_not()
+KERNEL_DEVICES = ["emulator"] if WHY_NO_GPU else ["emulator", "cuda"]
+
+# The same examples in every run, and no verdict by the clock.
+settings.register_profile("tinyfcn", derandomize=True, deadline=None, max_examples=30)
+settings.load_profile("tinyfcn")
+
+
+@pytest.fixture(scope="session", params=KERNEL_DEVICES)
+def ops(request: pytest.FixtureRequest) -> tinyfcn.Operations:
+    """The kernels on each device of this machine. Without a C++ compiler this fails: a skipped test proves nothing."""
+    return tinyfcn.on(request.param)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says where the kernels ran, so that nobody takes a run without a GPU for one with it."""
+    reason = f" (no GPU: {WHY_NO_GPU})" if WHY_NO_GPU else ""
+    terminalreporter.write_line(f"kernels run on: {', '.join(KERNEL_DEVICES)}{reason}")

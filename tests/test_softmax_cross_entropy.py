@@ -1,0 +1,205 @@
+"""kernels/softmax_cross_entropy.cu through its launcher against its reference, and that against single logarithms."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from closeness import assert_close, on_device
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyfcn import gradcheck, reference
+from tinyfcn.operations import Operations, on
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The logits' shape, (N, K) or (N, K, H, W), what the loss ignores, and its inputs: logits, labels."""
+
+    logits: tuple[int, ...]
+    ignore_index: int | None = None
+    unlabelled: str = "zero"
+    spread: float = 1.0
+    seed: int = 0
+
+    def inputs(self) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(self.seed)
+        logits = random.normal(0, self.spread, self.logits).astype(np.float32)
+        possible = {*range(self.logits[1]), *([] if self.ignore_index is None else [self.ignore_index])}
+        return logits, random.choice(sorted(possible), (self.logits[0], *self.logits[2:])).astype(np.int32)
+
+
+@st.composite
+def losses(draw: st.DrawFn) -> Loss:
+    n, k = draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    picture = draw(st.sampled_from([(), (draw(st.integers(1, 9)), draw(st.integers(1, 9)))]))
+    ignore_index = draw(st.sampled_from([None, 0, k - 1, k]))  # k: beyond the classes, as 10 is in the design early
+    unlabelled = draw(st.sampled_from(["zero", "softmax"]))
+    # Where a single place is nearly certain of its label, p - 1 and the loss have few digits left in float32: the
+    # widely spread logits are in SEVERAL_BLOCKS.
+    spread = draw(st.sampled_from([0.1, 1.0]))
+    return Loss((n, k, *picture), ignore_index, unlabelled, spread, draw(st.integers(0, 999)))
+
+
+# More places than several blocks, none a multiple of 256.
+SEVERAL_BLOCKS = [
+    Loss((3, 11, 13, 17)),
+    Loss((3, 10, 13, 17), 10, "softmax"),
+    Loss((3, 10, 13, 17), 10, "zero"),
+    Loss((601, 10), spread=30.0),
+]
+
+
+def check_loss(ops: Operations, case: Loss) -> None:
+    """Loss and gradient of the kernels against the reference's."""
+    logits, labels = case.inputs()
+    options = {"ignore_index": case.ignore_index, "unlabelled": case.unlabelled}
+    loss, dlogits = ops.softmax_cross_entropy(*on_device(ops, logits, labels), **options)
+    expected_loss, expected = reference.softmax_cross_entropy(logits.astype(np.float64), labels, **options)
+    assert ops.to_numpy(loss).shape == (1,)
+    assert_close(ops.to_numpy(dlogits), expected, "one kernel", "dlogits")
+    assert_close(ops.to_numpy(loss), expected_loss, "one kernel", "loss")
+
+
+def check_softmax(ops: Operations, case: Loss) -> None:
+    """The kernel's probabilities against the reference's."""
+    logits, _ = case.inputs()
+    p = ops.to_numpy(ops.softmax(ops.asarray(logits)))
+    assert_close(p, reference.softmax(logits.astype(np.float64)), "one kernel", "p")
+    assert_close(p.sum(axis=1), np.ones_like(p[:, 0]), "one kernel", "their sum")
+
+
+@given(losses())
+def test_loss_and_gradient(ops: Operations, case: Loss) -> None:
+    check_loss(ops, case)
+
+
+@given(losses())
+def test_softmax(ops: Operations, case: Loss) -> None:
+    check_softmax(ops, case)
+
+
+@pytest.mark.parametrize("case", SEVERAL_BLOCKS, ids=str)
+def test_several_blocks(ops: Operations, case: Loss) -> None:
+    places = case.inputs()[1].size
+    assert places > 512 and places % 256
+    check_loss(ops, case)
+    check_softmax(ops, case)
+
+
+@pytest.mark.parametrize("picture", [(), (3, 5)])
+@pytest.mark.parametrize("k", [2, 10, 11])
+def test_equal_logits_lose_ln_k(ops: Operations, k: int, picture: tuple[int, ...]) -> None:
+    labels = np.random.default_rng(0).integers(0, k, (4, *picture)).astype(np.int32)
+    for each in (ops, on("cpu")):
+        for logit in (0, 7):
+            logits = np.full((4, k, *picture), logit, np.float32)
+            loss, dlogits = each.softmax_cross_entropy(*on_device(each, logits, labels))
+            assert_close(each.to_numpy(loss), np.array([math.log(k)]), "one kernel", "loss")
+            assert_close(each.to_numpy(dlogits).sum(axis=1) + 1, np.ones_like(labels), "one kernel", "sum of dlogits")
+
+
+def check_large_logits(ops: Operations) -> None:
+    """Logits of 1e4 and -1e4 neither overflow nor lose the loss, which may be 20,000."""
+    logits = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, -1e4]], np.float32)
+    labels = np.array([1, 2, 0], np.int32)
+    p = ops.to_numpy(ops.softmax(ops.asarray(logits)))
+    expected = np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]])
+    assert_close(p, expected, "one kernel", "p")
+    loss, dlogits = ops.softmax_cross_entropy(*on_device(ops, logits, labels))
+    assert_close(ops.to_numpy(loss), np.array([(20000 + math.log(3) + math.log(2)) / 3]), "one kernel", "loss")
+    assert_close(ops.to_numpy(dlogits), (expected - np.eye(3)[labels]) / 3, "one kernel", "dlogits")
+
+
+def test_large_logits(ops: Operations) -> None:
+    check_large_logits(ops)
+    check_large_logits(on("cpu"))
+
+
+def check_unlabelled(ops: Operations) -> None:
+    """Places without a label add no loss, the mean counts them, and their gradient is 0 or the softmax."""
+    logits, labels = Loss((2, 4, 5, 3), ignore_index=4, seed=2).inputs()
+    ignored = labels == 4
+    assert ignored.any() and not ignored.all()
+    p = reference.softmax(logits.astype(np.float64))
+    onehot = np.eye(5)[labels][..., :4].transpose(0, 3, 1, 2)  # all zero where ignored
+    expected_loss = -np.sum(onehot * np.log(p)) / labels.size
+    for unlabelled, weight in (("zero", 0), ("softmax", 1)):
+        options = {"ignore_index": 4, "unlabelled": unlabelled}
+        loss, dlogits = ops.softmax_cross_entropy(*on_device(ops, logits, labels), **options)
+        expected = (p - onehot) * np.where(ignored, weight, 1)[:, None] / labels.size
+        assert_close(ops.to_numpy(loss), np.array([expected_loss]), "one kernel", f"loss, {unlabelled}")
+        assert_close(ops.to_numpy(dlogits), expected, "one kernel", f"dlogits, {unlabelled}")
+
+
+def test_unlabelled_places(ops: Operations) -> None:
+    check_unlabelled(ops)
+    check_unlabelled(on("cpu"))
+
+
+def test_all_places_unlabelled(ops: Operations) -> None:
+    logits, labels = np.ones((2, 3, 2, 2), np.float32), np.full((2, 2, 2), 3, np.int32)
+    for each in (ops, on("cpu")):
+        for unlabelled, expected in (("zero", 0), ("softmax", 1 / 3 / 8)):
+            loss, dlogits = each.softmax_cross_entropy(*on_device(each, logits, labels), 3, unlabelled)
+            assert each.to_numpy(loss) == 0
+            assert_close(each.to_numpy(dlogits), np.full(logits.shape, expected), "one kernel")
+
+
+def test_inputs_are_left_alone(ops: Operations) -> None:
+    logits, labels = SEVERAL_BLOCKS[1].inputs()
+    for each in (ops, on("cpu")):
+        given = on_device(each, logits, labels)
+        each.softmax_cross_entropy(*given, 10, "zero")
+        each.softmax(given[0])
+        np.testing.assert_array_equal(each.to_numpy(given[0]), logits)
+        np.testing.assert_array_equal(each.to_numpy(given[1]), labels)
+
+
+def test_reference_is_the_formula() -> None:
+    logits, labels = (array.astype(float) for array in Loss((3, 4, 2, 5), seed=3).inputs())
+    loss, dlogits = reference.softmax_cross_entropy(logits, labels.astype(np.int32))
+    total, expected = 0.0, np.zeros(logits.shape)
+    for n, h, w in np.ndindex(*labels.shape):
+        powers = [math.exp(logit) for logit in logits[n, :, h, w]]
+        label = int(labels[n, h, w])
+        total -= math.log(powers[label] / sum(powers)) / labels.size
+        for k in range(4):
+            expected[n, k, h, w] = (powers[k] / sum(powers) - (k == label)) / labels.size
+    assert_close(loss, np.array([total]), "float64", "loss")
+    assert_close(dlogits, expected, "float64", "dlogits")
+
+
+@given(losses())
+def test_reference_gradient_by_finite_differences(case: Loss) -> None:
+    logits, labels = case.inputs()
+    logits = logits.astype(np.float64)
+    _, dlogits = reference.softmax_cross_entropy(logits, labels, case.ignore_index, "zero")
+
+    def function() -> float:
+        return float(reference.softmax_cross_entropy(logits, labels, case.ignore_index, "zero")[0][0])
+
+    assert gradcheck.check_gradient(function, logits, dlogits) <= gradcheck.TOLERANCES["finite differences"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_reference_keeps_the_dtype(dtype: type) -> None:
+    logits, labels = SEVERAL_BLOCKS[1].inputs()
+    for options in ({}, {"ignore_index": 10}, {"ignore_index": 10, "unlabelled": "softmax"}):
+        given = np.minimum(labels, 9) if not options else labels
+        loss, dlogits = reference.softmax_cross_entropy(logits.astype(dtype), given, **options)
+        assert loss.dtype == dlogits.dtype == dtype and loss.shape == (1,)
+    assert reference.softmax(logits.astype(dtype)).dtype == dtype
+
+
+def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
+    logits, labels = on_device(ops, np.zeros((2, 3, 4, 5), np.float32), np.zeros((2, 5, 4), np.int32))
+    with pytest.raises(ValueError, match=r"softmax_cross_entropy: labels must have shape \(2, 4, 5\), got \(2, 5, 4\)"):
+        ops.softmax_cross_entropy(logits, labels)
+
+
+def test_labels_of_another_type_are_refused(ops: Operations) -> None:
+    logits, labels = on_device(ops, np.zeros((2, 3), np.float32), np.zeros(2, np.int64))
+    with pytest.raises(TypeError, match="softmax_cross_entropy: argument 'labels' expects int32, got int64"):
+        ops.softmax_cross_entropy(logits, labels)
