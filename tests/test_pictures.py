@@ -36,7 +36,7 @@ def rotated(picture):
 
 ENCODINGS = {
     "grey.png": (Image.fromarray, None),
-    "grey.jpg": (Image.fromarray, None),
+    "grey.jpg": (Image.fromarray, "background, up to 32, made 0"),
     "bits.png": (lambda p: Image.fromarray(p > 100), None),
     "rgb.png": (lambda p: Image.fromarray(p).convert("RGB"), "RGB colours turned to grey"),
     "cmyk.jpg": (lambda p: Image.fromarray(p).convert("RGB").convert("CMYK"), "CMYK colours"),
@@ -326,3 +326,31 @@ def test_no_two_colours_look_alike(sight):
     oklab = np.cbrt(seen @ np.transpose(TO_CONES)) @ np.transpose(TO_OKLAB)
     distance = np.linalg.norm(oklab[:, None] - oklab, axis=-1) + 9 * np.eye(11)
     assert distance.min() > 0.10
+
+
+def test_the_halo_of_compression_is_no_ink(drawing, tmp_path):
+    big = np.kron(drawing, np.ones((4, 4), np.uint8))
+    Image.fromarray(big).save(tmp_path / "lossy.jpg", quality=60)
+    decoded = np.asarray(Image.open(tmp_path / "lossy.jpg"))
+    assert ((decoded > 0) & (big == 0)).sum() > 50, "there is a halo to be removed"
+    said = []
+    pixels = read_picture(tmp_path / "lossy.jpg", notice=said.append)
+    assert ((pixels > 0) & (big == 0)).sum() < 20
+    assert (pixels[big > 100] > 0).all()
+    assert "background, up to 32, made 0" in said[0]
+
+
+def test_uneven_paper_becomes_black(drawing, tmp_path):
+    random = np.random.default_rng(0)
+    paper = np.clip(random.normal(225, 4, drawing.shape) - drawing * 0.8, 0, 255).astype(np.uint8)
+    Image.fromarray(paper).save(tmp_path / "scan.png")
+    pixels = read_picture(tmp_path / "scan.png", notice=lambda text: None)
+    assert (pixels[drawing == 0] == 0).all()
+    assert (pixels[drawing > 120] > 0).all()
+
+
+def test_faint_ink_on_true_black_stays(tmp_path):
+    faint = np.zeros((40, 40), np.uint8)
+    faint[10:30, 20] = 1
+    Image.fromarray(faint).save(tmp_path / "faint.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "faint.png"), faint)

@@ -12,6 +12,8 @@ from tinyfcn.files import make_folder, new_file
 
 LARGEST = 50_000_000  # pixels; the masks of such a picture are 550 MB
 SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
+HALO = 32  # grey levels that compression and paper leave around what is black
 TRAINED_AT = (64, 84)  # height and width of an M2NIST picture
 WAY_OUT = "free the disk, or name another folder"
 
@@ -55,6 +57,7 @@ def read_picture(path: str | Path, invert: bool | None = None, notice: Callable[
                 if image.width * image.height > LARGEST:
                     raise Image.DecompressionBombError
                 pixels, changes = _grey(image)
+                lossy = image.format in LOSSY
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
@@ -71,10 +74,30 @@ def read_picture(path: str | Path, invert: bool | None = None, notice: Callable[
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     if invert or (invert is None and np.median(border) >= 128):
         pixels = 255 - pixels
+        border = 255 - border
         changes.append("inverted" if invert else "dark on white, so inverted (--no-invert leaves it)")
+    floor = _background(border, lossy)
+    if floor:
+        pixels = np.where(pixels > floor, pixels, np.uint8(0))
+        changes.append(f"background, up to {floor}, made 0")
     if changes:
         notice(f"{path}: {'; '.join(changes)}")
     return pixels
+
+
+def _background(border: np.ndarray, lossy: bool) -> int:
+    """The grey up to which a picture is background, judged by its border: 0 where that is black.
+
+    MNIST's background is 0 without exception, and any pixel above it is ink. Paper is not so even, and lossy
+    compression leaves a halo of faint pixels around every stroke.
+    """
+    level = float(np.median(border))
+    if level >= 128:  # no background that a digit could stand out from: leave it to the eye
+        return 0
+    if level == 0:
+        return HALO if lossy else 0
+    spread = float(np.median(np.abs(border - level)))
+    return round(level + max(HALO, 6 * spread))
 
 
 def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:

@@ -51,7 +51,7 @@ class ClassifierSettings(Settings):
     """`epochs`: times that every training digit is seen."""
 
     batch: int = 128
-    learning_rate: float = 6e-3
+    learning_rate: float = 1e-2
     epochs: int = 5
 
     def __post_init__(self) -> None:
