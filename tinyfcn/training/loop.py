@@ -14,7 +14,7 @@ import numpy as np
 from tinyfcn.errors import CheckpointError, TinyfcnError
 from tinyfcn.networks import Network
 from tinyfcn.reference.adam import AdamState
-from tinyfcn.runs import STATE, Run, checked_parameters
+from tinyfcn.runs import RESULT, STATE, Run, checked_parameters
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import Settings
 
@@ -122,6 +122,7 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
     records = [record for record in run.metrics() if record["step"] <= step]
     reporter.started(run, trainer, step)
     waiting: list[Any] = []  # losses still on the device
+    result: dict[str, Any] | None = None
     start = time.perf_counter()
     with _ctrl_c() as stop, trainer.parallel.computing():
         while step < trainer.steps:
@@ -147,11 +148,11 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
                     f"stopped after step {step:,} of {trainer.steps:,}, saved in {run.folder}; "
                     f"to go on: tinyfcn train-{trainer.kind} --resume {run.folder}"
                 )
-    if step and not records:
-        raise CheckpointError(f"{run.folder} says that it is done but has no metrics")
-    result = {**trainer.evaluate(), "steps": step, "seconds": records[-1]["seconds"]}
-    trainer.draw(run)
-    run.write_json("result.json", result)
+        if result is None:  # stopped between its last step and its result: it has its weights, and is measured again
+            result = trainer.evaluate()
+        trainer.draw(run)
+    result = {**result, "steps": step, "seconds": records[-1]["seconds"]}
+    run.write_json(RESULT, result)
     return result
 
 
