@@ -13,6 +13,9 @@ from tinyfcn.cli.train_cnn import train_cnn
 from tinyfcn.cli.train_fcn import train_fcn
 
 from tinyfcn.errors import TinyfcnError
+from tinyfcn.training import Interrupted
+
+INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 
 
 class Group(click.Group):
@@ -24,9 +27,12 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except Interrupted as stopped:
+            click.echo(str(stopped), err=True)
+            sys.exit(INTERRUPTED)
         except TinyfcnError as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(getattr(error, "exit_code", 1))
+            sys.exit(1)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

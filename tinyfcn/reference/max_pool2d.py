@@ -10,19 +10,20 @@ def max_pool2d(x: np.ndarray, size: int = 2, stride: int = 2) -> tuple[np.ndarra
     """
     width = x.shape[3]
     out_height, out_width = (x.shape[2] - size) // stride + 1, (width - size) // stride + 1
-    corner = np.arange(out_height)[:, None] * stride * width + np.arange(out_width) * stride
-    y = winner = None
+    y = np.full((*x.shape[:2], out_height, out_width), -np.inf, x.dtype)
+    place = np.zeros(y.shape, np.int32)  # u * W + v within the window
     for u in range(size):
         for v in range(size):
             candidate = x[:, :, u::stride, v::stride][:, :, :out_height, :out_width]
-            if y is None:
-                y = candidate.copy()
-                winner = np.broadcast_to(corner, y.shape).astype(np.int32)
-                continue
-            better = candidate > y  # not >=, so the first of equals stays
-            np.copyto(y, candidate, where=better)
-            np.copyto(winner, corner + u * width + v, where=better, casting="unsafe")
-    return y, winner
+            # Only what is greater wins, not what is equal, so the first of equals stays.
+            place = np.where(candidate > y, np.int32(u * width + v), place)
+            y = np.maximum(y, candidate)
+    return y, place + corners(out_height, out_width, width, stride)
+
+
+def corners(out_height: int, out_width: int, width: int, stride: int) -> np.ndarray:
+    """h * W + w of each window's first pixel: int32 (OH, OW)."""
+    return (np.arange(out_height)[:, None] * stride * width + np.arange(out_width) * stride).astype(np.int32)
 
 
 def max_pool2d_backward(
@@ -31,8 +32,7 @@ def max_pool2d_backward(
     """dx of `input_shape` from dout and winner (N, C, OH, OW): the sum over the windows that a pixel has won."""
     out_height, out_width = dout.shape[2:]
     width = input_shape[3]
-    corner = (np.arange(out_height)[:, None] * stride * width + np.arange(out_width) * stride).astype(np.int32)
-    place = winner - corner  # u * W + v within the window
+    place = winner - corners(out_height, out_width, width, stride)  # u * W + v within the window
     dx = np.zeros(input_shape, dout.dtype)
     for u in range(size):
         for v in range(size):

@@ -32,13 +32,13 @@ def softmax_cross_entropy(
     total = dlogits.sum(axis=1, keepdims=True)
     dlogits /= total
 
-    ignored = labels == ignore_index if ignore_index is not None else np.zeros(labels.shape, bool)
-    place = np.expand_dims(np.where(ignored, 0, labels), 1)
-    label_logit = np.take_along_axis(shifted, place, axis=1)
-    losses = np.where(ignored, 0, (np.log(total) - label_logit)[:, 0])
-    of_label = np.take_along_axis(dlogits, place, axis=1)
-    np.put_along_axis(dlogits, place, of_label - ~ignored[:, None], axis=1)
-    if ignore_index is not None and unlabelled == "zero":
+    classes = np.arange(logits.shape[1]).reshape(-1, *[1] * (labels.ndim - 1))
+    onehot = labels[:, None] == classes
+    ignored = np.zeros(labels.shape, bool) if ignore_index is None else labels == ignore_index
+    onehot &= ~ignored[:, None]
+    losses = np.where(ignored, 0, np.log(total[:, 0]) - (shifted * onehot).sum(axis=1))
+    dlogits -= onehot
+    if unlabelled == "zero":
         dlogits *= ~ignored[:, None]
     dlogits /= labels.size
-    return losses.mean(keepdims=True, dtype=logits.dtype).reshape(1), dlogits
+    return losses.mean(dtype=logits.dtype).reshape(1), dlogits
