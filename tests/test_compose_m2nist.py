@@ -193,6 +193,8 @@ def test_arrays_that_do_not_fit_are_named(ops: Operations) -> None:
         ops.compose_m2nist(*on_device(ops, pictures[:, :, 1:], names), 0, 0, 1)
     with pytest.raises(ValueError, match=r"compose_m2nist: digit_labels must have shape \(4\), got \(3,\)"):
         ops.compose_m2nist(*on_device(ops, pictures, names[1:]), 0, 0, 1)
+    with pytest.raises(ValueError, match="compose_m2nist: the number of digits must be at least 1, got 0"):
+        ops.compose_m2nist(*on_device(ops, pictures[:0], names[:0]), 0, 0, 1)
     with pytest.raises(ValueError, match="argument 'seed' is 4294967296, which does not fit uint32"):
         ops.compose_m2nist(*on_device(ops, pictures, names), 2**32, 0, 1)
     with pytest.raises(TypeError, match="argument 'digits' expects uint8, got int32"):

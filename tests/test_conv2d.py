@@ -139,6 +139,15 @@ def test_shapes_that_do_not_fit_are_named(ops: Operations, x, weight, bias, says
         ops.conv2d(*on_device(ops, *arrays))
 
 
+def test_strides_below_one_are_refused(ops: Operations) -> None:
+    x, weight, bias, dout = on_device(ops, *SEVERAL_BLOCKS.inputs())
+    for stride in (0, -1):
+        with pytest.raises(ValueError, match=f"conv2d: stride must be at least 1, got {stride}"):
+            ops.conv2d(x, weight, bias, stride)
+        with pytest.raises(ValueError, match=f"conv2d: stride must be at least 1, got {stride}"):
+            ops.conv2d_backward(dout, x, weight, stride)
+
+
 @pytest.mark.parametrize(
     ("dout", "dweight", "dbias", "says"),
     [

@@ -181,3 +181,9 @@ def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
         ops.max_pool2d_backward(x, winner, x.shape)
     with pytest.raises(ValueError, match=r"max_pool2d_backward: winner must have shape \(2, 3, 2, 4\), got \(2, 3, 2"):
         ops.max_pool2d_backward(y, winner[:, :, :, :3], x.shape)
+    with pytest.raises(ValueError, match=r"max_pool2d: x must have shape \(any, any, any, any\), got \(3, 4, 9\)"):
+        ops.max_pool2d(x[0])
+    with pytest.raises(ValueError, match="max_pool2d: size must be at least 1, got 0"):
+        ops.max_pool2d(x, 0)
+    with pytest.raises(ValueError, match="max_pool2d: stride must be at least 1, got 0"):
+        ops.max_pool2d_backward(y, winner, x.shape, 2, 0)

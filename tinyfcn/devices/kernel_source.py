@@ -14,8 +14,10 @@ from tinyfcn.errors import KernelError
 KERNELS = Path(tinyfcn.kernels.__file__).parent
 COMMON = "common.cuh"
 
+_BOUNDS = r"(?:__launch_bounds__\s*\([^)]*\)\s*)?"  # before "void" or after it
 _KERNEL = re.compile(
-    r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)', re.DOTALL
+    rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(([^)]*)\)',
+    re.DOTALL,
 )
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 

@@ -45,6 +45,8 @@ def checked_arguments(kernel: Kernel, arguments: Sequence[Any], array_type: type
     checked = []
     for parameter, argument in zip(kernel.parameters, arguments, strict=True):
         what = f"{kernel.name}: argument '{parameter.name}'"
+        if parameter.type not in DTYPES:
+            raise TypeError(f"{what} has the type {parameter.type}; a launch knows {', '.join(DTYPES)}")
         dtype = DTYPES[parameter.type]
         if parameter.is_array:
             if not isinstance(argument, array_type):

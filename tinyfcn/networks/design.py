@@ -13,6 +13,13 @@ from tinyfcn.operations import Operations
 
 BACKGROUND = 10  # the label of a pixel without ink, after the ten digits
 
+KNOWN = {
+    "name": ("classifier", "early", "corrected", "skip"),
+    "reduce": ("first", "last"),
+    "upsample": ("staged", "once"),
+    "labels": ("digits", "binary"),
+}
+
 
 @dataclass(frozen=True)
 class Design:
@@ -35,6 +42,9 @@ class Design:
     ink_start: bool = True
 
     def __post_init__(self) -> None:
+        for option, known in KNOWN.items():
+            if getattr(self, option) not in known:
+                raise ValueError(f"{option} must be one of {', '.join(known)}, got {getattr(self, option)!r}")
         if self.name == "early" and self.labels == "binary":
             raise ValueError("--labels binary needs a background channel, which the design early has not")
         plain = (self.reduce, self.upsample, self.article_skip) == ("first", "staged", False)

@@ -60,8 +60,8 @@ class Early(Network):
             **ENCODER,
             "hidden": ((32, 8, 1, 1), 32),
             **(reduction if self.reduce_first else {}),
-            **{up: ((channels, channels, size, size), channels) for up, size in sizes.items()},
             **({"skip1": ((channels, 8, 1, 1), channels)} if article_skip else {}),
+            **{up: ((channels, channels, size, size), channels) for up, size in sizes.items()},
             **({} if self.reduce_first else reduction),
         }
         super().__init__(ops, seed, dtype)

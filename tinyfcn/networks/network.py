@@ -13,6 +13,9 @@ from tinyfcn.operations import Operations
 Shapes = Mapping[str, tuple[tuple[int, ...], int]]  # a layer's name -> its weight's shape, its bias's length
 
 
+LAST_LAYER = 0.1  # of He's scale
+
+
 class Network:
     """A network whose forward and backward passes are written out by its subclasses.
 
@@ -26,7 +29,7 @@ class Network:
         dtype: float64 is for gradient checks on the cpu.
     """
 
-    shapes: Shapes
+    shapes: Shapes  # in the order in which they are kept; the last one gives the logits
     strides: Mapping[str, int] = {}  # of the transposed convolutions
     pretrained: tuple[str, ...] = ()  # the layers whose weights come from the classifier; they stand first
 
@@ -112,14 +115,17 @@ def initial_parameters(shapes: Shapes, strides: Mapping[str, int], seed: int) ->
     """Weights drawn from a normal distribution of variance 2 / fan-in, biases 0, by name.
 
     He et al., "Delving deep into rectifiers" (2015). Fan-in is the number of products that an output sums: in a
-    transposed convolution of stride s each output meets one in s * s of the kernel's weights. Each layer has a
-    generator of its own, from (seed, name), so that its weights do not depend on what other layers there are.
+    transposed convolution of stride s each output meets one in s * s of the kernel's weights. The last layer's are
+    LAST_LAYER times that, so that all classes begin about equally likely, with a loss near the logarithm of their
+    number. Each layer has a generator of its own, from (seed, name), so that its weights do not depend on what other
+    layers there are.
     """
     values = {}
     for layer, (shape, channels) in shapes.items():
         inputs = shape[0] / strides[layer] ** 2 if layer in strides else shape[1]
         fan_in = inputs * prod(shape[2:])
         generator = np.random.default_rng([seed, zlib.crc32(layer.encode())])
-        values[f"{layer}.weight"] = generator.normal(0, np.sqrt(2 / fan_in), shape)
+        scale = LAST_LAYER if layer == list(shapes)[-1] else 1
+        values[f"{layer}.weight"] = generator.normal(0, scale * np.sqrt(2 / fan_in), shape)
         values[f"{layer}.bias"] = np.zeros(channels)
     return values

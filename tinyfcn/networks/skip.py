@@ -98,7 +98,7 @@ class Skip(Network):
         )
 
         dsum = ops.relu_backward(d["context"], out["context"])
-        d["dense32"], _, _ = ops.conv2d_backward(
+        ddense32, _, _ = ops.conv2d_backward(
             dsum,
             out["dense32"],
             parameter["context.weight"],
@@ -108,6 +108,7 @@ class Skip(Network):
         )
         if self.freeze:
             return
+        d["dense32"] = ddense32
         dsum = ops.relu_backward(d["dense32"], out["dense32"])
         dpool2, _, _ = ops.conv2d_backward(
             dsum, out["pool2"], parameter["dense32.weight"], padding=2, out=into("dense32")

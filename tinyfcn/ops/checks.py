@@ -17,3 +17,9 @@ def expect_positive(name: str, size: int, why: str) -> None:
     """Raises ValueError unless the size that an operation's output would have is at least 1."""
     if size < 1:
         raise ValueError(f"{name} would be {size}: {why}")
+
+
+def expect_at_least_one(name: str, number: int) -> None:
+    """Raises ValueError, naming the argument, unless `number` is at least 1: kernels divide by it, or loop up to it."""
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")

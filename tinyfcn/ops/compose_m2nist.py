@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.devices.device import Device
-from tinyfcn.ops.checks import expect_shape
+from tinyfcn.ops.checks import expect_at_least_one, expect_shape
 
 HEIGHT, WIDTH, SIDE = 64, 84, 28  # as in kernels/compose_m2nist.cu
 
@@ -27,6 +27,7 @@ def compose_m2nist(
     """
     expect_shape("compose_m2nist: digits", digits, (None, SIDE, SIDE))
     expect_shape("compose_m2nist: digit_labels", digit_labels, (len(digits),))
+    expect_at_least_one("compose_m2nist: the number of digits", len(digits))
     boxes = device.empty((count, 3, 3), np.int32)
     device.launch_for_each("compose_m2nist_place", count, (boxes, len(digits), count, seed, step))
     batch = device.empty((count, 1, HEIGHT, WIDTH))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tinyfcn.devices.device import Device
-from tinyfcn.ops.checks import expect_positive, expect_shape
+from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
 
 SUM_THREADS = 64  # as in kernels/common.cuh: the block that owns one sum
 
@@ -62,6 +62,7 @@ def bias_gradient(device: Device, dout: Any, dbias: Any) -> None:
 
 def _sizes(x: Any, weight: Any, stride: int, padding: int) -> tuple[int, ...]:
     """N, C, H, W, O, KH, KW, OH, OW as the kernels take them."""
+    expect_at_least_one("conv2d: stride", stride)
     expect_shape("conv2d: x", x, (None,) * 4)
     n, c, height, width = x.shape
     expect_shape("conv2d: weight", weight, (None, c, None, None))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tinyfcn.devices.device import Device
-from tinyfcn.ops.checks import expect_positive, expect_shape
+from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
 from tinyfcn.ops.conv2d import SUM_THREADS, bias_gradient
 
 
@@ -55,6 +55,7 @@ def conv_transpose2d_backward(
 
 def _sizes(x: Any, weight: Any, stride: int, padding: int) -> tuple[int, ...]:
     """N, C, H, W, O, KH, KW, OH, OW as the kernels take them."""
+    expect_at_least_one("conv_transpose2d: stride", stride)
     expect_shape("conv_transpose2d: x", x, (None,) * 4)
     n, c, height, width = x.shape
     expect_shape("conv_transpose2d: weight", weight, (c, None, None, None))

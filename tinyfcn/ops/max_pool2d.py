@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.devices.device import Device
-from tinyfcn.ops.checks import expect_positive, expect_shape
+from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
 
 
 def max_pool2d(device: Device, x: Any, size: int = 2, stride: int = 2) -> tuple[Any, Any]:
@@ -16,6 +16,7 @@ def max_pool2d(device: Device, x: Any, size: int = 2, stride: int = 2) -> tuple[
     Raises:
         ValueError: a window larger than the picture.
     """
+    expect_shape("max_pool2d: x", x, (None,) * 4)
     sizes = _sizes(x.shape, size, stride)
     n, c, _, _, out_height, out_width = sizes
     y = device.empty((n, c, out_height, out_width), x.dtype)
@@ -43,6 +44,8 @@ def max_pool2d_backward(
 
 def _sizes(shape: tuple[int, ...], size: int, stride: int) -> tuple[int, ...]:
     """N, C, H, W, OH, OW as the kernels take them."""
+    expect_at_least_one("max_pool2d: size", size)
+    expect_at_least_one("max_pool2d: stride", stride)
     n, c, height, width = shape
     out_height, out_width = (height - size) // stride + 1, (width - size) // stride + 1
     why = f"a {size}x{size} window over {height}x{width} pixels"

@@ -4,14 +4,15 @@ from math import prod
 from typing import Any
 
 from tinyfcn.devices.device import Device
-from tinyfcn.ops.checks import expect_shape
+from tinyfcn.ops.checks import expect_at_least_one, expect_shape
 from tinyfcn.ops.conv2d import SUM_THREADS
+
+UNLABELLED = {"zero": 0.0, "softmax": 1.0}  # what an ignored place's softmax is multiplied by to give its gradient
 
 
 def softmax(device: Device, logits: Any) -> Any:
     """exp(logits) over their sum along axis 1; logits (N, K) or (N, K, H, W)."""
-    n, k, *picture = logits.shape
-    places = prod(picture)
+    n, k, places = _sizes("softmax", logits)
     p = device.empty(logits.shape, logits.dtype)
     device.launch_for_each("softmax", n * places, (logits, p, n, k, places))
     return p
@@ -34,15 +35,25 @@ def softmax_cross_entropy(
     Raises:
         ValueError: logits and labels that do not fit each other.
     """
-    n, k, *picture = logits.shape
-    places = prod(picture)
-    expect_shape("softmax_cross_entropy: labels", labels, (n, *picture))
+    n, k, places = _sizes("softmax_cross_entropy", logits)
+    expect_shape("softmax_cross_entropy: labels", labels, (n, *logits.shape[2:]))
+    if unlabelled not in UNLABELLED:
+        raise ValueError(
+            f"softmax_cross_entropy: unlabelled must be one of {', '.join(UNLABELLED)}, got {unlabelled!r}"
+        )
     losses = device.empty(labels.shape, logits.dtype)
     dlogits = device.empty(logits.shape, logits.dtype)
     ignored = -1 if ignore_index is None else ignore_index
-    weight = {"zero": 0.0, "softmax": 1.0}[unlabelled]
-    arguments = (logits, labels, losses, dlogits, n, k, places, ignored, weight)
+    arguments = (logits, labels, losses, dlogits, n, k, places, ignored, UNLABELLED[unlabelled])
     device.launch_for_each("softmax_cross_entropy", n * places, arguments)
     loss = device.empty((1,), logits.dtype)
     device.launch("softmax_cross_entropy_mean", 1, SUM_THREADS, (losses, loss, n * places))
     return loss, dlogits
+
+
+def _sizes(operation: str, logits: Any) -> tuple[int, int, int]:
+    """N, K and the places in a picture, as the kernels take them."""
+    expect_shape(f"{operation}: logits", logits, (None,) * (2 if len(logits.shape) < 4 else 4))
+    n, k, *picture = logits.shape
+    expect_at_least_one(f"{operation}: the number of classes", k)
+    return n, k, prod(picture)

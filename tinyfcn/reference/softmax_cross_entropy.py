@@ -27,6 +27,8 @@ def softmax_cross_entropy(
 
     The loss is the mean over all places, ignored ones included.
     """
+    if unlabelled not in ("zero", "softmax"):
+        raise ValueError(f"softmax_cross_entropy: unlabelled must be one of zero, softmax, got {unlabelled!r}")
     shifted = logits - logits.max(axis=1, keepdims=True)
     dlogits = np.exp(shifted)
     total = dlogits.sum(axis=1, keepdims=True)
@@ -36,7 +38,7 @@ def softmax_cross_entropy(
     onehot = labels[:, None] == classes
     ignored = np.zeros(labels.shape, bool) if ignore_index is None else labels == ignore_index
     onehot &= ~ignored[:, None]
-    losses = np.where(ignored, 0, np.log(total[:, 0]) - (shifted * onehot).sum(axis=1))
+    losses = np.where(ignored, 0, np.log(total[:, 0]) - np.where(onehot, shifted, 0).sum(axis=1))
     dlogits -= onehot
     if unlabelled == "zero":
         dlogits *= ~ignored[:, None]

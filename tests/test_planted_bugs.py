@@ -1,0 +1,358 @@
+"""Can these tests fail? Bugs planted in copies of the kernels, every one of which their checks must notice.
+
+A bug is a line of a kernel, and what is written there instead. The check is the one that the kernel's own tests make,
+run on the emulator, and it has to fail; on an unchanged copy of the kernels it has to pass.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import test_adam
+import test_add
+import test_compose_m2nist
+import test_conv2d
+import test_conv_transpose2d
+import test_gather_normalise
+import test_max_pool2d
+import test_philox
+import test_relu
+import test_softmax_cross_entropy
+
+from tinyfcn.devices import kernel_source
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import COMMON, KERNELS
+from tinyfcn.operations import Operations
+
+
+def check_conv2d_forward(ops: Operations) -> None:
+    test_conv2d.check_forward(ops, test_conv2d.SEVERAL_BLOCKS)
+
+
+def check_conv2d_backward(ops: Operations) -> None:
+    test_conv2d.check_backward(ops, test_conv2d.SEVERAL_BLOCKS)
+
+
+def check_conv_transpose2d_forward(ops: Operations) -> None:
+    test_conv_transpose2d.check_forward(ops, test_conv_transpose2d.SEVERAL_BLOCKS)
+
+
+def check_conv_transpose2d_backward(ops: Operations) -> None:
+    test_conv_transpose2d.check_backward(ops, test_conv_transpose2d.SEVERAL_BLOCKS)
+
+
+def check_max_pool2d_forward(ops: Operations) -> None:
+    for case in test_max_pool2d.SEVERAL_BLOCKS:
+        test_max_pool2d.check_forward(ops, case)
+
+
+def check_max_pool2d_backward(ops: Operations) -> None:
+    for case in test_max_pool2d.SEVERAL_BLOCKS:
+        test_max_pool2d.check_backward(ops, case)
+
+
+def check_relu_forward(ops: Operations) -> None:
+    test_relu.check_forward(ops, (3, 7, 11, 5))
+
+
+def check_relu_backward(ops: Operations) -> None:
+    test_relu.check_backward(ops, (3, 7, 11, 5))
+
+
+def check_add_forward(ops: Operations) -> None:
+    test_add.check_forward(ops, (3, 7, 11, 5), 0.5)
+
+
+def check_add_backward(ops: Operations) -> None:
+    test_add.check_backward(ops, (3, 7, 11, 5), 0.5)
+
+
+def check_softmax(ops: Operations) -> None:
+    test_softmax_cross_entropy.check_softmax(ops, test_softmax_cross_entropy.SEVERAL_BLOCKS[0])
+    test_softmax_cross_entropy.check_large_logits(ops)
+
+
+def check_softmax_cross_entropy(ops: Operations) -> None:
+    some_of_a_class_ignored = test_softmax_cross_entropy.Loss((3, 5, 13, 17), 0, "softmax")
+    for case in (some_of_a_class_ignored, *test_softmax_cross_entropy.SEVERAL_BLOCKS):
+        test_softmax_cross_entropy.check_loss(ops, case)
+    test_softmax_cross_entropy.check_unlabelled(ops)
+    test_softmax_cross_entropy.check_large_logits(ops)
+
+
+def check_adam(ops: Operations) -> None:
+    test_adam.check_adam(ops, test_adam.Run(300, warmup=3, l2=2.0))
+    test_adam.check_adam(ops, test_adam.Run(300, settings={"epsilon": 0.25}))
+
+
+def check_gather_normalise(ops: Operations) -> None:
+    test_gather_normalise.check_gather(ops, (7, 28, 28), 5)
+
+
+def check_compose_place(ops: Operations) -> None:
+    test_compose_m2nist.check_place(ops, 60_000, 1, 2, 300)
+
+
+def check_compose_draw(ops: Operations) -> None:
+    test_compose_m2nist.check_compose(ops, 1, 2, 5, background=1)
+
+
+# Kernel, or function of common.cuh -> its check, and (what is wrong, the kernel's text, the text instead).
+Bug = tuple[str, str, str]
+PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
+    "conv2d_forward": (
+        check_conv2d_forward,
+        [
+            ("stride forgotten", "i * stride + u - padding", "i + u - padding"),
+            ("bias forgotten", "float sum = bias[o];", "float sum = 0.0f;"),
+            ("bias of another channel", "bias[o]", "bias[0]"),
+            ("last row left out", "h >= H ||", "h >= H - 1 ||"),
+            ("last channel left out", "c < C;", "c < C - 1;"),
+            ("kernel's axes swapped", "* KH + u) * KW + v]", "* KW + v) * KH + u]"),
+            ("last element left out", "element >= N * O * OH * OW", "element >= N * O * OH * OW - 1"),
+        ],
+    ),
+    "conv2d_backward_input": (
+        check_conv2d_backward,
+        [
+            ("between strides too", "row % stride != 0 || ", ""),
+            ("padding forgotten", "w + padding - v", "w - v"),
+            ("kernel not reversed", "h + padding - u;", "h - padding + u;"),
+            ("last output row left out", "i >= OH ||", "i >= OH - 1 ||"),
+            ("weight's channels swapped", "weight[((o * C + c)", "weight[((c * O + o)"),
+        ],
+    ),
+    "conv2d_backward_weight": (
+        check_conv2d_backward,
+        [
+            ("stride on the kernel", "i * stride + u - padding", "i + u * stride - padding"),
+            ("first picture only", "place < N * OH * OW", "place < OH * OW"),
+            ("first channel only", "x[((n * C + c)", "x[((n * C)"),
+            ("some places left out", "place += SUM_THREADS", "place += SUM_THREADS + 1"),
+            ("first column left out", "w < 0 ||", "w < 1 ||"),
+        ],
+    ),
+    "conv2d_backward_bias": (
+        check_conv2d_backward,
+        [
+            ("not written", "if (threadIdx.x == 0) dbias[o] = total;", ""),
+            ("first picture only", "place < N * OH * OW", "place < OH * OW"),
+            ("pictures and channels mixed up", "(n * O + o)", "(n + o)"),
+        ],
+    ),
+    "conv_transpose2d_forward": (
+        check_conv_transpose2d_forward,
+        [
+            ("between strides too", " || column % stride != 0", ""),
+            ("bias forgotten", "float sum = bias[o];", "float sum = 0.0f;"),
+            ("padding forgotten", "w + padding - v", "w - v"),
+            ("last input row left out", "i >= H ||", "i >= H - 1 ||"),
+            ("weight as conv2d's", "weight[((c * O + o)", "weight[((o * C + c)"),
+        ],
+    ),
+    "conv_transpose2d_backward_input": (
+        check_conv_transpose2d_backward,
+        [
+            ("stride forgotten", "i * stride + u - padding", "i + u - padding"),
+            ("last row left out", "h >= OH ||", "h >= OH - 1 ||"),
+            ("last channel left out", "o < O;", "o < O - 1;"),
+        ],
+    ),
+    "conv_transpose2d_backward_weight": (
+        check_conv_transpose2d_backward,
+        [
+            ("first picture only", "place < N * H * W", "place < H * W"),
+            ("channel of the input", "dout[((n * O + o)", "dout[((n * O + c)"),
+            ("stride forgotten", "j * stride + v - padding", "j + v - padding"),
+        ],
+    ),
+    "max_pool2d_forward": (
+        check_max_pool2d_forward,
+        [
+            ("the last of equals wins", "> plane[best]", ">= plane[best]"),
+            ("last column left out", "v < size", "v < size - 1"),
+            ("search begins at the plane's corner", "int best = i * stride * W + j * stride;", "int best = 0;"),
+            ("winner within its row", "winner[element] = best;", "winner[element] = best % W;"),
+        ],
+    ),
+    "max_pool2d_backward": (
+        check_max_pool2d_backward,
+        [
+            ("one window a pixel", "sum += dout", "sum = dout"),
+            ("losers get it too", "if (winner[first + i * OW + j] == h * W + w) ", ""),
+            ("between strides too", "row % stride != 0 || ", ""),
+            ("last window left out", "j >= OW)", "j >= OW - 1)"),
+        ],
+    ),
+    "relu_forward": (
+        check_relu_forward,
+        [
+            ("leaks", "0.0f : x[element]", "0.01f * x[element] : x[element]"),
+            ("the wrong way round", "x[element] < 0.0f", "x[element] > 0.0f"),
+            ("last element left out", "element >= count", "element >= count - 1"),
+        ],
+    ),
+    "relu_backward": (
+        check_relu_backward,
+        [
+            ("passes at 0", "y[element] > 0.0f", "y[element] >= 0.0f"),
+            ("looks at dout", "y[element] > 0.0f", "dout[element] > 0.0f"),
+        ],
+    ),
+    "add_forward": (
+        check_add_forward,
+        [
+            ("scales one", "scale * (a[element] + b[element])", "scale * a[element] + b[element]"),
+            ("subtracts", "a[element] + b", "a[element] - b"),
+        ],
+    ),
+    "add_backward": (
+        check_add_backward,
+        [
+            ("scale forgotten", "scale * dz[element]", "dz[element]"),
+            ("last element left out", "element >= count", "element >= count - 1"),
+        ],
+    ),
+    "softmax": (
+        check_softmax,
+        [
+            ("largest not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
+            ("not normalised", "/ sum;", ";"),
+            ("pictures overlap", "place / S * K * S", "place / S * S"),
+        ],
+    ),
+    "softmax_cross_entropy": (
+        check_softmax_cross_entropy,
+        [
+            ("largest not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
+            ("label off by one", "k == label &&", "k == label + 1 &&"),
+            ("mean over pictures alone", "/ (N * S)", "/ N"),
+            ("ignored places lose", "ignored ? 0.0f : logf", "logf"),
+            ("ignored places pull too", "k == label && !ignored", "k == label"),
+            ("ignored places push by default", "ignored ? unlabelled : 1.0f", "1.0f"),
+            ("label 0 is none", "ignore_index >= 0", "ignore_index > 0"),
+        ],
+    ),
+    "softmax_cross_entropy_mean": (
+        check_softmax_cross_entropy,
+        [
+            ("a sum", "total / count", "total"),
+            ("some places left out", "place += SUM_THREADS", "place += 2 * SUM_THREADS"),
+            ("first place left out", "place = threadIdx.x", "place = threadIdx.x + 1"),
+        ],
+    ),
+    "adam_schedule": (
+        check_adam,
+        [
+            ("the same correction at each step", "1.0f - powf(beta1, (float)t)", "1.0f - beta1"),
+            ("steps counted from 0", "powf(beta2, (float)t)", "powf(beta2, (float)(t + 1))"),
+            ("cosine a step ahead", "(float)(t - 1) / steps", "(float)t / steps"),
+            ("first step does nothing", "(float)t / warmup", "(float)(t - 1) / warmup"),
+            ("steps not counted", "step[0] = t;", ""),
+        ],
+    ),
+    "adam_step": (
+        check_adam,
+        [
+            ("mean not corrected", "m[element] / rates[1]", "m[element]"),
+            ("corrections swapped", "v[element] / rates[2]", "v[element] / rates[1]"),
+            ("epsilon within the root", "/ rates[2]) + epsilon", "/ rates[2] + epsilon)"),
+            ("penalty whatever the parameter", "l2[element] * parameters[element]", "l2[element]"),
+            ("not squared", "gradient * gradient;", "gradient;"),
+            ("uphill", "parameters[element] -=", "parameters[element] +="),
+        ],
+    ),
+    "gather_normalise": (
+        check_gather_normalise,
+        [
+            ("shifted by one", "- 127)", "- 128)"),
+            ("pixels mixed up", "* S + element % S", "* S + element / S"),
+            ("not gathered", "indices[element / S]", "(element / S)"),
+        ],
+    ),
+    "compose_m2nist_place": (
+        check_compose_place,
+        [
+            ("never three", "choice.word[0] % 3", "choice.word[0] % 2"),
+            ("last two may overlap", "b < a; ++b)", "b < a && b < 1; ++b)"),
+            ("apart both ways", "< SIDE && abs(left", "< SIDE || abs(left"),
+            ("touching counts", "abs(left[a] - left[b]) < SIDE", "abs(left[a] - left[b]) <= SIDE"),
+            ("the first word twice", "choice.word[k + 1]", "choice.word[k]"),
+            ("rows for columns", "position / columns", "position / rows"),
+            ("step forgotten", "philox(attempt, n, step, 0, seed, 0)", "philox(attempt, n, 0, 0, seed, 0)"),
+        ],
+    ),
+    "compose_m2nist_draw": (
+        check_compose_draw,
+        [
+            ("last row of a box left out", "h >= SIDE ||", "h >= SIDE - 1 ||"),
+            ("faint ink is none", "if (pixel > 0)", "if (pixel > 127)"),
+            ("digits lie on their side", "* SIDE + h) * SIDE + w]", "* SIDE + w) * SIDE + h]"),
+            ("background always 10", "int label = background;", "int label = 10;"),
+            ("boxes of another picture", "/ (WIDTH * HEIGHT) * 9", "/ (WIDTH * HEIGHT) * 3"),
+            ("black is 0", "(pixel - 127) / 127.0f", "pixel / 127.0f"),
+        ],
+    ),
+    "thread_number": (
+        check_relu_forward,
+        [
+            ("a gap after each block", "blockIdx.x * blockDim.x", "blockIdx.x * (blockDim.x + 1)"),
+            ("one thread a block", " + threadIdx.x", ""),
+        ],
+    ),
+    "block_sum": (
+        check_conv2d_backward,
+        [
+            ("no barrier", "__syncthreads();", ""),
+            ("last thread left out", "thread < SUM_THREADS", "thread < SUM_THREADS - 1"),
+            ("everybody's in one place", "partial[threadIdx.x] = mine", "partial[0] = mine"),
+        ],
+    ),
+    "philox": (
+        test_philox.check_philox,
+        [
+            ("nine rounds", "round < 10", "round < 9"),
+            ("another key", "0x9E3779B9u", "0x9E3779B1u"),
+            ("words swapped", "high1 ^ c1 ^ key0", "high1 ^ c3 ^ key0"),
+        ],
+    ),
+}
+
+
+def with_bug(name: str, text: str, instead: str, folder: Path) -> Operations:
+    """The emulator on a copy of the kernels with `text` changed in one kernel or function of common.cuh."""
+    shutil.copytree(KERNELS, folder, ignore=shutil.ignore_patterns("__*"))
+    declared = kernel_source.kernels(folder)
+    file = folder / (f"{declared[name].operation}.cu" if name in declared else COMMON)
+    whole = file.read_text(encoding="utf-8")
+    # From the function's name to the brace that ends it: alone at the beginning of a line, or at the end of the first.
+    pattern = rf"\b{name}\([^)]*\) \{{(?:[^\n]*\}}|.*?^\}})\n"
+    function = re.search(pattern, whole, re.DOTALL | re.MULTILINE)[0]
+    assert function.count(text) == 1, f"{file.name}: {text!r} stands {function.count(text)} times in {name}"
+    file.write_text(whole.replace(function, function.replace(text, instead)), encoding="utf-8")
+    if name == "philox":
+        test_philox.add_kernel(folder)
+    return Operations(Emulator(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"),
+    [pytest.param(name, bug, id=f"{name}: {bug[0]}") for name, (_, bugs) in PLANTED.items() for bug in bugs],
+)
+def test_a_bug_is_noticed(name: str, bug: Bug, tmp_path: Path) -> None:
+    ops = with_bug(name, *bug[1:], tmp_path / "kernels")
+    with pytest.raises(AssertionError):
+        PLANTED[name][0](ops)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_unchanged_kernels_pass(name: str, tmp_path: Path) -> None:
+    text = PLANTED[name][1][0][1]
+    PLANTED[name][0](with_bug(name, text, text, tmp_path / "kernels"))
+
+
+def test_every_kernel_has_bugs_planted() -> None:
+    assert {*PLANTED} >= {*kernel_source.kernels()}
+    assert all(len(bugs) >= 2 for _, bugs in PLANTED.values())
