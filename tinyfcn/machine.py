@@ -32,9 +32,7 @@ def findings(data_dir: Path | None = None) -> list[Finding]:
         _found("NVRTC", _nvrtc, "pip install cupy-cuda12x 'cuda-toolkit[nvrtc,cudart]==12.*'"),
         _found("C++ compiler", _compiler, "apt install g++ (Debian), dnf install gcc-c++ (Fedora)"),
         Finding("CPU", f"{available_threads()} threads are used, {platform.machine()}, {platform.system()}"),
-        _found(
-            "digits", lambda: find_data(data_dir).text, "see the message; --dataset builtin needs no files"
-        ),
+        _found("digits", lambda: find_data(data_dir).text, "see the message; --dataset builtin needs no files"),
         _cache(),
         Finding("classifier", _newest("cnn"), None if newest_finished("cnn") else "tinyfcn train-cnn"),
         Finding("FCN", _newest("fcn"), None if newest_finished("fcn") else "tinyfcn train-fcn"),

@@ -91,14 +91,20 @@ class SegmentationScore:
         groups = np.arange(0, self.pictures, ARTICLE_BATCH)
         both, either = np.add.reduceat(both, groups), np.add.reduceat(either, groups)
         return {
-            "digit_miou": float(np.nanmean(per_class[:10])) if self.classes > 2 else None,
-            "miou": float(np.nanmean(per_class)) if self.has_background else None,
+            "digit_miou": _mean(per_class[:10]) if self.classes > 2 else None,
+            "miou": _mean(per_class) if self.has_background else None,
             "pixel_accuracy": _share(np.trace(self.counts), total),
             "ink_iou": ink,
             "article_iou": float(np.mean(both / np.maximum(either, 1))),
             "iou_per_class": [None if np.isnan(iou) else float(iou) for iou in per_class],
             "loss": self.loss_sum / self.pictures,
         }
+
+
+def _mean(iou: np.ndarray) -> float | None:
+    """The mean of the classes that are somewhere; None if none is."""
+    there = iou[~np.isnan(iou)]
+    return float(there.mean()) if len(there) else None
 
 
 def _share(part: np.integer, whole: np.integer) -> float:

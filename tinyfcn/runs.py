@@ -135,9 +135,7 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         CheckpointError: missing, truncated, or another program's.
     """
     if not path.exists():
-        raise CheckpointError(
-            f"{path} does not exist: give a run folder that tinyfcn train-cnn or train-fcn made"
-        )
+        raise CheckpointError(f"{path} does not exist: give a run folder that tinyfcn train-cnn or train-fcn made")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
