@@ -1,5 +1,6 @@
 """The command line: one module a command, each of which parses, calls tinyfcn and prints."""
 
+import errno
 import sys
 from typing import Any
 
@@ -31,8 +32,15 @@ class Group(click.Group):
             click.echo(str(stopped), err=True)
             sys.exit(INTERRUPTED)
         except TinyfcnError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
+            message = str(error)
+        except MemoryError as error:
+            message = f"not enough memory ({error}): choose a smaller --batch, --fixed or picture"
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # the reader of a pipe went away; click ends quietly
+            message = f"{error.filename or 'what was to be written'}: {error.strerror}"
+        click.echo(f"Error: {message}", err=True)
+        sys.exit(1)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

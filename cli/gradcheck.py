@@ -31,6 +31,8 @@ def gradcheck(operation: str | None, device: str) -> None:
     tinyfcn gradcheck --device cuda
     """
     verdicts = list(check_all(operation, on(device)))
+    if not verdicts:
+        raise click.UsageError(f"{operation} has no gradient to check, and on the {device} no kernel: choose a device")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("operation", "", "gradient", "against", "device"):
         table.add_column(column)

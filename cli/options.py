@@ -102,11 +102,10 @@ def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
 def only_resume(context: click.Context) -> None:
     """UsageError if another option was given beside --resume: a run goes on as it began."""
     given = [
-        name
-        for name in context.params
-        if name != "resume" and context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        " / ".join([*parameter.opts, *parameter.secondary_opts])
+        for parameter in context.command.params
+        if parameter.name != "resume"
+        and context.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE
     ]
     if given:
-        raise click.UsageError(
-            f"--resume goes on with the run's own settings: leave out --{given[0].replace('_', '-')}"
-        )
+        raise click.UsageError(f"--resume goes on with the run's own settings: leave out {given[0]}")

@@ -18,7 +18,12 @@ RATE_STEPS = 10  # reports over which the speed is averaged
 
 def main_figure(result: Mapping[str, Any]) -> tuple[str, float]:
     """The figure that says most of a result, and its name."""
-    for name, label in (("accuracy", "test accuracy"), ("digit_miou", "digit mIoU"), ("ink_iou", "ink IoU")):
+    for name, label in (
+        ("accuracy", "test accuracy"),
+        ("digit_miou", "digit mIoU"),
+        ("ink_iou", "ink IoU"),
+        ("pixel_accuracy", "pixel accuracy"),
+    ):
         if result.get(name) is not None:
             return label, result[name]
     raise ValueError(f"no figure in {result}")
@@ -28,7 +33,7 @@ class ProgressReporter(Reporter):
     """Loss, accuracy or IoU, pictures a second, time left."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, markup=False)
         self.progress: Progress | None = None
         self.task: TaskID | None = None
         self.figure = ""

@@ -1,5 +1,6 @@
 """tinyfcn train-fcn"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +159,18 @@ def train_fcn(
         raise click.UsageError(str(error)) from None
 
     def settings() -> FcnSettings:
-        return FcnSettings(
+        chosen = FcnSettings(
             **options,
             design=design,
-            cnn=None if from_scratch else str((cnn or _newest_classifier()).resolve()),
+            cnn=None if from_scratch else "",
             threads=threads or available_threads(),
             data_dir=str(data_dir.resolve()) if data_dir else None,
             m2nist=str(m2nist.resolve()) if m2nist else None,
         )
+        if from_scratch:
+            return chosen
+        # Only now: wrong usage is told before a missing classifier.
+        return replace(chosen, cnn=str((cnn or _newest_classifier()).resolve()))
 
     return run_training(None, out, settings)
 

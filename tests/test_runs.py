@@ -90,11 +90,21 @@ def test_a_number_taken_by_a_file_or_a_moment_ago_is_passed_over(here, monkeypat
     assert new_run("cnn").folder.name == "cnn-4"
 
 
-def test_two_processes_never_share_a_folder(here):
-    program = "from tinyfcn.runs import new_run\nfor _ in range(10): print(new_run('cnn').folder, flush=True)"
-    started = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+def test_processes_never_share_a_folder(here):
+    program = (
+        "import sys; from tinyfcn.runs import new_run\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for _ in range(50): print(new_run('cnn').folder)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(3)]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
     folders = [line for process in started for line in process.communicate()[0].split()]
-    assert len(folders) == len(set(folders)) == 20
+    assert len(folders) == len(set(folders)) == 150
 
 
 # --out

@@ -72,8 +72,8 @@ def _compiler() -> str:
 
 def _cache() -> Finding:
     folder = files.cache_folder()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
         return Finding("cache", f"{folder} cannot be written to", "set TINYFCN_CACHE to a folder that can")
     return Finding("cache", f"{folder}" if folder.exists() else f"{folder} (not made yet)")
 

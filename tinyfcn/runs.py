@@ -11,6 +11,7 @@ A file appears whole or not at all: it is written under a temporary name and the
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from tinyfcn.errors import CheckpointError
+from tinyfcn.errors import CheckpointError, DataError
 from tinyfcn.files import make_folder, new_file
 
 CONFIG, METRICS, STATE, RESULT = "config.json", "metrics.jsonl", "state.safetensors", "result.json"
@@ -37,7 +38,7 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether training came to its end."""
-        return (self.folder / RESULT).exists()
+        return os.path.exists(self.folder / RESULT)  # Path's raises where it may not look
 
     def config(self) -> dict[str, Any]:
         """The settings; CheckpointError if this is no run folder."""
@@ -55,9 +56,15 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The records of all evaluations so far."""
         path = self.folder / METRICS
-        if not path.exists():
+        try:
+            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError:
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
+        if not all(isinstance(record, dict) and "step" in record for record in records):
+            raise CheckpointError(f"{path} is not tinyfcn's: expected a step in every line")
+        return records
 
     def write_metrics(self, records: list[dict[str, Any]]) -> None:
         """Replaces the records."""
@@ -67,7 +74,7 @@ class Run:
     def save(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Writes the state."""
         with new_file(self.folder / STATE, SPACE) as file:
-            file.write(save(dict(tensors), {"format": FORMAT, **metadata}))
+            file.write(_in_order(save(dict(tensors), {"format": FORMAT, **metadata})))
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """The state's tensors and metadata, see `load_tensors`."""
@@ -76,13 +83,16 @@ class Run:
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(
                 f"{self.folder} is no run of tinyfcn: it has no {name}; tinyfcn train-cnn and train-fcn make runs"
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} is not tinyfcn's: expected an object, found {type(content).__name__}")
+        return content
 
 
 def new_run(kind: str, out: Path | None = None) -> Run:
@@ -94,7 +104,11 @@ def new_run(kind: str, out: Path | None = None) -> Run:
     """
     way_out = "choose another folder with --out"
     if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        try:
+            taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        except OSError as error:  # a name too long, or a folder that may not be looked into
+            raise DataError(f"the folder {out} cannot be used ({error.strerror}): {way_out}") from None
+        if taken:
             raise CheckpointError(f"{out} is there already and is not overwritten: {way_out}")
         make_folder(out, way_out)
         return Run(out)
@@ -134,21 +148,39 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         CheckpointError: missing, truncated, or another program's.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist: give a run folder that tinyfcn train-cnn or train-fcn made")
     try:
+        open(path, "rb").close()  # safetensors calls whatever it may not open a missing file
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:  # before its tensors, which may be of types that NumPy has not
+                raise CheckpointError(
+                    f"{path} was not written by tinyfcn: its format is {metadata.get('format')!r}, expected {FORMAT!r}"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(
+            f"{path} does not exist: give a run folder that tinyfcn train-cnn or train-fcn made"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is no whole safetensors file ({error}): it may have been cut off; use another run"
         ) from None
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} was not written by tinyfcn: its format is {metadata.get('format')!r}, expected {FORMAT!r}"
-        )
     return tensors, metadata
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted, so that equal states are equal files.
+
+    The library writes them in the order of a hash map, which is another one every time.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def checked_parameters(

@@ -7,7 +7,7 @@ from tinyfcn.data import load_digits
 from tinyfcn.errors import CheckpointError
 from tinyfcn.model import load
 from tinyfcn.networks import Design
-from tinyfcn.runs import CONFIG, Run, new_run
+from tinyfcn.runs import CONFIG, STATE, Run, new_run
 from tinyfcn.training.classifier import ClassifierTrainer, evaluate_classifier
 from tinyfcn.training.fcn import FcnTrainer, evaluate_fcn
 from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train
@@ -57,9 +57,11 @@ def resume(folder: Path, reporter: Reporter | None = None) -> tuple[Run, dict[st
     """
     reporter = reporter or Reporter()
     run = Run(folder)
-    trainer = trainer_of(run, reporter)
     if run.is_finished:
         raise CheckpointError(f"{folder} is finished: start a new run for further training")
+    trainer = trainer_of(run, reporter)
+    if not (folder / STATE).exists():
+        raise CheckpointError(f"{folder} has not been saved yet: there is nothing to go on with; start a new run")
     return run, train(run, trainer, reporter, resumed=True)
 
 
@@ -72,17 +74,22 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """What result.json holds of the test pictures, measured anew, and perhaps on others than the run's own.
 
+    dataset, data_dir: see tinyfcn.data.load_digits; with neither, the digits that the run was trained on.
+
     Raises:
         TinyfcnError: no run, damaged weights, data that are not there.
     """
     model = load(folder, device)
+    if dataset == "auto" and data_dir is None:
+        config = Run(folder).config()
+        dataset, data_dir = config.get("dataset", dataset), config.get("data_dir")
     parallel = ParallelNetwork(model.network, available_threads())
     with parallel.computing():
         if model.design.name == "classifier":
             if m2nist is not None:
                 raise CheckpointError(f"{folder} is a classifier's run: --m2nist tests FCNs")
-            return evaluate_classifier(parallel, load_digits("test", dataset, data_dir))[0]
-        pictures, labels = evaluation_pictures(model.design, dataset, data_dir, m2nist)
+            return evaluate_classifier(parallel, load_digits("test", dataset, data_dir and Path(data_dir)))[0]
+        pictures, labels = evaluation_pictures(model.design, dataset, data_dir and Path(data_dir), m2nist)
         return evaluate_fcn(parallel, model.design, pictures, labels)
 
 

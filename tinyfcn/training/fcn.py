@@ -1,5 +1,6 @@
 """Training an FCN on M2NIST pictures: composed afresh for every step, once, or read from files."""
 
+import json
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.data import load_digits, read_m2nist, split_indices
+from tinyfcn.errors import CheckpointError
 from tinyfcn.metrics import SegmentationScore
 from tinyfcn.networks import BACKGROUND, Design, Network
 from tinyfcn.operations import on
@@ -120,10 +122,13 @@ class FcnTrainer(Trainer):
         beside = [Run(path.parent) for path in run.folder.parent.glob("*/result.json")]
         others = []
         for other in beside:
-            theirs = other.config()
-            alike = theirs["command"] == "train-fcn" and kind(theirs) == kind(mine)
-            if alike and (theirs["cnn"] is None) != (mine["cnn"] is None):
-                others.append(other)
+            try:
+                theirs = other.config()
+                alike = theirs["command"] == "train-fcn" and kind(theirs) == kind(mine)
+                if alike and (theirs["cnn"] is None) != (mine["cnn"] is None):
+                    others.append(other)
+            except (CheckpointError, KeyError, TypeError):
+                continue  # what lies beside a run need not be a run of this program
         if not others:
             return
         newest = max(others, key=lambda other: (other.folder / RESULT).stat().st_mtime)
@@ -149,7 +154,11 @@ def pretrained_weights(network: Network, path: Path) -> dict[str, np.ndarray]:
         CheckpointError: no such file, not of a classifier, a wrong shape, NaN.
     """
     source = path / STATE if path.is_dir() else path
-    tensors, _ = load_tensors(source)
+    tensors, metadata = load_tensors(source)
+    if metadata.get("design") != json.dumps({"name": "classifier"}):
+        raise CheckpointError(
+            f"{source} is not of a classifier but of the design {metadata.get('design')}: give --cnn a run of train-cnn"
+        )
     shapes = network.parameter_shapes()
     wanted = {name: shape for name, shape in shapes.items() if name.split(".")[0] in network.pretrained}
     return checked_parameters(tensors, wanted, source)

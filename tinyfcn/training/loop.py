@@ -1,6 +1,7 @@
 """The training loop: step, evaluate, save, and stop and go on without losing a bit."""
 
 import json
+import shlex
 import signal
 import threading
 import time
@@ -86,17 +87,20 @@ class Trainer(ABC):
         self.network.ops.adam_step(self.network.parameters[trained], self.network.gradients[trained], self.state)
         return loss
 
-    def save(self, run: Run, losses: list[float], seconds: float) -> None:
-        """Writes the weights and all that is needed to go on."""
+    def save(self, run: Run, losses: list[float], seconds: float | None = None) -> None:
+        """Writes the weights and all that is needed to go on.
+
+        `seconds` only between evaluations, which record them: equal runs then end in equal files.
+        """
         to_numpy = self.network.ops.to_numpy
         adam = {f"adam.{name}": to_numpy(getattr(self.state, name)) for name in ("m", "v", "step")}
         recent = {"loop.losses": np.array(losses, np.float64)}
         design = json.dumps(self.config().get("design", {"name": "classifier"}))
-        metadata = {"design": design, "seconds": str(seconds)}
+        metadata = {"design": design} if seconds is None else {"design": design, "seconds": str(seconds)}
         run.save({**self.network.numpy_parameters(), **adam, **recent}, metadata)
 
-    def restore(self, run: Run) -> tuple[list[float], float]:
-        """Reads what `save` wrote; gives back the losses since the last evaluation and the seconds trained."""
+    def restore(self, run: Run) -> tuple[list[float], float | None]:
+        """Reads what `save` wrote; gives back the losses since the last evaluation and the seconds, if it has any."""
         tensors, metadata = run.load()
         source = run.folder / STATE
         self.network.load(checked_parameters(tensors, self.network.parameter_shapes(), source))
@@ -106,8 +110,11 @@ class Trainer(ABC):
         self.state.v = ops.asarray(checked_parameters(tensors, {"adam.v": size}, source)["adam.v"])
         if not {"adam.step", "loop.losses"} <= tensors.keys():
             raise CheckpointError(f"{source} holds weights but no training to go on with")
-        self.state.step = ops.asarray(tensors["adam.step"])
-        return list(tensors["loop.losses"]), float(metadata["seconds"])
+        step = tensors["adam.step"]
+        if step.shape != (1,) or step.dtype != np.int32 or not 0 <= step[0] <= self.steps:
+            raise CheckpointError(f"{source}: adam.step is {step.tolist()}, expected one integer, 0 to {self.steps}")
+        self.state.step = ops.asarray(step)
+        return list(tensors["loop.losses"]), float(metadata["seconds"]) if "seconds" in metadata else None
 
 
 def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False) -> dict[str, Any]:
@@ -120,6 +127,8 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
     losses, seconds_before = trainer.restore(run) if resumed else ([], 0.0)
     step = int(trainer.network.ops.to_numpy(trainer.state.step)[0])
     records = [record for record in run.metrics() if record["step"] <= step]
+    if seconds_before is None:
+        seconds_before = records[-1]["seconds"] if records else 0.0
     reporter.started(run, trainer, step)
     waiting: list[Any] = []  # losses still on the device
     result: dict[str, Any] | None = None
@@ -130,24 +139,27 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
             step += 1
             evaluate_now = step % trainer.evaluate_every == 0 or step == trainer.steps
             if len(waiting) == REPORT_EVERY or evaluate_now or stop.is_set():
-                losses += [_finite(trainer, loss, step) for loss in waiting]
+                losses += [_finite(trainer, loss, step, records) for loss in waiting]
                 reporter.stepped(step, float(np.mean(losses[-len(waiting) :])))
                 waiting = []
             if evaluate_now:
                 result = trainer.evaluate()
+                _finite(trainer, np.array([result["loss"]]), step, records)
                 seconds = seconds_before + time.perf_counter() - start
                 record = {"step": step, "seconds": round(seconds, 2), "train_loss": float(np.mean(losses))}
                 records.append({**record, **trainer.record(result)})
                 run.write_metrics(records)
                 losses = []
-                trainer.save(run, losses, seconds)
+                trainer.save(run, losses)
                 reporter.evaluated(records[-1])
             if stop.is_set() and step < trainer.steps:
                 trainer.save(run, losses, seconds_before + time.perf_counter() - start)
                 raise Interrupted(
                     f"stopped after step {step:,} of {trainer.steps:,}, saved in {run.folder}; "
-                    f"to go on: tinyfcn train-{trainer.kind} --resume {run.folder}"
+                    f"to go on: tinyfcn train-{trainer.kind} --resume {shlex.quote(str(run.folder))}"
                 )
+        if not records:
+            raise CheckpointError(f"{run.folder} is trained to its end but has no metrics.jsonl: start a new run")
         if result is None:  # stopped between its last step and its result: it has its weights, and is measured again
             result = trainer.evaluate()
         trainer.draw(run)
@@ -156,12 +168,13 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
     return result
 
 
-def _finite(trainer: Trainer, loss: Any, step: int) -> float:
+def _finite(trainer: Trainer, loss: Any, step: int, records: list[dict[str, Any]]) -> float:
     value = float(trainer.network.ops.to_numpy(loss)[0])
     if not np.isfinite(value):
+        kept = f"the weights of step {records[-1]['step']:,} are kept" if records else "no weights were saved"
         raise TinyfcnError(
             f"the loss became {value} near step {step:,}: try a lower --learning-rate than "
-            f"{trainer.settings.learning_rate:g}; the last evaluation's weights are kept"
+            f"{trainer.settings.learning_rate:g}; {kept}"
         )
     return value
 

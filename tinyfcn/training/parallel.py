@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
 import threadpoolctl
 
 from tinyfcn.networks import Network
@@ -29,8 +30,11 @@ class ParallelNetwork:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Keeps the matrix products to one thread each, so that they do not fight over the cores."""
-        with threadpoolctl.threadpool_limits(1, "blas"):
+        """Keeps the matrix products to one thread each, so that they do not fight over the cores.
+
+        NumPy's warnings of overflow are off: the loop tells of a loss that is no number, in one line.
+        """
+        with threadpoolctl.threadpool_limits(1, "blas"), _overflow():
             yield
 
     def gradients(self, x: Any, labels: Any, ignore_index: int | None, unlabelled: str) -> Any:
@@ -71,7 +75,16 @@ class ParallelNetwork:
     def _each(self, work: Callable[..., Result], arguments: list[tuple[Any, ...]]) -> list[Result]:
         if self.pool is None:
             return [work(*some) for some in arguments]
-        return list(self.pool.map(lambda some: work(*some), arguments))
+
+        def quietly(some: tuple[Any, ...]) -> Result:
+            with _overflow():  # each thread has a setting of its own
+                return work(*some)
+
+        return list(self.pool.map(quietly, arguments))
+
+
+def _overflow() -> np.errstate:
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _bounds(count: int, parts: int) -> list[tuple[int, int]]:
