@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import click
+
 from tinyfcn.cli.evaluate import evaluate
 from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
@@ -12,7 +13,6 @@ from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.predict import predict
 from tinyfcn.cli.train_cnn import train_cnn
 from tinyfcn.cli.train_fcn import train_fcn
-
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.training import Interrupted
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tinyfcn.cli.options import FOLDER, data_options, device_option
 
+from tinyfcn.cli.options import FOLDER, data_options, device_option
 from tinyfcn.pictures import class_names
 from tinyfcn.training import evaluate_run
 
@@ -21,7 +21,8 @@ def evaluate(run: Path, as_json: bool, m2nist: Path | None, dataset: str, data_d
     """Measure a trained network on the test pictures: always the same ones.
 
     A classifier's accuracy and loss on the test digits. An FCN's IoU on 1,000 pictures composed of test digits; all
-    figures are fractions. A classifier trained on the built-in digits can be tested on MNIST, with --dataset mnist.
+    figures are fractions. Without options: the pictures that the run was tested on while it trained. A classifier
+    trained on the built-in digits can be tested on MNIST, with --dataset mnist.
 
     \b
     tinyfcn evaluate runs/cnn-1

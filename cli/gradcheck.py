@@ -5,8 +5,8 @@ import sys
 import click
 from rich.console import Console
 from rich.table import Table
-from tinyfcn.cli.options import DEVICES
 
+from tinyfcn.cli.options import DEVICES
 from tinyfcn.gradcheck import TOLERANCES, check_all, operations
 from tinyfcn.operations import on
 

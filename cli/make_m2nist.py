@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import click
-from tinyfcn.cli.options import FOLDER, data_options
 
+from tinyfcn.cli.options import FOLDER, data_options
 from tinyfcn.data import load_digits, write_m2nist
 from tinyfcn.training import composed_chunks
 

@@ -8,6 +8,7 @@ import click
 
 from tinyfcn.operations import DEVICES
 from tinyfcn.training import Settings
+from tinyfcn.training.settings import RECIPES, SCHEDULES
 
 Command = Callable[..., Any]
 
@@ -43,6 +44,13 @@ def data_options(command: Command) -> Command:
     )(command)
 
 
+def by_design(defaults: type[Settings], name: str) -> str:
+    """Says what an option's default is for each design, if it has none of its own."""
+    if getattr(defaults, name) is not None:
+        return ""
+    return f" Default: {RECIPES['skip'][name]}; for early, as its article, {RECIPES['early'][name]}."
+
+
 def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
     """What both trainings take."""
 
@@ -61,15 +69,23 @@ def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
                     "--lr",
                     type=float,
                     default=defaults.learning_rate,
-                    show_default=True,
-                    help="Adam's, let down to 0 by half a cosine.",
+                    show_default=defaults.learning_rate is not None,
+                    help="Adam's." + by_design(defaults, "learning_rate"),
+                ),
+                click.option(
+                    "--schedule",
+                    type=click.Choice(SCHEDULES),
+                    default=defaults.schedule,
+                    show_default=defaults.schedule is not None,
+                    help="cosine: the learning rate falls to 0 by half a cosine. constant: it stays."
+                    + by_design(defaults, "schedule"),
                 ),
                 click.option(
                     "--warmup",
                     type=click.IntRange(0),
                     default=defaults.warmup,
-                    show_default=True,
-                    help="Steps in which the learning rate climbs from 0.",
+                    show_default=defaults.warmup is not None,
+                    help="Steps in which the learning rate climbs from 0." + by_design(defaults, "warmup"),
                 ),
                 click.option(
                     "--seed",
@@ -99,13 +115,17 @@ def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
     return add
 
 
+def was_given(context: click.Context, name: str) -> bool:
+    """Whether an option stood on the command line."""
+    return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+
+
 def only_resume(context: click.Context) -> None:
     """UsageError if another option was given beside --resume: a run goes on as it began."""
     given = [
         " / ".join([*parameter.opts, *parameter.secondary_opts])
         for parameter in context.command.params
-        if parameter.name != "resume"
-        and context.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE
+        if parameter.name != "resume" and was_given(context, parameter.name)
     ]
     if given:
         raise click.UsageError(f"--resume goes on with the run's own settings: leave out {given[0]}")

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import click
-from tinyfcn.cli.options import FOLDER, device_option
 
+from tinyfcn.cli.options import FOLDER, device_option
 from tinyfcn.model import load
 from tinyfcn.pictures import class_names, read_picture, save_prediction
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from tinyfcn.cli.options import data_options, device_option, only_resume, training_options
 from tinyfcn.cli.progress import ProgressReporter, main_figure
-
 from tinyfcn.training import ClassifierSettings, available_threads, resume, start
 
 

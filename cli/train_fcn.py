@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tinyfcn.cli.options import FOLDER, data_options, device_option, only_resume, training_options
-from tinyfcn.cli.train_cnn import run_training
 
+from tinyfcn.cli.options import FOLDER, data_options, device_option, only_resume, training_options, was_given
+from tinyfcn.cli.train_cnn import run_training
 from tinyfcn.errors import CheckpointError
 from tinyfcn.networks import Design
 from tinyfcn.runs import newest_finished
@@ -35,7 +35,7 @@ from tinyfcn.training import FcnSettings, available_threads
     "freeze",
     default=None,
     help="Leave the classifier's weights as they are, or train them too. "
-    "Default: freeze for early and corrected, finetune for skip.",
+    "Default: freeze for early and corrected, finetune for skip and with --from-scratch.",
 )
 @click.option(
     "--steps",
@@ -139,7 +139,7 @@ def train_fcn(
 
     \b
     tinyfcn train-fcn
-    tinyfcn train-fcn --steps 20000              longer, better
+    tinyfcn train-fcn --steps 12000              longer, better
     tinyfcn train-fcn --design early             the source article's white backgrounds
     tinyfcn train-fcn --from-scratch             does pretraining help?
     tinyfcn train-fcn --resume runs/fcn-1
@@ -151,6 +151,10 @@ def train_fcn(
         raise click.UsageError("--from-scratch begins without a classifier: leave out --cnn")
     if from_scratch and freeze:
         raise click.UsageError("--from-scratch has no classifier's weights that --freeze-encoder could keep")
+    if name != "early" and was_given(context, "unlabelled"):
+        raise click.UsageError("--unlabelled is for the design early, which has no class for background")
+    if name != "skip" and was_given(context, "ink_start"):
+        raise click.UsageError("--ink-start and --plain-start are for the design skip")
     if freeze is None:
         freeze = name != "skip" and not from_scratch
     try:

@@ -6,7 +6,7 @@
 //   p    -= rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
 //
 //   the rate at step t = 1 .. steps climbs in a straight line for `warmup` steps, times half a cosine from 1 to 0:
-//   rate  = base_rate * min(t / warmup, 1) * (1 + cos(pi * (t - 1) / steps)) / 2
+//   rate  = base_rate * min(t / warmup, 1) * (1 + cos(pi * (t - 1) / steps)) / 2             steps 0: without the cosine
 //
 //   array        shape   adam_schedule   adam_step
 //   step         (1)     in and out                     steps done
@@ -23,17 +23,20 @@
 // The step counter and the rate live on the device, so that a step needs nothing from the host. One thread advances
 // them in a launch of its own: within adam_step some blocks would read the counter before and some after.
 //
-// Kingma & Ba, "Adam: a method for stochastic optimization" (2015). Read next: tinyfcn/training.py.
+//   first step, gradient 3:   m .3 (corrected 3)   v .009 (corrected 9)   p -= rate * 3 / sqrt(9), one rate long;
+//   gradient .003: as long. Adam goes by the sign and the steadiness of a gradient, not by its size.
+//
+// Kingma & Ba, "Adam: a method for stochastic optimization" (2015). Read next: gather_normalise.cu.
 
 extern "C" __global__ void adam_schedule(int* step, float* rates, float base_rate, int warmup, int steps, float beta1,
                                          float beta2) {
     int t = step[0] + 1;
     float climbed = t < warmup ? (float)t / warmup : 1.0f;
-    float turned = t <= steps ? (float)(t - 1) / steps : 1.0f;
+    float turned = steps == 0 ? 0.0f : t <= steps ? (float)(t - 1) / steps : 1.0f;
     step[0] = t;
     rates[0] = base_rate * climbed * 0.5f * (1.0f + cosf(3.14159265358979f * turned));
-    rates[1] = 1.0f - powf(beta1, (float)t);
-    rates[2] = 1.0f - powf(beta2, (float)t);
+    rates[1] = -expm1f(t * logf(beta1));  // 1 - beta1^t; near t = 1 the subtraction would lose half the digits
+    rates[2] = -expm1f(t * logf(beta2));
 }
 
 extern "C" __global__ void adam_step(float* __restrict__ parameters, const float* __restrict__ gradients,

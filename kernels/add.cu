@@ -18,7 +18,7 @@
 //   a   1   2   3
 //   b  10  20  30        scale 1/2:   z  5.5  11  16.5        da = dz / 2
 //
-// Read next: conv2d.cu.
+// Read next: max_pool2d.cu.
 
 extern "C" __global__ void add_forward(const float* __restrict__ a, const float* __restrict__ b,
                                        float* __restrict__ z, float scale, int count) {

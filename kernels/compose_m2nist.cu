@@ -18,7 +18,7 @@
 //   philox(counter = (t, picture, step, 0), key = seed)      try t = 1 .. 512: the three places, one word each
 //
 // Each try places all boxes anew, so any layout without overlap is as likely as any other. About 1 try in 48 serves for
-// three digits; should all 512 fail (2 such pictures in 100,000), the boxes stand side by side, 3 * 28 = 84.
+// three digits; should all 512 fail (2 in 100,000 of them), the boxes stand side by side, 3 * 28 = 84.
 //
 //   +----------------------+    Drawing, one thread owns an output pixel and asks which box covers it. The other way
 //   |   +---+              |    round, a thread for each digit's pixel, the background would want a launch of its own.
@@ -28,7 +28,7 @@
 //   |      | 1 |           |
 //   +------+---+-----------+
 //
-// Read next: tinyfcn/reference/compose_m2nist.py, the same integers in NumPy.
+// The same integers in NumPy: tinyfcn/reference/compose_m2nist.py. Read next: tinyfcn/networks/encoder.py.
 
 #define HEIGHT 64
 #define WIDTH 84

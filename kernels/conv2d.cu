@@ -22,9 +22,9 @@
 // One row, kernel 3, stride 1, padding 1. Forward, an output asks which inputs it sees; backward, an input asks which
 // outputs saw it, and through which weight. Both only read what others wrote: no atomics, no races.
 //
-//   x        .  x0  x1  x2  x3  .          y1  = w0 x0 + w1 x1 + w2 x2
-//               |  \  |  /  |              dx1 = w2 d0 + w1 d1 + w0 d2       (the weights in reverse: the gradient of
-//   y, dout     d0   d1   d2  d3           dw0 = d1 x0 + d2 x1 + d3 x2        a convolution is a transposed one)
+//   x         .    x0   x1   x2   x3   .        y1  = w0 x0 + w1 x1 + w2 x2
+//                    \   |   /                   dx1 = w2 d0 + w1 d1 + w0 d2       (the weights in reverse: the gradient
+//   y, dout        d0   d1   d2   d3            dw0 = d1 x0 + d2 x1 + d3 x2        of a convolution is a transposed one)
 //
 // The weights are few and each sums over all pictures and places, so a whole block owns one weight's gradient.
 //

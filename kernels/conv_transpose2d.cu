@@ -27,7 +27,7 @@
 //   x1 *        w0 w1 w2 w3                y1 = x0 w1     y3 = x0 w3 + x1 w1     y5 = x1 w3 + x2 w1
 //   x2 *              w0 w1 w2 w3          Even outputs meet only w0 and w2, odd ones only w1 and w3: `stride` phases.
 //
-// Read next: tinyfcn/networks/skip.py, where two of these bring 14x19 back to 64x84.
+// In tinyfcn/networks/skip.py two of these bring 14x19 back to 64x84. Read next: softmax_cross_entropy.cu.
 
 extern "C" __global__ void conv_transpose2d_forward(const float* __restrict__ x, const float* __restrict__ weight,
                                                     const float* __restrict__ bias, float* __restrict__ y, int N,

@@ -16,7 +16,7 @@
 //
 // A byte is read where a float would be four: the pictures stay small, and only a batch is ever widened.
 //
-// Read next: conv2d.cu, which takes the batch.
+// Read next: compose_m2nist.cu.
 
 extern "C" __global__ void gather_normalise(const unsigned char* __restrict__ images, const int* __restrict__ indices,
                                             float* __restrict__ batch, int N, int S) {

@@ -11,8 +11,8 @@
 //   dx             (N,C,H,W)                  out
 //
 //   kernel                 grid                  block   global reads a thread           writes
-//   max_pool2d_forward     ceil(N*C*OH*OW/256)   256     size^2                          2
-//   max_pool2d_backward    ceil(N*C*H*W/256)     256     2 * ceil(size/stride)^2         1
+//   max_pool2d_forward     ceil(N*C*OH*OW/256)   256     size^2 + 1                      2
+//   max_pool2d_backward    ceil(N*C*H*W/256)     256     up to 2*ceil(size/stride)^2     1
 //
 // The derivative of a maximum is 1 for the winner and 0 for the others, so a gradient goes to the winner alone. Ties are
 // no rarity: after a ReLU whole windows are 0. Then the first in reading order wins, here and in the reference.
@@ -22,7 +22,7 @@
 //
 // Windows overlap where stride < size: then a pixel may have won several, and its thread asks each that covers it.
 //
-// Read next: softmax_cross_entropy.cu, where the gradient begins.
+// Read next: conv2d.cu.
 
 extern "C" __global__ void max_pool2d_forward(const float* __restrict__ x, float* __restrict__ y,
                                               int* __restrict__ winner, int N, int C, int H, int W, int OH, int OW,
@@ -34,12 +34,17 @@ extern "C" __global__ void max_pool2d_forward(const float* __restrict__ x, float
     const float* plane = x + element / (OW * OH) * H * W;
 
     int best = i * stride * W + j * stride;
+    float largest = plane[best];
     for (int u = 0; u < size; ++u)
         for (int v = 0; v < size; ++v) {
             int candidate = (i * stride + u) * W + j * stride + v;  // within the plane: 0 .. H*W - 1
-            if (plane[candidate] > plane[best]) best = candidate;   // not >=, so the first of equals stays
+            float value = plane[candidate];
+            if (value > largest || value != value) {  // not >=, so the first of equals stays; a NaN is passed on
+                largest = value;
+                best = candidate;
+            }
         }
-    y[element] = plane[best];
+    y[element] = largest;
     winner[element] = best;
 }
 

@@ -8,7 +8,7 @@
 //   array      shape     softmax   cross-entropy
 //   logits     (N,K,S)   in        in
 //   p          (N,K,S)   out
-//   labels     (N,S)               in       0 .. K - 1, or ignore_index (a negative one: no place is ignored)
+//   labels     (N,S)               in       0 .. K - 1, or ignore_index
 //   losses     (N,S)               out      of each place, before the mean
 //   dlogits    (N,K,S)             out
 //   loss       (1)                 out      of softmax_cross_entropy_mean
@@ -21,13 +21,13 @@
 // Subtracting the largest logit first changes nothing in p, as exp(a - m) / exp(b - m) = exp(a) / exp(b), and keeps
 // exp from overflowing: logits of 1e4 are harmless.
 //
-//   logits  1   2   3      p  .09  .24  .67      label 2:  loss -log .67 = .41,  dlogits  .09  .24  -.33
+//   logits  1   2   3      p  .09  .24  .67      label 2:  loss -log .665 = .41,  dlogits  .09  .24  -.33
 //
 // The gradient sums to 0 over the classes where there is a label. TensorFlow's softmax_cross_entropy_with_logits returns
 // p - labels whatever the labels add up to: for a one-hot row of zeros that is p, all of it positive, although the loss of
 // such a row is 0. Every step pushes all its logits down, for ever. The article's white backgrounds come of it.
 //
-// Read next: conv2d.cu, which takes dlogits from here.
+// Read next: adam.cu.
 
 extern "C" __global__ void softmax(const float* __restrict__ logits, float* __restrict__ p, int N, int K, int S) {
     int place = thread_number();  // 0 .. N*S - 1, and the last block's surplus
@@ -48,7 +48,7 @@ extern "C" __global__ void softmax_cross_entropy(const float* __restrict__ logit
     if (place >= N * S) return;
     int first = place / S * K * S + place % S;  // this place's logits: first, first + S, first + 2*S, ...
     int label = labels[place];
-    bool ignored = label == ignore_index && ignore_index >= 0;
+    bool ignored = label == ignore_index;
 
     float largest = logits[first];
     for (int k = 1; k < K; ++k) largest = fmaxf(largest, logits[first + k * S]);

@@ -4,6 +4,8 @@ import os
 
 # Before NumPy loads it: on small arrays its threads only get in the way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# No test downloads anything; those of the download itself take this back and use a mirror on loopback.
+os.environ["TINYFCN_OFFLINE"] = "1"
 
 import pytest
 from hypothesis import settings

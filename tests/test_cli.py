@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from tiny_digits import write_tiny_digits
-from tinyfcn.cli import main
 
 import tinyfcn
+from tinyfcn.cli import main
 from tinyfcn.data import read_m2nist
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
@@ -180,7 +180,7 @@ def test_options_reach_the_training(data, runs):
         "--fixed": ("fixed", 5),
     }
     given = [word for option, (_, value) in options.items() for word in (option, value)]
-    design = ["--design", "early", "--reduce", "last", "--article-skip", "--finetune-encoder", "--plain-start"]
+    design = ["--design", "early", "--reduce", "last", "--article-skip", "--finetune-encoder"]
     result = run("train-fcn", *given, *design, "--data-dir", data, "--device", "cpu", "--out", "mine")
     assert result.exit_code == 0, result.output
     config = Run(Path("mine")).config()
@@ -193,7 +193,7 @@ def test_options_reach_the_training(data, runs):
         "article_skip": True,
         "labels": "digits",
         "freeze": False,
-        "ink_start": False,
+        "ink_start": True,
     }
     assert config["data_dir"] == str(data)
 
@@ -447,7 +447,7 @@ def test_info_says_how_to_supply_what_is_missing(monkeypatch):
     def missing():
         raise tinyfcn.errors.DeviceError("NVRTC cannot be loaded")
 
-    monkeypatch.setattr("tinyfcn.devices.nvrtc.load_nvrtc", missing)
+    monkeypatch.setattr("tinyfcn.devices.cuda.load_nvrtc", missing)
     result = run("info")
     assert result.exit_code == 0
     assert "pip install cupy-cuda12x 'cuda-toolkit[nvrtc,cudart]==12.*'" in result.stdout
@@ -837,3 +837,10 @@ def test_the_same_seed_gives_the_same_file_in_another_process(data):
         process = start(*CLASSIFIER, "--data-dir", data, "--out", name)
         assert process.wait() == 0, process.stderr.read()
     assert (Path("a") / STATE).read_bytes() == (Path("b") / STATE).read_bytes()
+
+
+@pytest.mark.parametrize("words", ["--design skip --unlabelled zero", "--design early --plain-start"])
+def test_options_of_another_design_are_wrong_usage(words, data, runs):
+    result = run("train-fcn", *words.split(), "--data-dir", data)
+    assert result.exit_code == 2
+    assert "is for the design" in result.output or "are for the design" in result.output

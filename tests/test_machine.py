@@ -7,11 +7,11 @@ import pytest
 from tiny_digits import write_tiny_digits
 
 from tinyfcn import machine
-from tinyfcn.devices import cuda, nvrtc
+from tinyfcn.devices import cuda
 from tinyfcn.errors import DeviceError
 from tinyfcn.runs import RESULT
 
-ITEMS = ["GPU", "NVRTC", "C++ compiler", "CPU", "digits", "cache", "classifier", "FCN"]
+ITEMS = ["GPU", "NVRTC", "C++ compiler", "CPU", "digits", "cache", "kernel cache", "classifier", "FCN"]
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TINYFCN_DATA", raising=False)
+    monkeypatch.delenv("TINYFCN_OFFLINE", raising=False)
     return lambda data_dir=None: {finding.name: finding for finding in machine.findings(data_dir)}
 
 
@@ -33,11 +34,9 @@ def test_every_item_is_there_in_order(found):
 
 
 def test_a_machine_with_nothing(found, monkeypatch, tmp_path):
-    for module in (cuda, nvrtc):
-        if hasattr(module, "import_cupy"):
-            monkeypatch.setattr(module, "import_cupy", no_gpu)
+    monkeypatch.setattr(cuda, "import_cupy", no_gpu)
     monkeypatch.setattr(cuda, "why_not", lambda: "no NVIDIA GPU with a working driver was found")
-    monkeypatch.setattr(nvrtc, "load_nvrtc", no_gpu)
+    monkeypatch.setattr(cuda, "load_nvrtc", no_gpu)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     findings = found()

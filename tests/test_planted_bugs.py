@@ -171,7 +171,7 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
     "max_pool2d_forward": (
         check_max_pool2d_forward,
         [
-            ("the last of equals wins", "> plane[best]", ">= plane[best]"),
+            ("the last of equals wins", "value > largest", "value >= largest"),
             ("last column left out", "v < size", "v < size - 1"),
             ("search begins at the plane's corner", "int best = i * stride * W + j * stride;", "int best = 0;"),
             ("winner within its row", "winner[element] = best;", "winner[element] = best % W;"),
@@ -232,7 +232,6 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("ignored places lose", "ignored ? 0.0f : logf", "logf"),
             ("ignored places pull too", "k == label && !ignored", "k == label"),
             ("ignored places push by default", "ignored ? unlabelled : 1.0f", "1.0f"),
-            ("label 0 is none", "ignore_index >= 0", "ignore_index > 0"),
         ],
     ),
     "softmax_cross_entropy_mean": (
@@ -246,8 +245,8 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
     "adam_schedule": (
         check_adam,
         [
-            ("the same correction at each step", "1.0f - powf(beta1, (float)t)", "1.0f - beta1"),
-            ("steps counted from 0", "powf(beta2, (float)t)", "powf(beta2, (float)(t + 1))"),
+            ("the same correction at each step", "-expm1f(t * logf(beta1))", "1.0f - beta1"),
+            ("steps counted from 0", "t * logf(beta2)", "(t + 1) * logf(beta2)"),
             ("cosine a step ahead", "(float)(t - 1) / steps", "(float)t / steps"),
             ("first step does nothing", "(float)t / warmup", "(float)(t - 1) / warmup"),
             ("steps not counted", "step[0] = t;", ""),

@@ -954,7 +954,14 @@ def test_the_kernels_train_an_fcn_as_numpy_does(ops, data, cnn, tmp_path, monkey
     monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", 2)
     settings = [fcn(data, cnn, device=device, batch=1, steps=2, evaluations=1) for device in ("cpu", ops.device_name)]
     expected, run = (start(each, tmp_path / each.device)[0] for each in settings)
+    assert run.config()["device"] == ops.device_name
     assert_alike(run, expected)
+
+
+def test_a_run_remembers_which_device_auto_was(data, cnn, tmp_path):
+    for settings in (classifier(data, device="auto"), fcn(data, cnn, device="auto", steps=1)):
+        run, _ = start(settings, tmp_path / type(settings).__name__)
+        assert run.config()["device"] == tinyfcn.on("auto").device_name
 
 
 def assert_alike(run, expected):

@@ -3,17 +3,20 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfcn import files
 from tinyfcn.data import find_data
-from tinyfcn.devices import cuda, nvrtc
+from tinyfcn.devices import cuda
 from tinyfcn.devices.emulator import build
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.runs import newest_finished
 from tinyfcn.training import available_threads
+
+_COMPILER = "xcode-select --install" if sys.platform == "darwin" else "apt install g++, or dnf install gcc-c++"
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,11 @@ def findings(data_dir: Path | None = None) -> list[Finding]:
     return [
         _found("GPU", _gpu, "an NVIDIA GPU and its driver; without one, --device cpu trains everything"),
         _found("NVRTC", _nvrtc, "pip install cupy-cuda12x 'cuda-toolkit[nvrtc,cudart]==12.*'"),
-        _found("C++ compiler", _compiler, "apt install g++ (Debian), dnf install gcc-c++ (Fedora)"),
+        _found("C++ compiler", _compiler, _COMPILER),
         Finding("CPU", f"{available_threads()} threads are used, {platform.machine()}, {platform.system()}"),
-        _found("digits", lambda: find_data(data_dir).text, "see the message; --dataset builtin needs no files"),
-        _cache(),
+        _found("digits", lambda: find_data(data_dir).text, "--data-dir FOLDER, or --dataset builtin: no files needed"),
+        _cache("cache", files.cache_folder(), "TINYFCN_CACHE"),
+        _cache("kernel cache", cuda.cache_folder(), "CUPY_CACHE_DIR"),
         Finding("classifier", _newest("cnn"), None if newest_finished("cnn") else "tinyfcn train-cnn"),
         Finding("FCN", _newest("fcn"), None if newest_finished("fcn") else "tinyfcn train-fcn"),
     ]
@@ -60,7 +64,7 @@ def _gpu() -> str:
 
 
 def _nvrtc() -> str:
-    major, minor = nvrtc.load_nvrtc().getVersion()
+    major, minor = cuda.load_nvrtc().getVersion()
     return f"{major}.{minor}, CuPy {cuda.import_cupy().__version__}; compiles kernels even without a GPU"
 
 
@@ -70,12 +74,11 @@ def _compiler() -> str:
     return f"{said.splitlines()[0] if said else ' '.join(command)}: runs the kernels on the emulator"
 
 
-def _cache() -> Finding:
-    folder = files.cache_folder()
+def _cache(name: str, folder: Path, variable: str) -> Finding:
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        return Finding("cache", f"{folder} cannot be written to", "set TINYFCN_CACHE to a folder that can")
-    return Finding("cache", f"{folder}" if folder.exists() else f"{folder} (not made yet)")
+        return Finding(name, f"{folder} cannot be written to", f"export {variable}=FOLDER")
+    return Finding(name, f"{folder}" if folder.exists() else f"{folder} (not made yet)")
 
 
 def _newest(kind: str) -> str:

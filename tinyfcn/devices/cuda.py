@@ -3,9 +3,12 @@
 Importing this module needs neither a GPU nor CuPy; making a `Cuda` does.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,25 +23,47 @@ from tinyfcn.errors import DeviceError, KernelError
 @cache
 def import_cupy() -> Any:
     """CuPy, or a DeviceError that says what is missing and how to get it."""
-    home = Path(os.environ.get("CUPY_CACHE_DIR", Path.home() / ".cupy" / "kernel_cache"))
-    existing = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):  # CuPy fails on import when it cannot make its cache folder
+    home = cache_folder()
+    existing = next(folder for folder in (home, *home.parents) if os.path.exists(folder))
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        # CuPy fails on import when it cannot make its cache folder.
         os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="tinyfcn-cupy-")
+        atexit.register(shutil.rmtree, os.environ["CUPY_CACHE_DIR"], ignore_errors=True)
     try:
         import cupy
-    except ImportError as error:
-        raise DeviceError(f"CuPy is not installed ({error}): pip install cupy-cuda12x") from None
+    except (ImportError, OSError) as error:
+        raise DeviceError(f"CuPy cannot be imported ({error}): pip install cupy-cuda12x") from None
     return cupy
+
+
+def cache_folder() -> Path:
+    """Where CuPy keeps compiled kernels."""
+    return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
+
+
+def load_nvrtc() -> Any:
+    """CuPy's binding of NVRTC; DeviceError if CuPy or NVRTC is missing, with the command that supplies it."""
+    import_cupy()
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError, OSError) as error:
+        raise DeviceError(
+            f"NVRTC cannot be loaded ({error}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*', "
+            "or 13.* beside a CuPy for CUDA 13"
+        ) from None
+    return nvrtc
 
 
 def why_not() -> str | None:
     """Why this machine cannot run kernels on a GPU, or None where it can."""
     try:
-        cupy = import_cupy()
+        if not import_cupy().is_available():
+            return "no NVIDIA GPU with a working driver was found (nvidia-smi tells what the driver sees)"
+        load_nvrtc()
     except DeviceError as error:
         return str(error)
-    if not cupy.is_available():
-        return "no NVIDIA GPU with a working driver was found (nvidia-smi tells what the driver sees)"
     return None
 
 
@@ -67,7 +92,8 @@ class Cuda(Device):
         return self.cupy.array(np.ascontiguousarray(array))
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        return self.cupy.asnumpy(array)
+        with self._errors("a kernel before this copy"):
+            return self.cupy.asnumpy(array)
 
     def _launch(
         self,
@@ -77,7 +103,17 @@ class Cuda(Device):
         arguments: list[Any],
         shared_bytes: int,
     ) -> None:
-        self._function(kernel)(grid, block, tuple(arguments), shared_mem=shared_bytes)
+        function = self._function(kernel)
+        with self._errors(f"{kernel.name} in {kernel.operation}.cu"):
+            function(grid, block, tuple(arguments), shared_mem=shared_bytes)
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Turns what the driver says into a KernelError. A launch returns at once: its errors may come later."""
+        try:
+            yield
+        except (self.cupy.cuda.runtime.CUDARuntimeError, self.cupy.cuda.driver.CUDADriverError) as error:
+            raise KernelError(f"{what}: {error}") from None
 
     def _function(self, kernel: kernel_source.Kernel) -> Any:
         if kernel.name not in self._functions:

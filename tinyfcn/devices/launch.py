@@ -19,6 +19,7 @@ DTYPES = {
     "unsigned long long": np.dtype(np.uint64),
 }
 MAX_THREADS_IN_BLOCK = 1024
+MAX_ELEMENTS = np.iinfo(np.int32).max - MAX_THREADS_IN_BLOCK  # the last block's surplus threads have numbers too
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -54,6 +55,8 @@ def checked_arguments(kernel: Kernel, arguments: Sequence[Any], array_type: type
                 raise TypeError(f"{what} expects an array ({expects}), got {type(argument).__name__}")
             if argument.dtype != dtype:
                 raise TypeError(f"{what} expects {dtype}, got {argument.dtype}")
+            if argument.size > MAX_ELEMENTS:
+                raise ValueError(f"{what} has {argument.size} elements, more than a 32-bit index can number")
             if not argument.flags.c_contiguous:
                 raise ValueError(f"{what} must be C-contiguous, got strides {argument.strides}")
             checked.append(argument)

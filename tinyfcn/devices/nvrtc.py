@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.cuda import import_cupy
-from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.devices.cuda import load_nvrtc
+from tinyfcn.errors import KernelError
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")  # Turing, Ampere, Hopper, Blackwell
 
@@ -46,18 +46,6 @@ def compile_for(operation: str, architecture: str, kernels: Path = kernel_source
     finally:
         nvrtc.destroyProgram(program)
     return [_resources(*match.groups()) for match in _KERNEL.finditer(log)]
-
-
-def load_nvrtc() -> object:
-    """CuPy's binding of NVRTC; DeviceError if CuPy or NVRTC is missing, with the command that supplies it."""
-    import_cupy()
-    try:
-        from cupy.cuda import nvrtc
-
-        nvrtc.getVersion()
-    except (ImportError, RuntimeError, OSError) as error:
-        raise DeviceError(f"NVRTC cannot be loaded ({error}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*'") from None
-    return nvrtc
 
 
 def _resources(kernel: str, stack: str, registers: str, rest: str) -> Resources:

@@ -7,6 +7,7 @@ from tinyfcn.devices.device import Device
 from tinyfcn.ops.checks import expect_at_least_one, expect_shape
 from tinyfcn.ops.conv2d import SUM_THREADS
 
+NOTHING = -(2**31)  # an ignore_index that no label has
 UNLABELLED = {"zero": 0.0, "softmax": 1.0}  # what an ignored place's softmax is multiplied by to give its gradient
 
 
@@ -26,7 +27,7 @@ def softmax_cross_entropy(
     Args:
         logits: (N, K) or (N, K, H, W).
         labels: int32 0 .. K - 1, (N,) or (N, H, W), their range checked where they were loaded; a place labelled
-            `ignore_index` (>= 0) adds 0 to the loss.
+            `ignore_index` adds 0 to the loss.
         unlabelled: the gradient of such a place: "zero", as mathematics has it, or "softmax", what TensorFlow
             (softmax_cross_entropy_with_logits) returns for a one-hot row of zeros: softmax - 0.
 
@@ -43,7 +44,7 @@ def softmax_cross_entropy(
         )
     losses = device.empty(labels.shape, logits.dtype)
     dlogits = device.empty(logits.shape, logits.dtype)
-    ignored = -1 if ignore_index is None else ignore_index
+    ignored = NOTHING if ignore_index is None else ignore_index
     arguments = (logits, labels, losses, dlogits, n, k, places, ignored, UNLABELLED[unlabelled])
     device.launch_for_each("softmax_cross_entropy", n * places, arguments)
     loss = device.empty((1,), logits.dtype)

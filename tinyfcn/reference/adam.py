@@ -17,7 +17,7 @@ class AdamState:
     of the last step, 1 - beta1^t, 1 - beta2^t. l2 (P,): the weight of each parameter's penalty l2 / 2 * p^2.
 
     The rate climbs in a straight line over `warmup` steps and falls with half a cosine to 0 at `steps`
-    (Loshchilov & Hutter, "SGDR", 2017).
+    (Loshchilov & Hutter, "SGDR", 2017); with `steps` 0 it stays.
     """
 
     m: Any
@@ -53,7 +53,7 @@ def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState) -
     state.step += 1
     t = int(state.step[0])
     climbed = min(t / state.warmup, 1) if state.warmup else 1
-    turned = min((t - 1) / state.steps, 1)
+    turned = min((t - 1) / state.steps, 1) if state.steps else 0
     state.rates[0] = state.base_rate * climbed * (1 + np.cos(np.pi * turned)) / 2
     state.rates[1] = 1 - state.beta1**t
     state.rates[2] = 1 - state.beta2**t

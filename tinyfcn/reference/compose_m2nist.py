@@ -12,7 +12,7 @@ def place_m2nist(digit_count: int, seed: int, step: int, count: int) -> np.ndarr
     """Which digits go where: int32 (count, 3, 3) of digit, top, left; digit -1 where a picture has fewer than three.
 
     Every try places all boxes of a picture anew, until none overlap; so all layouts are equally likely. Boxes that
-    found no place in 512 tries (2 pictures in 100,000) stand side by side.
+    found no place in 512 tries (2 in 100,000 pictures of three digits) stand side by side.
     """
     picture = np.arange(count)
     choice = philox((0, picture, step, 0), (seed, 0))

@@ -15,8 +15,9 @@ def max_pool2d(x: np.ndarray, size: int = 2, stride: int = 2) -> tuple[np.ndarra
     for u in range(size):
         for v in range(size):
             candidate = x[:, :, u::stride, v::stride][:, :, :out_height, :out_width]
-            # Only what is greater wins, not what is equal, so the first of equals stays.
-            place = np.where(candidate > y, np.int32(u * width + v), place)
+            # Only what is greater wins, not what is equal, so the first of equals stays; a NaN is passed on.
+            wins = (candidate > y) | (candidate != candidate)
+            place = np.where(wins, np.int32(u * width + v), place)
             y = np.maximum(y, candidate)
     return y, place + corners(out_height, out_width, width, stride)
 

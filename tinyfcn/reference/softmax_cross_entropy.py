@@ -21,7 +21,7 @@ def softmax_cross_entropy(
 
     Args:
         logits: (N, K) or (N, K, H, W).
-        labels: integers 0 .. K - 1, (N,) or (N, H, W); a place labelled `ignore_index` (>= 0) adds 0 to the loss.
+        labels: integers 0 .. K - 1, (N,) or (N, H, W); a place labelled `ignore_index` adds 0 to the loss.
         unlabelled: the gradient of such a place: "zero", as mathematics has it, or "softmax", what TensorFlow
             (softmax_cross_entropy_with_logits) returns for a one-hot row of zeros: softmax - 0.
 

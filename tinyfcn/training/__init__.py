@@ -74,23 +74,30 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """What result.json holds of the test pictures, measured anew, and perhaps on others than the run's own.
 
-    dataset, data_dir: see tinyfcn.data.load_digits; with neither, the digits that the run was trained on.
+    dataset, data_dir: see tinyfcn.data.load_digits; m2nist: a folder with the published files. With none of them, the
+    pictures that the run was tested on.
 
     Raises:
         TinyfcnError: no run, damaged weights, data that are not there.
     """
     model = load(folder, device)
-    if dataset == "auto" and data_dir is None:
+    if (dataset, data_dir, m2nist) == ("auto", None, None):
         config = Run(folder).config()
-        dataset, data_dir = config.get("dataset", dataset), config.get("data_dir")
+        dataset, m2nist = config.get("dataset", dataset), _folder(config.get("m2nist"))
+        data_dir = _folder(config.get("data_dir"))
+        data_dir = data_dir if data_dir and data_dir.is_dir() else None  # it may have moved; look where others do
     parallel = ParallelNetwork(model.network, available_threads())
     with parallel.computing():
         if model.design.name == "classifier":
             if m2nist is not None:
                 raise CheckpointError(f"{folder} is a classifier's run: --m2nist tests FCNs")
-            return evaluate_classifier(parallel, load_digits("test", dataset, data_dir and Path(data_dir)))[0]
-        pictures, labels = evaluation_pictures(model.design, dataset, data_dir and Path(data_dir), m2nist)
+            return evaluate_classifier(parallel, load_digits("test", dataset, data_dir))[0]
+        pictures, labels = evaluation_pictures(model.design, dataset, data_dir, m2nist)
         return evaluate_fcn(parallel, model.design, pictures, labels)
+
+
+def _folder(name: str | None) -> Path | None:
+    return Path(name) if name else None
 
 
 def trainer_of(run: Run, reporter: Reporter) -> Trainer:

@@ -11,7 +11,6 @@ from tinyfcn.data import Digits, load_digits
 from tinyfcn.networks import Classifier, Network
 from tinyfcn.operations import on
 from tinyfcn.reference import compose_m2nist
-from tinyfcn.reference.adam import AdamState
 from tinyfcn.runs import Run
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
@@ -39,9 +38,7 @@ class ClassifierTrainer(Trainer):
         self.steps = ceil(settings.epochs * len(train) / settings.batch)
         self.evaluate_every = ceil(len(train) / settings.batch)
         no_l2 = np.zeros(self.network.parameters.shape, np.float32)
-        self.state = AdamState.create(
-            ops, no_l2, settings.learning_rate, self.steps, warmup=settings.warmup, beta2=settings.beta2
-        )
+        self.state = self.adam_state(no_l2)
 
     def batch(self, step: int) -> tuple[Any, Any]:
         return self.digits.batch(step)

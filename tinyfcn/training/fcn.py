@@ -14,7 +14,6 @@ from tinyfcn.metrics import SegmentationScore
 from tinyfcn.networks import BACKGROUND, Design, Network
 from tinyfcn.operations import on
 from tinyfcn.reference import compose_m2nist, gather_normalise
-from tinyfcn.reference.adam import AdamState
 from tinyfcn.runs import RESULT, STATE, Run, checked_parameters, load_tensors
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
@@ -40,15 +39,7 @@ class FcnTrainer(Trainer):
         self.steps = settings.steps
         self.evaluate_every = ceil(settings.steps / settings.evaluations)
         self.first_trained = self.network.first_trained(design.freeze)
-        self.l2 = self.network.l2_coefficients(settings.l2)
-        self.state = AdamState.create(
-            ops,
-            self.l2[self.first_trained :],
-            settings.learning_rate,
-            self.steps,
-            warmup=settings.warmup,
-            beta2=settings.beta2,
-        )
+        self.state = self.adam_state(self.network.l2_coefficients(settings.l2)[self.first_trained :])
         self.ignore_index = BACKGROUND if design.name == "early" else None
         self.unlabelled = settings.unlabelled
 
@@ -116,7 +107,10 @@ class FcnTrainer(Trainer):
         from tinyfcn import figures
 
         def kind(config: dict[str, Any]) -> dict[str, Any]:
-            return {**config["design"], "freeze": None}  # without pretraining there is nothing to freeze
+            elsewhere = ("cnn", "device", "threads", "data_dir")
+            rest = {name: value for name, value in config.items() if name not in elsewhere}
+            # Without pretraining there is nothing to freeze.
+            return {**rest, "design": {**config["design"], "freeze": None}}
 
         mine = run.config()
         beside = [Run(path.parent) for path in run.folder.parent.glob("*/result.json")]
@@ -124,8 +118,7 @@ class FcnTrainer(Trainer):
         for other in beside:
             try:
                 theirs = other.config()
-                alike = theirs["command"] == "train-fcn" and kind(theirs) == kind(mine)
-                if alike and (theirs["cnn"] is None) != (mine["cnn"] is None):
+                if kind(theirs) == kind(mine) and (theirs["cnn"] is None) != (mine["cnn"] is None):
                     others.append(other)
             except (CheckpointError, KeyError, TypeError):
                 continue  # what lies beside a run need not be a run of this program

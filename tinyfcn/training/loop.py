@@ -80,6 +80,14 @@ class Trainer(ABC):
     def config(self) -> dict[str, Any]:
         """Everything that is needed to make this trainer again."""
 
+    def adam_state(self, l2: np.ndarray) -> AdamState:
+        """Adam before its first step, as the settings want it; l2 (P,) as AdamState has it."""
+        chosen = self.settings
+        steps = self.steps if chosen.schedule == "cosine" else 0
+        return AdamState.create(
+            self.network.ops, l2, chosen.learning_rate, steps, warmup=chosen.warmup, beta2=chosen.beta2
+        )
+
     def step(self, step: int) -> Any:
         """One step of training; the loss stays on the device."""
         loss = self.parallel.gradients(*self.batch(step), self.ignore_index, self.unlabelled)
