@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,13 +22,15 @@ import numpy as np
 from tinyfcn import figures, load
 from tinyfcn.data import load_digits
 from tinyfcn.machine import findings
+from tinyfcn.training import available_threads
 from tinyfcn.training.sources import as_bytes, composed_test
 
 ROOT = Path(__file__).resolve().parent.parent
+TINYFCN = [sys.executable, "-m", "tinyfcn"]
 
 
-def run(*command: str, cwd: Path) -> tuple[float, str]:
-    """Runs a command, its output shown; gives back seconds and output. Exits if it fails."""
+def run(*command: str, cwd: Path) -> tuple[float, str, int]:
+    """Runs a command, its output shown; gives back seconds, output and the most memory in MB. Exits if it fails."""
     print("+", *command, flush=True)
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -37,24 +38,23 @@ def run(*command: str, cwd: Path) -> tuple[float, str]:
     for line in process.stdout:
         print(line, end="", flush=True)
         lines.append(line)
-    if process.wait():
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
         sys.exit(f"failed: {' '.join(command)}")
-    return time.perf_counter() - start, "".join(lines)
+    return time.perf_counter() - start, "".join(lines), usage.ru_maxrss // 1024
 
 
 def train(work: Path, name: str, *arguments: str) -> dict[str, Any]:
-    """Trains into work/name; the result with the command, the seconds it took and the most memory so far."""
-    tinyfcn = [sys.executable, "-m", "tinyfcn"]
-    seconds, _ = run(*tinyfcn, *arguments, "--out", str(work / name), cwd=work)
+    """Trains into work/name; the result with the command, the seconds that it took and its memory."""
+    seconds, _, peak = run(*TINYFCN, *arguments, "--out", str(work / name), cwd=work)
     result = json.loads((work / name / "result.json").read_text())
     config = json.loads((work / name / "config.json").read_text())
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {
         "command": "tinyfcn " + " ".join(arguments),
         "device": config["device"],
         "parameters": config["parameters"],
         "whole_command_seconds": round(seconds, 1),
-        "largest_process_so_far_mb": round(peak),
+        "peak_mb": peak,
         **result,
     }
 
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--longer-steps", type=int, default=12000, help="steps of the longer training; 0: none")
     parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="few steps, to try this script")
     options = parser.parse_args()
     out, work = options.out.resolve(), options.out.resolve() / "runs"
     shutil.rmtree(work, ignore_errors=True)
@@ -87,28 +88,39 @@ def main() -> None:
         "machine": {finding.name: finding.text for finding in findings() if finding.name in ("GPU", "NVRTC", "CPU")},
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "cores": len(os.sched_getaffinity(0)),
+        "threads": available_threads(),
     }
 
     def keep() -> None:
         (out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
 
     if not options.no_tests:
-        seconds, output = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=ROOT)
+        seconds, output, _ = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=ROOT)
         measured["tests"] = {"seconds": round(seconds, 1), "summary": output.strip().splitlines()[-1]}
         keep()
     common = ["--device", options.device, *(["--data-dir", str(data_dir)] if data_dir else [])]
+    train_fcn = ["train-fcn", *(["--steps", "20"] if options.quick else [])]
     from_cnn = ["--cnn", str(work / "cnn"), *common]
+    data = ["--data-dir", str(data_dir)] if data_dir else []
+    run(*TINYFCN, "make-m2nist", str(work / "files"), *data, cwd=work)
     trainings = {
-        "cnn": ["train-cnn", *common],
-        "skip": ["train-fcn", *from_cnn],
-        "early": ["train-fcn", "--design", "early", *from_cnn],
+        "cnn": ["train-cnn", *(["--epochs", "1"] if options.quick else []), *common],
+        "skip": [*train_fcn, *from_cnn],
+        "early": [*train_fcn, "--design", "early", *from_cnn],
+        "corrected": [*train_fcn, "--design", "corrected", *from_cnn],
+        "plain-start": [*train_fcn, "--plain-start", *from_cnn],
+        "from-scratch": [*train_fcn, "--from-scratch", *common],
+        "m2nist": [*train_fcn, "--m2nist", str(work / "files"), *from_cnn],
+        "builtin": ["train-cnn", "--dataset", "builtin", "--device", options.device],
     }
-    if options.longer_steps:
+    if options.longer_steps and not options.quick:
         trainings["longer"] = ["train-fcn", "--steps", str(options.longer_steps), *from_cnn]
     for name, arguments in trainings.items():
         measured[name] = train(work, name, *arguments)
         keep()
+    _, output, _ = run(*TINYFCN, "evaluate", "builtin", "--dataset", "mnist", "--json", *data, cwd=work)
+    measured["builtin"]["on_mnist"] = json.loads(output)
+    keep()
     readme_pictures(work, out, data_dir)
     print(f"written to {out}: measured.json and pictures")
 

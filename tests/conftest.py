@@ -1,6 +1,7 @@
 """Where the kernels run in these tests. Every kernel test runs on the emulator, and on a GPU too where there is one."""
 
 import os
+import signal
 
 # Before NumPy loads it: on small arrays its threads only get in the way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -12,6 +13,9 @@ from hypothesis import settings
 
 import tinyfcn
 from tinyfcn.devices import cuda
+
+# A shell runs background jobs with Ctrl-C ignored; the tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WHY_NO_GPU = cuda.why_not()
 KERNEL_DEVICES = ["emulator"] if WHY_NO_GPU else ["emulator", "cuda"]

@@ -85,6 +85,16 @@ def test_pictures_of_any_size(tmp_path, shape):
     assert (np.take_along_axis(masks, labels[None].astype(int), 0)[0] == masks.max(axis=0)).all()
 
 
+def test_a_small_picture_lies_in_the_middle_of_black(tmp_path):
+    save_run(tmp_path / "run", Design())
+    model = tinyfcn.load(tmp_path / "run", "cpu")
+    digit = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    padded = np.zeros((64, 84), np.uint8)
+    padded[18:46, 28:56] = digit
+    for small, whole in zip(model.predict(digit), model.predict(padded), strict=True):
+        np.testing.assert_array_equal(small, whole[..., 18:46, 28:56])
+
+
 def test_a_picture_in_tiles_is_as_in_one_piece(tmp_path):
     save_run(tmp_path / "run", Design())
     model = tinyfcn.load(tmp_path / "run", "cpu")
