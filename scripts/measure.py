@@ -99,7 +99,7 @@ def main() -> None:
         measured["tests"] = {"seconds": round(seconds, 1), "summary": output.strip().splitlines()[-1]}
         keep()
     common = ["--device", options.device, *(["--data-dir", str(data_dir)] if data_dir else [])]
-    train_fcn = ["train-fcn", *(["--steps", "20"] if options.quick else [])]
+    train_fcn = ["train-fcn", *(["--steps", "20", "--evaluations", "1"] if options.quick else [])]
     from_cnn = ["--cnn", str(work / "cnn"), *common]
     data = ["--data-dir", str(data_dir)] if data_dir else []
     run(*TINYFCN, "make-m2nist", str(work / "files"), *data, cwd=work)

@@ -323,7 +323,7 @@ def test_predict_writes_masks_and_overlay(runs, tmp_path):
 
 
 def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
-    picture = np.full((40, 50, 3), 255, np.uint8)
+    picture = np.full((50, 60, 3), 255, np.uint8)
     picture[10:30, 20:24] = 0
     Image.fromarray(picture).save("paper.png")
     result = run("predict", "runs/fcn-1", "paper.png", "--out", "a", "--device", "cpu")
@@ -333,6 +333,13 @@ def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
     assert "dark on white" not in overruled.stderr
     first, second = (np.asarray(Image.open(f"{out}/paper/overlay.png")) for out in "ab")
     assert first[0, 0].max() < second[0, 0].max()
+
+
+def test_predict_says_that_it_pads_a_picture_smaller_than_its_reach(runs):
+    Image.fromarray(np.zeros((28, 60), np.uint8)).save("small.png")
+    result = run("predict", "runs/fcn-1", "small.png", "--out", "c", "--device", "cpu")
+    assert result.exit_code == 0
+    assert "smaller than the 44x44 that a label depends on, so padded with black" in result.stderr
 
 
 # M2NIST files
