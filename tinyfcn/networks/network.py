@@ -2,6 +2,7 @@
 
 import copy
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import prod
 from typing import Any, Self
@@ -16,7 +17,7 @@ Shapes = Mapping[str, tuple[tuple[int, ...], int]]  # a layer's name -> its weig
 LAST_LAYER = 0.1  # of He's scale
 
 
-class Network:
+class Network(ABC):
     """A network whose forward and backward passes are written out by its subclasses.
 
     parameter["conv1.weight"] and gradient["conv1.weight"] are views of the flat arrays `parameters` and `gradients`,
@@ -63,13 +64,13 @@ class Network:
             return 0
         return sum(value.size for name, value in self.parameter.items() if name.split(".")[0] in self.pretrained)
 
+    @abstractmethod
     def forward(self, x: Any) -> Any:
         """Logits from x (N, 1, H, W), (byte - 127) / 127."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backward(self, dlogits: Any) -> None:
         """Fills `gradients`, given the gradient of the logits of the last `forward`."""
-        raise NotImplementedError
 
     def weights(self, layer: str) -> tuple[Any, Any]:
         """A layer's weight and bias."""
