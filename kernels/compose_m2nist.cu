@@ -72,8 +72,8 @@ extern "C" __global__ void compose_m2nist_draw(const int* __restrict__ boxes, co
                                                float* __restrict__ batch, int* __restrict__ labels, int N, int background) {
     int element = thread_number();  // 0 .. N*64*84 - 1, and the last block's surplus
     if (element >= N * HEIGHT * WIDTH) return;
-    int column = element % WIDTH;
-    int row = element / WIDTH % HEIGHT;
+    int column = element % WIDTH;  // 0 .. WIDTH - 1
+    int row = element / WIDTH % HEIGHT;  // 0 .. HEIGHT - 1
     const int* picture = boxes + element / (WIDTH * HEIGHT) * 9;
 
     int pixel = 0;

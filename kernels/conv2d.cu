@@ -35,10 +35,10 @@ extern "C" __global__ void conv2d_forward(const float* __restrict__ x, const flo
                                           int W, int O, int KH, int KW, int OH, int OW, int stride, int padding) {
     int element = thread_number();  // 0 .. N*O*OH*OW - 1, and the last block's surplus
     if (element >= N * O * OH * OW) return;
-    int j = element % OW;
-    int i = element / OW % OH;
-    int o = element / (OW * OH) % O;
-    int n = element / (OW * OH * O);
+    int j = element % OW;  // 0 .. OW - 1
+    int i = element / OW % OH;  // 0 .. OH - 1
+    int o = element / (OW * OH) % O;  // 0 .. O - 1
+    int n = element / (OW * OH * O);  // 0 .. N - 1
 
     float sum = bias[o];
     for (int c = 0; c < C; ++c)
@@ -57,10 +57,10 @@ extern "C" __global__ void conv2d_backward_input(const float* __restrict__ dout,
                                                  int KW, int OH, int OW, int stride, int padding) {
     int element = thread_number();  // 0 .. N*C*H*W - 1, and the last block's surplus
     if (element >= N * C * H * W) return;
-    int w = element % W;
-    int h = element / W % H;
-    int c = element / (W * H) % C;
-    int n = element / (W * H * C);
+    int w = element % W;  // 0 .. W - 1
+    int h = element / W % H;  // 0 .. H - 1
+    int c = element / (W * H) % C;  // 0 .. C - 1
+    int n = element / (W * H * C);  // 0 .. N - 1
 
     float sum = 0.0f;
     for (int o = 0; o < O; ++o)
@@ -81,16 +81,16 @@ extern "C" __global__ void conv2d_backward_weight(const float* __restrict__ dout
                                                   float* __restrict__ dweight, int N, int C, int H, int W, int O,
                                                   int KH, int KW, int OH, int OW, int stride, int padding) {
     int v = blockIdx.x % KW;  // the block's number, 0 .. O*C*KH*KW - 1, is the weight's
-    int u = blockIdx.x / KW % KH;
-    int c = blockIdx.x / (KW * KH) % C;
-    int o = blockIdx.x / (KW * KH * C);
+    int u = blockIdx.x / KW % KH;  // 0 .. KH - 1
+    int c = blockIdx.x / (KW * KH) % C;  // 0 .. C - 1
+    int o = blockIdx.x / (KW * KH * C);  // 0 .. O - 1
 
     float sum = 0.0f;
     for (int place = threadIdx.x; place < N * OH * OW; place += SUM_THREADS) {
-        int j = place % OW;
-        int i = place / OW % OH;
-        int n = place / (OW * OH);
-        int h = i * stride + u - padding;
+        int j = place % OW;  // 0 .. OW - 1
+        int i = place / OW % OH;  // 0 .. OH - 1
+        int n = place / (OW * OH);  // 0 .. N - 1
+        int h = i * stride + u - padding;  // -padding .. H - 1 + padding
         int w = j * stride + v - padding;
         if (h < 0 || h >= H || w < 0 || w >= W) continue;
         sum += dout[((n * O + o) * OH + i) * OW + j] * x[((n * C + c) * H + h) * W + w];
@@ -104,7 +104,7 @@ extern "C" __global__ void conv2d_backward_bias(const float* __restrict__ dout, 
     int o = blockIdx.x;  // 0 .. O - 1
     float sum = 0.0f;
     for (int place = threadIdx.x; place < N * OH * OW; place += SUM_THREADS) {
-        int n = place / (OH * OW);
+        int n = place / (OH * OW);  // 0 .. N - 1
         sum += dout[(n * O + o) * OH * OW + place % (OH * OW)];
     }
     float total = block_sum(sum);

@@ -35,10 +35,10 @@ extern "C" __global__ void conv_transpose2d_forward(const float* __restrict__ x,
                                                     int stride, int padding) {
     int element = thread_number();  // 0 .. N*O*OH*OW - 1, and the last block's surplus
     if (element >= N * O * OH * OW) return;
-    int w = element % OW;
-    int h = element / OW % OH;
-    int o = element / (OW * OH) % O;
-    int n = element / (OW * OH * O);
+    int w = element % OW;  // 0 .. OW - 1
+    int h = element / OW % OH;  // 0 .. OH - 1
+    int o = element / (OW * OH) % O;  // 0 .. O - 1
+    int n = element / (OW * OH * O);  // 0 .. N - 1
 
     float sum = bias[o];
     for (int c = 0; c < C; ++c)
@@ -61,10 +61,10 @@ extern "C" __global__ void conv_transpose2d_backward_input(const float* __restri
                                                            int OW, int stride, int padding) {
     int element = thread_number();  // 0 .. N*C*H*W - 1, and the last block's surplus
     if (element >= N * C * H * W) return;
-    int j = element % W;
-    int i = element / W % H;
-    int c = element / (W * H) % C;
-    int n = element / (W * H * C);
+    int j = element % W;  // 0 .. W - 1
+    int i = element / W % H;  // 0 .. H - 1
+    int c = element / (W * H) % C;  // 0 .. C - 1
+    int n = element / (W * H * C);  // 0 .. N - 1
 
     float sum = 0.0f;
     for (int o = 0; o < O; ++o)
@@ -83,16 +83,16 @@ extern "C" __global__ void conv_transpose2d_backward_weight(const float* __restr
                                                             int N, int C, int H, int W, int O, int KH, int KW, int OH,
                                                             int OW, int stride, int padding) {
     int v = blockIdx.x % KW;  // the block's number, 0 .. C*O*KH*KW - 1, is the weight's
-    int u = blockIdx.x / KW % KH;
-    int o = blockIdx.x / (KW * KH) % O;
-    int c = blockIdx.x / (KW * KH * O);
+    int u = blockIdx.x / KW % KH;  // 0 .. KH - 1
+    int o = blockIdx.x / (KW * KH) % O;  // 0 .. O - 1
+    int c = blockIdx.x / (KW * KH * O);  // 0 .. C - 1
 
     float sum = 0.0f;
     for (int place = threadIdx.x; place < N * H * W; place += SUM_THREADS) {
-        int j = place % W;
-        int i = place / W % H;
-        int n = place / (W * H);
-        int h = i * stride + u - padding;
+        int j = place % W;  // 0 .. W - 1
+        int i = place / W % H;  // 0 .. H - 1
+        int n = place / (W * H);  // 0 .. N - 1
+        int h = i * stride + u - padding;  // -padding .. OH - 1 + padding
         int w = j * stride + v - padding;
         if (h < 0 || h >= OH || w < 0 || w >= OW) continue;
         sum += x[((n * C + c) * H + i) * W + j] * dout[((n * O + o) * OH + h) * OW + w];

@@ -29,8 +29,8 @@ extern "C" __global__ void max_pool2d_forward(const float* __restrict__ x, float
                                               int size, int stride) {
     int element = thread_number();  // 0 .. N*C*OH*OW - 1, and the last block's surplus
     if (element >= N * C * OH * OW) return;
-    int j = element % OW;
-    int i = element / OW % OH;
+    int j = element % OW;  // 0 .. OW - 1
+    int i = element / OW % OH;  // 0 .. OH - 1
     const float* plane = x + element / (OW * OH) * H * W;
 
     int best = i * stride * W + j * stride;
@@ -53,8 +53,8 @@ extern "C" __global__ void max_pool2d_backward(const float* __restrict__ dout, c
                                                int size, int stride) {
     int element = thread_number();  // 0 .. N*C*H*W - 1, and the last block's surplus
     if (element >= N * C * H * W) return;
-    int w = element % W;
-    int h = element / W % H;
+    int w = element % W;  // 0 .. W - 1
+    int h = element / W % H;  // 0 .. H - 1
     int first = element / (W * H) * OH * OW;  // where this channel's windows begin
 
     float sum = 0.0f;
