@@ -916,6 +916,7 @@ def test_evaluating_a_run_gives_its_result_again(data, cnn, m2nist, tmp_path):
     files, _ = start(fcn(None, cnn, m2nist=str(m2nist), data_dir=None), tmp_path / "files")
     found = evaluate_run(files.folder, "cpu", m2nist=m2nist)
     assert found == {name: value for name, value in files.result().items() if name not in ("steps", "seconds")}
+    assert evaluate_run(files.folder, "cpu") == found  # without a word, on the pictures that it was tested on
     assert evaluate_run(files.folder, "cpu", data_dir=data)["loss"] != found["loss"]
     with pytest.raises(CheckpointError, match="is a classifier's run"):
         evaluate_run(cnn, "cpu", m2nist=m2nist)
