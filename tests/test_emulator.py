@@ -447,15 +447,21 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_path, own_cache, monkeypatch):
     compiled = []
-    compile_file = build._compile
-    monkeypatch.setattr(build, "_compile", lambda *args: (compiled.append(args[1]), compile_file(*args)))
+    run = build._run
+
+    def recorded(*arguments: str, **options: Path) -> str:
+        compiled.extend(Path(argument).stem for argument in arguments if argument.endswith(".cpp"))
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(build, "_run", recorded)
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 3", scale=SCALE)
     assert scaled(kernels) == scaled(kernels) == 3
-    assert compiled == ["scale"]
+    runtime = sorted(path.stem for path in build.RUNTIME)
+    assert compiled == [*runtime, "scale"]
     assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 4", scale=SCALE)) == 4
-    assert len(compiled) == 2
-    names = [path.name for path in own_cache.iterdir()]
-    assert len(names) == 2 and all(name.endswith(".so") for name in names), "nothing half-made stays behind"
+    assert compiled == [*runtime, "scale", "scale"]
+    suffixes = sorted(path.suffix for path in own_cache.iterdir())
+    assert suffixes == [".o", ".so", ".so"], "nothing half-made stays behind"
 
 
 def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
@@ -478,7 +484,7 @@ def test_two_processes_may_build_at_once(tmp_path, own_cache):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 7", scale=SCALE)
     both = [build_elsewhere(kernels) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert len(list(own_cache.iterdir())) == 1
+    assert sorted(path.suffix for path in own_cache.iterdir()) == [".o", ".so"]
     assert scaled(kernels) == 7
 
 
@@ -492,7 +498,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
 def test_a_damaged_library_is_named(tmp_path, own_cache):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
     assert build_elsewhere(kernels).wait() == 0
-    (library,) = own_cache.iterdir()
+    (library,) = own_cache.glob("*.so")
     library.write_bytes(b"not a library")
     with pytest.raises(DeviceError, match=rf"cannot load {library}.*delete it"):
         scaled(kernels)

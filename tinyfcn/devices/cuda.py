@@ -85,8 +85,8 @@ class Cuda(Device):
         self.array_type = self.cupy.ndarray
         self._functions: dict[str, Any] = {}
 
-    def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Any:
-        return self.cupy.empty(shape, dtype)
+    def empty(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        return self.cupy.empty(shape, self.dtypes["float"] if dtype is None else dtype)
 
     def asarray(self, array: np.ndarray) -> Any:
         return self.cupy.array(np.ascontiguousarray(array))

@@ -1,32 +1,36 @@
 """What the launchers in `tinyfcn/ops` ask of a place where kernels run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.launch import MAX_THREADS_IN_BLOCK, as_dim3, ceil_div, checked_arguments
+from tinyfcn.devices.launch import DTYPES, MAX_THREADS_IN_BLOCK, as_dim3, ceil_div, checked_arguments
 from tinyfcn.errors import KernelError
 
 THREADS = 256  # a block of the plain kernels in which every thread owns one element
 
 
 class Device(ABC):
-    """Allocates arrays, moves them, launches kernels. Arrays are NumPy's on the emulator, CuPy's on a GPU."""
+    """Allocates arrays, moves them, launches kernels. Arrays are NumPy's on the emulator, CuPy's on a GPU.
+
+    `dtypes` gives the NumPy dtype of each type that a kernel's parameters may have.
+    """
 
     name: str
     array_type: type
+    dtypes: Mapping[str, np.dtype] = DTYPES
 
     def __init__(self, kernels: Path = kernel_source.KERNELS) -> None:
         self.kernels = Path(kernels)
         self._declared = kernel_source.kernels(self.kernels)
 
     @abstractmethod
-    def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Any:
-        """An array whose values a kernel will write."""
+    def empty(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        """An array whose values a kernel will write; without a dtype, of the kernels' float."""
 
     @abstractmethod
     def asarray(self, array: np.ndarray) -> Any:
@@ -74,7 +78,8 @@ class Device(ABC):
                 f"{kernel_name}: grid {grid} and block {block} must be positive, "
                 f"with at most {MAX_THREADS_IN_BLOCK} threads a block"
             )
-        self._launch(kernel, grid, block, checked_arguments(kernel, arguments, self.array_type), shared_bytes)
+        checked = checked_arguments(kernel, arguments, self.array_type, self.dtypes)
+        self._launch(kernel, grid, block, checked, shared_bytes)
 
     def launch_for_each(self, kernel_name: str, count: int, arguments: Sequence[Any]) -> None:
         """Runs a kernel with one thread for each of `count` elements, in blocks of 256.

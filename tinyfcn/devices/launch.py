@@ -4,7 +4,7 @@ A GPU launch takes whatever it is given: a Python float would go as a double, a 
 contiguous, and the kernel would read garbage without a word. So nothing is launched that has not passed here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,12 @@ def as_dim3(dimensions: int | Sequence[int]) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
-def checked_arguments(kernel: Kernel, arguments: Sequence[Any], array_type: type) -> list[Any]:
+def checked_arguments(
+    kernel: Kernel, arguments: Sequence[Any], array_type: type, dtypes: Mapping[str, np.dtype] = DTYPES
+) -> list[Any]:
     """The arguments as the kernel wants them: arrays as they are, scalars as NumPy scalars of its types.
+
+    `dtypes` says what a parameter's type is on the device: "float" is float64 where kernels are compiled for double.
 
     Raises:
         TypeError: too few or many arguments, an array of another dtype or place, a number for an array.
@@ -46,9 +50,9 @@ def checked_arguments(kernel: Kernel, arguments: Sequence[Any], array_type: type
     checked = []
     for parameter, argument in zip(kernel.parameters, arguments, strict=True):
         what = f"{kernel.name}: argument '{parameter.name}'"
-        if parameter.type not in DTYPES:
-            raise TypeError(f"{what} has the type {parameter.type}; a launch knows {', '.join(DTYPES)}")
-        dtype = DTYPES[parameter.type]
+        if parameter.type not in dtypes:
+            raise TypeError(f"{what} has the type {parameter.type}; a launch knows {', '.join(dtypes)}")
+        dtype = dtypes[parameter.type]
         if parameter.is_array:
             if not isinstance(argument, array_type):
                 expects = f"{array_type.__module__}.{array_type.__name__}"

@@ -1,6 +1,7 @@
 """How each kernel is launched: shapes checked, outputs allocated, grid and block chosen. One module an operation.
 
 Every function takes the device first; `tinyfcn.on` binds it. Nothing here waits for the device or reads a value back.
+Floats are the device's (`Device.dtypes`): float32, or float64 on an emulator of that precision.
 """
 
 from tinyfcn.ops.adam import adam_step

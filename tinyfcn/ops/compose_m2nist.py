@@ -13,7 +13,7 @@ HEIGHT, WIDTH, SIDE = 64, 84, 28  # as in kernels/compose_m2nist.cu
 def compose_m2nist(
     device: Device, digits: Any, digit_labels: Any, seed: int, step: int, count: int, background: int = 10
 ) -> tuple[Any, Any]:
-    """`count` pictures, float32 (count, 1, 64, 84) = (pixel - 127) / 127, and their labels, int32 (count, 64, 84).
+    """`count` pictures, floats (count, 1, 64, 84) = (pixel - 127) / 127, and their labels, int32 (count, 64, 84).
 
     Args:
         digits: uint8 (M, 28, 28) with labels uint8 (M,), 0 .. 9.

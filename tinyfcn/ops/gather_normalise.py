@@ -7,7 +7,7 @@ from tinyfcn.ops.checks import expect_shape
 
 
 def gather_normalise(device: Device, images: Any, indices: Any) -> Any:
-    """(images[indices] - 127) / 127 as float32 (N, 1, H, W); images uint8 (M, H, W), indices int32 (N,), 0 .. M - 1.
+    """(images[indices] - 127) / 127 as floats (N, 1, H, W); images uint8 (M, H, W), indices int32 (N,), 0 .. M - 1.
 
     Raises:
         ValueError: arrays of other dimensions.

@@ -1,7 +1,6 @@
 """Makes a shared library of a kernel file with the machine's C++ compiler, and keeps it for the next time."""
 
 import atexit
-import ctypes
 import hashlib
 import os
 import platform
@@ -11,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -18,19 +19,30 @@ from tinyfcn import files
 from tinyfcn.devices import kernel_source
 from tinyfcn.errors import DeviceError, KernelError
 
-HEADERS = Path(__file__).parent
+HERE = Path(__file__).parent
+RUNTIME = sorted(HERE.glob("*.cpp"))
 
 # No strict aliasing: kernels look at a float's bits as an int's. No contraction: a * b + c rounds twice, on
 # every CPU. Of the debug information only the lines, in the version that most tools read.
 FLAGS = shlex.split(
     "-std=c++17 -O2 -g1 -gdwarf-4 -fno-strict-aliasing -ffp-contract=off -fno-exceptions "
-    "-fPIC -shared -fvisibility=hidden -fdiagnostics-color=never"
+    f"-fPIC -fvisibility=hidden -fdiagnostics-color=never -I{shlex.quote(str(HERE))}"
 )
+# For the kernels alone. Calls of the functions in faults.cpp; an accumulator without a first value is an error; no
+# stack grows past the page below it unnoticed; and a caller stays to be named.
+KERNEL_FLAGS = shlex.split(
+    "-fsanitize=bounds,alignment,signed-integer-overflow,integer-divide-by-zero,shift "
+    "-Werror=uninitialized -Werror=maybe-uninitialized -fstack-clash-protection -fno-optimize-sibling-calls"
+)
+CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
+DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
 
 # The namespaces that `translate` puts around a kernel, as the messages of g++ and clang++ write them.
 _NAMESPACES = re.compile(r"[{(]anonymous( namespace)?[)}]::kernels::")
 # extern __shared__ float tile[];
 _DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+((?:__align__\s*\(\d+\)\s*)?)([\w\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;")
+# 1.0f, .5f, 1e-8f
+_FLOAT_LITERAL = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)[fF]\b")
 
 
 def compiler() -> list[str]:
@@ -82,49 +94,74 @@ def kernel_names(operation: str, kernels: Path) -> list[str]:
     return [kernel.name for kernel in kernel_source.parse(text, operation)]
 
 
-def translate(operation: str, kernels: Path) -> str:
+def translate(operation: str, kernels: Path, double: bool = False) -> str:
     """The C++ file for one kernel file. Each line keeps its number, for the compiler's messages.
 
     Inside namespaces, a kernel's functions may have names that the C library uses for its own.
     """
     text = kernel_source.read(operation, kernels)
-    text = _DYNAMIC_SHARED.sub(r"\1\2* \3 = reinterpret_cast<\2*>(emulator::dynamic_shared);", text)
+    text = _DYNAMIC_SHARED.sub(r"\1\2* \3 = reinterpret_cast<\2*>(emulator::dynamic_shared());", text)
+    if double:
+        text = _FLOAT_LITERAL.sub(r"\1", text)
     exports = "".join(f"EMULATOR_EXPORT({name})\n" for name in kernel_names(operation, kernels))
     return f'#include "cuda_on_cpu.h"\nnamespace {{ namespace kernels {{\n{text}\n}} }}\n{exports}'
 
 
-def library(operation: str, kernels: Path) -> ctypes.CDLL:
+def library(operation: str, kernels: Path, check: bool = False, double: bool = False) -> Path:
     """The compiled kernels of one operation, from the cache or made now.
 
     Raises:
-        DeviceError: no C++ compiler, or its product does not load.
+        DeviceError: no C++ compiler, or it does not take the emulator itself.
         KernelError: the file does not compile; the message is the compiler's, with the file and its lines.
     """
-    source = translate(operation, kernels)
-    headers = [path.read_text(encoding="utf-8") for path in sorted(HEADERS.glob("*.h"))]
-    made_of = [source, *headers, *FLAGS, *compiler(), _version(*compiler()), platform.machine()]
-    digest = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
-    path = cache_folder() / f"{operation}-{digest}.so"
+    source = translate(operation, kernels, double)
+    flags = [*FLAGS, *KERNEL_FLAGS, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
+    path = _product(f"{operation}.so", source, *flags)
     if not path.exists():
-        _compile(source, operation, kernels, path)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise DeviceError(f"cannot load {path}: {error}; delete it, or set TINYFCN_CACHE elsewhere") from None
+        runtime = _runtime()
+        with _made(path) as new:
+            cpp, compiled = new.with_name(f"{operation}.cpp"), new.with_suffix(".o")
+            cpp.write_text(source, encoding="utf-8")
+            # In the kernels' folder the compiler finds the lines that it quotes.
+            refused = _run(*flags, "-c", str(cpp), "-o", str(compiled), cwd=kernels)
+            if refused:
+                raise KernelError(f"{operation}.cu does not compile:\n{_NAMESPACES.sub('', refused)}")
+            # Without the flags, which would bring in the compiler's own libraries in place of the runtime.
+            refused = _run("-shared", str(compiled), str(runtime), "-ldl", "-o", str(new))
+            if refused:
+                raise KernelError(f"{operation}.cu does not link:\n{_NAMESPACES.sub('', refused)}")
+    return path
 
 
-def _compile(source: str, operation: str, kernels: Path, path: Path) -> None:
-    """Compiles in a temporary folder beside `path`, then renames: nobody ever loads half a library."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{operation}-") as work:
-        cpp, product = Path(work) / f"{operation}.cpp", Path(work) / path.name
-        cpp.write_text(source, encoding="utf-8")
-        done = subprocess.run(
-            [*compiler(), *FLAGS, f"-I{HEADERS}", str(cpp), "-o", str(product)],
-            cwd=kernels,  # here the compiler finds the lines that it quotes
-            env=os.environ | {"LC_ALL": "C"},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise KernelError(f"{operation}.cu does not compile:\n{_NAMESPACES.sub('', done.stderr).strip()}")
-        os.replace(product, path)
+def _runtime() -> Path:
+    """The emulator's own part of every library, compiled."""
+    path = _product("runtime.o", *FLAGS)
+    if not path.exists():
+        with _made(path) as new:
+            refused = _run(*FLAGS, "-r", *map(str, RUNTIME), "-o", str(new))
+            if refused:
+                raise DeviceError(f"the C++ compiler {shlex.join(compiler())} does not take the emulator:\n{refused}")
+    return path
+
+
+def _product(name: str, *made_of: str) -> Path:
+    """Where a product lies in the cache: under a hash of all that it is made of."""
+    own = [path.read_text(encoding="utf-8") for path in [*sorted(HERE.glob("*.h")), *RUNTIME]]
+    text = "\0".join([*made_of, *own, *compiler(), _version(*compiler()), platform.machine()])
+    stem, suffix = name.split(".")
+    return cache_folder() / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.{suffix}"
+
+
+@contextmanager
+def _made(path: Path) -> Iterator[Path]:
+    """A path in a folder of its own to make a product at. It becomes `path` when done: nobody ever loads half of it."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-") as folder:
+        yield Path(folder) / path.name
+        os.replace(Path(folder) / path.name, path)
+
+
+def _run(*arguments: str, cwd: Path = HERE) -> str:
+    """Runs the compiler. Returns what it said if it failed, else an empty text."""
+    environment = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run([*compiler(), *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    return (done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else ""

@@ -1,23 +1,50 @@
 // CUDA's words, in C++ for a CPU. Included before a kernel file that is otherwise compiled as it is.
 //
-// What runs a block's threads is in block.h. Here is only what a kernel can name.
+// What runs a block's threads is in threads.cpp. Here is only what a kernel can name.
 #pragma once
-
-#undef _FORTIFY_SOURCE     // its longjmp refuses to leave a fiber's stack
-#define _XOPEN_SOURCE 700  // macOS declares ucontext only with this,
-#define _DARWIN_C_SOURCE   // and mmap's MAP_ANONYMOUS with this
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "block.h"
+#include <utility>
+
+#include "runtime.h"
+
+// To a kernel its indices are constants, so the compiler may keep them; a thread that has waited finds its own again.
+extern const uint3 threadIdx, blockIdx;
+extern const dim3 blockDim, gridDim;
 
 // NVRTC has no INFINITY and no NAN, so a kernel that uses them must not compile here either.
 #undef INFINITY
 #undef NAN
 
+// In double precision every float of a kernel is a double, every function the double's; build.py sees to the literals.
+#ifdef EMULATOR_DOUBLE
+#define float double
+#define sqrtf sqrt
+#define expf exp
+#define exp2f exp2
+#define expm1f expm1
+#define logf log
+#define log2f log2
+#define log1pf log1p
+#define powf pow
+#define sinf sin
+#define cosf cos
+#define tanhf tanh
+#define fabsf fabs
+#define fmaxf fmax
+#define fminf fmin
+#define fmaf fma
+#define rintf rint
+#define roundf round
+#define floorf floor
+#define ceilf ceil
+#endif
+
 // --- Where functions and variables live. Blocks run one at a time, so shared memory can be static. ---
-#define __global__
+#define __global__ __attribute__((noinline))  // its accesses are watched, its caller's are not
 #define __device__
 #define __host__
 #define __constant__
@@ -25,8 +52,13 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// `used`: after a barrier the compiler must read again what another thread may have written.
-#define __shared__ static __attribute__((used, aligned(16)))
+// `used`: after a barrier the compiler must read again what another thread may have written. The gap keeps variables
+// apart, so that one step too far is not yet the next variable.
+#define __shared__ \
+    static __attribute__((used)) char EMULATOR_UNIQUE(__COUNTER__)[16]; \
+    static __attribute__((used, aligned(16)))
+#define EMULATOR_UNIQUE(number) EMULATOR_JOIN(emulator_gap_, number)
+#define EMULATOR_JOIN(a, b) a##b
 
 // --- Vectors, aligned as on the GPU ---
 #define EMULATOR_VECTORS(type, name, align2, align4) \
@@ -34,7 +66,7 @@
     struct __align__(align4) name##4 { type x, y, z, w; }; \
     inline name##2 make_##name##2(type x, type y) { return {x, y}; } \
     inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
-EMULATOR_VECTORS(float, float, 8, 16)
+EMULATOR_VECTORS(float, float, 2 * sizeof(float), 16)
 EMULATOR_VECTORS(int, int, 8, 16)
 EMULATOR_VECTORS(unsigned int, uint, 8, 16)
 EMULATOR_VECTORS(unsigned char, uchar, 2, 4)
@@ -77,33 +109,34 @@ T emulator_shuffle(const char* operation, Here here, unsigned mask, T value, int
     memcpy(&value, &bits, sizeof value);
     return value;
 }
-inline int emulator_lane() { return emulator::current % warpSize; }
-
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, Here here = Here()) {
-    const int group = emulator_lane() & -width;
+    const int group = emulator::lane() & -width;
     return emulator_shuffle("__shfl_sync", here, mask, value, group + (source & (width - 1)));
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize, Here here = Here()) {
-    const int lane = emulator_lane(), source = lane + delta, last = lane | (width - 1);
+    const int lane = emulator::lane(), source = lane + delta, last = lane | (width - 1);
     return emulator_shuffle("__shfl_down_sync", here, mask, value, source <= last ? source : lane);
 }
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize, Here here = Here()) {
-    const int lane = emulator_lane(), source = lane - delta, first = lane & -width;
+    const int lane = emulator::lane(), source = lane - delta, first = lane & -width;
     return emulator_shuffle("__shfl_up_sync", here, mask, value, source >= first ? source : lane);
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize, Here here = Here()) {
-    const int lane = emulator_lane(), source = lane ^ lanes, last = lane | (width - 1);
+    const int lane = emulator::lane(), source = lane ^ lanes, last = lane | (width - 1);
     return emulator_shuffle("__shfl_xor_sync", here, mask, value, source <= last ? source : lane);
 }
 
 // --- Atomics: no other thread runs meanwhile, so plain arithmetic will do. Each returns the old value. ---
+#define EMULATOR_UNWATCHED __attribute__((noinline, no_sanitize_thread))
+#define EMULATOR_TOUCH emulator::touch(address, sizeof *address, emulator::ATOMIC, __builtin_return_address(0))
 #define EMULATOR_ATOMIC(name, updated) \
     template <typename T, typename V> \
-    T name(T* address, V v) { \
+    EMULATOR_UNWATCHED T name(T* address, V v) { \
+        EMULATOR_TOUCH; \
         const T old = *address, value = T(v); \
         *address = updated; \
         return old; \
@@ -113,7 +146,8 @@ EMULATOR_ATOMIC(atomicMin, value < old ? value : old)
 EMULATOR_ATOMIC(atomicMax, value > old ? value : old)
 EMULATOR_ATOMIC(atomicExch, value)
 template <typename T, typename U, typename V>
-T atomicCAS(T* address, U expected, V value) {
+EMULATOR_UNWATCHED T atomicCAS(T* address, U expected, V value) {
+    EMULATOR_TOUCH;
     const T old = *address;
     if (old == T(expected)) *address = T(value);
     return old;
@@ -156,6 +190,7 @@ inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 
+#ifndef EMULATOR_DOUBLE  // what looks at a float's 32 bits cannot be widened
 template <typename To, typename From>
 To emulator_same_bits(From from) {
     static_assert(sizeof(To) == sizeof(From));
@@ -167,3 +202,23 @@ inline int __float_as_int(float x) { return emulator_same_bits<int>(x); }
 inline unsigned __float_as_uint(float x) { return emulator_same_bits<unsigned>(x); }
 inline float __int_as_float(int x) { return emulator_same_bits<float>(x); }
 inline float __uint_as_float(unsigned x) { return emulator_same_bits<float>(x); }
+#endif
+
+// --- For Python: one exported function a kernel, which takes its arguments from a list of pointers to them, as
+// cuLaunchKernel does. ---
+template <auto kernel>
+struct EmulatorUnpacked;
+
+template <typename... T, void (*kernel)(T...)>
+struct EmulatorUnpacked<kernel> {
+    template <size_t... i>
+    EMULATOR_UNWATCHED static void call([[maybe_unused]] void** arguments, std::index_sequence<i...>) {
+        kernel(*static_cast<T*>(arguments[i])...);
+    }
+    static void run(void** arguments) { call(arguments, std::index_sequence_for<T...>{}); }
+};
+
+#define EMULATOR_EXPORT(name) \
+    extern "C" __attribute__((visibility("default"))) void kernel_##name(void** arguments) { \
+        EmulatorUnpacked<&kernels::name>::run(arguments); \
+    }

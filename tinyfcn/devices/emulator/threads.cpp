@@ -12,10 +12,10 @@
 //
 // The stacks are made with ucontext. Switching between them is left to _setjmp and _longjmp, which, unlike
 // swapcontext, make no system call (10 ns rather than 200).
-#pragma once
+#include "state.h"
 
+#include <fenv.h>
 #include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -23,37 +23,19 @@
 #include <unistd.h>
 
 #include <utility>
+#include <vector>
 
-struct uint3 {
-    unsigned x, y, z;
-};
-
-struct dim3 {
-    unsigned x, y, z;
-    dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
-};
-
-static uint3 threadIdx, blockIdx;
-static dim3 blockDim, gridDim;
-static const int warpSize = 32;
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
 
 namespace emulator {
 
-constexpr int MAX_THREADS = 1024;           // in a block, on every GPU
-constexpr unsigned MAX_SHARED = 48 * 1024;  // bytes a kernel may ask for at launch without opting in to more
 constexpr size_t STACK_BYTES = 256 * 1024;  // taken from the machine only as far as it is used
-
-// A call in a kernel that makes threads wait. As a default argument, `Here()` is the line of the call.
-struct Here {
-    const char* file;
-    int line;
-    constexpr Here(const char* f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l) {}
-};
+constexpr size_t MAX_SHARED = 96 * 1024;    // 48 KiB of floats, widened to double
 
 struct Fiber {
     jmp_buf registers;     // where it stopped
     ucontext_t beginning;  // where it enters `run_threads`
-    void* stack;
     bool entered;
 };
 
@@ -70,33 +52,44 @@ struct Thread {
     unsigned long long value;  // what it brings, and when it goes on, what it gets
 };
 
-constexpr int VOTE = -1;     // it wants one bit from each lane: whether that lane's value is not 0
-constexpr int BARRIER = -2;  // it waits for the whole block
+Launch* launch;
+int thread_count, current, block_number;
 
 static Thread threads[MAX_THREADS];
-static int thread_count;  // of this launch's blocks
-static int started;       // threads of this block that have started
-static int exited;        // and those that have reached their end
-static int current;       // the thread that runs now
-
-static void (*body)(void** arguments);  // the kernel
-static void** arguments;
-alignas(128) static char dynamic_shared[MAX_SHARED];
+static int order[MAX_THREADS];  // in which the threads take their turns until the next barrier
+static int started;             // threads of this block that have started
+static int exited;              // and those that have reached their end
+static std::vector<int> blocks;  // in the order in which they run
+static unsigned dice;             // the state of a linear congruential generator (Numerical Recipes)
 
 static Fiber fibers[MAX_THREADS];
 static Fiber* idle[MAX_THREADS];  // fibers that hold no thread
 static int fiber_count, idle_count;
 static Fiber* running;
 static jmp_buf scheduler;
+static char* stacks;  // of all fibers, each above a page that must not be touched
+static size_t page;
 
-static char message[2048];  // why the launch failed; empty while it has not
+uint3 thread_index(int thread) { return threads[thread].index; }
+uint3 block_index(int number) {
+    const unsigned block = blocks[number - 1];
+    return {block % gridDim.x, block / gridDim.x % gridDim.y, block / gridDim.x / gridDim.y};
+}
+int lane() { return current % warpSize; }
+bool on_a_stack(const void* address) {
+    return address >= stacks && address < stacks + MAX_THREADS * (page + STACK_BYTES);
+}
 
-__attribute__((format(printf, 1, 2))) static void say(const char* format, ...) {
-    const size_t used = strlen(message);
-    va_list values;
-    va_start(values, format);
-    vsnprintf(message + used, sizeof message - used, format, values);
-    va_end(values);
+static int roll(int sides) {
+    dice = dice * 1664525u + 1013904223u;
+    return (dice >> 8) % sides;  // its low bits are the worse ones
+}
+
+// The numbers 0 .. count - 1 in this launch's order.
+static void arrange(int* numbers, int count) {
+    for (int i = 0; i < count; i++) numbers[i] = launch->order == REVERSE ? count - 1 - i : i;
+    if (launch->order == RANDOM)
+        for (int i = count - 1; i > 0; i--) std::swap(numbers[i], numbers[roll(i + 1)]);
 }
 
 // From the scheduler into a fiber, until that fiber pauses.
@@ -113,14 +106,19 @@ __attribute__((noinline)) static void pause() {
     if (!_setjmp(running->registers)) _longjmp(scheduler, 1);
 }
 
-// What every fiber does, for ever: run threads that have not started. In body() it may stop, with a thread
+void leave() { _longjmp(scheduler, 1); }
+
+// What every fiber does, for ever: run threads that have not started. In the kernel it may stop, with a thread
 // that waits.
 static void run_threads() {
     for (;;) {
+#ifdef __GLIBC__
+        if (launch->check) feenableexcept(FE_INVALID);  // 0 / 0, inf - inf: a fault, where it happens
+#endif
         while (started < thread_count) {
-            current = started++;
+            current = order[started++];
             threadIdx = threads[current].index;
-            body(arguments);
+            launch->kernel(launch->arguments);
             threads[current].state = EXITED;
             exited++;
         }
@@ -129,11 +127,13 @@ static void run_threads() {
     }
 }
 
-// A fiber at its beginning, on a stack with a page below it that must not be touched: a stack that grows too
-// far stops the program there, instead of writing into another thread's variables.
+// A fiber at its beginning. The page below its stack stops a stack that grows too far, before it writes into
+// another thread's variables.
 static void begin(Fiber* fiber) {
+    char* below = stacks + (fiber - fibers) * (page + STACK_BYTES);
+    mprotect(below, page, PROT_NONE);
     getcontext(&fiber->beginning);
-    fiber->beginning.uc_stack.ss_sp = fiber->stack;
+    fiber->beginning.uc_stack.ss_sp = below + page;
     fiber->beginning.uc_stack.ss_size = STACK_BYTES;
     fiber->beginning.uc_link = nullptr;
     makecontext(&fiber->beginning, run_threads, 0);
@@ -142,26 +142,11 @@ static void begin(Fiber* fiber) {
 }
 
 static Fiber* idle_fiber() {
-    if (!idle_count) {
-        Fiber* fiber = &fibers[fiber_count];
-        const size_t page = sysconf(_SC_PAGESIZE);
-        void* memory =
-            mmap(nullptr, page + STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (memory == MAP_FAILED) {
-            say("no memory for the stacks of %d threads", thread_count);
-            return nullptr;
-        }
-        mprotect(memory, page, PROT_NONE);
-        fiber->stack = static_cast<char*>(memory) + page;
-        fiber_count++;
-        begin(fiber);
-    }
+    if (!idle_count) begin(&fibers[fiber_count++]);
     return idle[--idle_count];
 }
 
-// Called by a thread that cannot go on alone. Returns when the scheduler has found its wait to be over.
-static unsigned long long wait(const char* operation, Here here, unsigned mask, int source,
-                               unsigned long long value) {
+unsigned long long wait(const char* operation, Here here, unsigned mask, int source, unsigned long long value) {
     const int me = current;
     Thread& thread = threads[me];
     thread = {thread.index, WAITING, running, operation, here, mask, source, value};
@@ -182,6 +167,7 @@ static bool release_block() {
     for (int t = 0; t < thread_count; t++)
         if (!wait_together(threads[t], threads[0])) return false;
     for (int t = 0; t < thread_count; t++) threads[t].state = READY;
+    shadow_barrier();
     return true;
 }
 
@@ -191,21 +177,22 @@ static bool release_warps() {
     for (int t = 0; t < thread_count; t++) {
         if (threads[t].state != WAITING || threads[t].source == BARRIER) continue;
         const unsigned mask = threads[t].mask;
-        Thread* warp = &threads[t / warpSize * warpSize];
-        const int lanes = warp + warpSize <= threads + thread_count ? warpSize : thread_count % warpSize;
+        const int first = t / warpSize * warpSize;
         unsigned present = 0, votes = 0;
-        for (int lane = 0; lane < lanes; lane++) {
-            if (!wait_together(warp[lane], threads[t])) continue;
-            present |= 1u << lane;
-            if (warp[lane].value) votes |= 1u << lane;
+        unsigned long long values[warpSize] = {};
+        int members[warpSize], count = 0;
+        for (int other = first; other < first + warpSize && other < thread_count; other++) {
+            if (!wait_together(threads[other], threads[t])) continue;
+            members[count++] = other;
+            present |= 1u << (other - first);
+            values[other - first] = threads[other].value;
+            if (threads[other].value) votes |= 1u << (other - first);
         }
         if (present != mask) continue;
 
-        unsigned long long values[32];
-        for (int lane = 0; lane < lanes; lane++) values[lane] = warp[lane].value;
-        for (int lane = 0; lane < lanes; lane++) {
-            if (!(mask >> lane & 1)) continue;
-            Thread& thread = warp[lane];
+        if (!strcmp(threads[t].operation, "__syncwarp")) shadow_syncwarp(members, count);
+        for (int i = 0; i < count; i++) {
+            Thread& thread = threads[members[i]];
             if (thread.source != VOTE && !(mask >> thread.source & 1)) {
                 say("%s at %s:%d reads lane %d, which its mask 0x%08x leaves out", thread.operation,
                     thread.here.file, thread.here.line, thread.source, mask);
@@ -240,47 +227,72 @@ static void say_who_waits_where() {
     say(" %d have exited", exited);
 }
 
-static void run_block(unsigned shared_bytes) {
-    memset(dynamic_shared, 0xff, shared_bytes);  // NaN: no block may count on what the one before it left
+static void run_block() {
+    for (int r = 0; r < launch->region_count; r++)  // NaN: no block may count on what the one before it left
+        if (launch->regions[r].shared) memset(launch->regions[r].start, 0xff, launch->regions[r].bytes);
+    shadow_block_begins();
+    arrange(order, thread_count);
     started = exited = 0;
     for (int t = 0; t < thread_count; t++) threads[t].state = READY;
-    while (started < thread_count && !message[0])
-        if (Fiber* fiber = idle_fiber()) resume(fiber);
+    while (started < thread_count && !message[0]) resume(idle_fiber());
     while (exited < thread_count && !message[0]) {
         if (!release_block() && !release_warps()) {
             if (!message[0]) say_who_waits_where();
             return;
         }
-        for (int t = 0; t < thread_count && !message[0]; t++)
-            if (threads[t].state == READY) resume(threads[t].fiber);
+        arrange(order, thread_count);
+        for (int i = 0; i < thread_count && !message[0]; i++)
+            if (threads[order[i]].state == READY) resume(threads[order[i]].fiber);
     }
+    if (!message[0]) shadow_block_ends();
+}
+
+// Shared memory and stacks, once for all launches. False, with a message, where there is no memory for them.
+static bool reserve() {
+    if (stacks) return true;
+    page = sysconf(_SC_PAGESIZE);
+    const size_t bytes = MAX_THREADS * (page + STACK_BYTES) + MAX_SHARED + page;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        say("no memory for the stacks of %d threads", MAX_THREADS);
+        return false;
+    }
+    stacks = static_cast<char*>(memory);
+    mprotect(stacks + bytes - page, page, PROT_NONE);
+    return true;
+}
+
+// It ends where a page begins that must not be touched.
+char* dynamic_shared() {
+    return stacks + MAX_THREADS * (page + STACK_BYTES) + MAX_SHARED - (launch->shared_bytes + 15) / 16 * 16;
 }
 
 // Runs a kernel over grid x block threads. Returns an empty text, or why it failed.
-static const char* launch(void (*kernel)(void**), const unsigned* grid, const unsigned* block,
-                          unsigned shared_bytes, void** kernel_arguments) {
-    body = kernel;
-    arguments = kernel_arguments;
-    gridDim = dim3(grid[0], grid[1], grid[2]);
-    blockDim = dim3(block[0], block[1], block[2]);
-    thread_count = block[0] * block[1] * block[2];
+extern "C" __attribute__((visibility("default"))) const char* emulator_launch(Launch* it) {
+    launch = it;
     message[0] = 0;
-    if (shared_bytes > MAX_SHARED) {
-        say("%u bytes of dynamic shared memory are more than %u", shared_bytes, MAX_SHARED);
-        return message;
-    }
+    if (!reserve()) return message;
+    gridDim = {it->grid[0], it->grid[1], it->grid[2]};
+    blockDim = {it->block[0], it->block[1], it->block[2]};
+    thread_count = it->block[0] * it->block[1] * it->block[2];
+    dice = it->seed;
+    for (int r = 0; r < it->region_count; r++)
+        if (!it->regions[r].start) it->regions[r].start = dynamic_shared();
 
     int t = 0;
-    for (unsigned z = 0; z < block[2]; z++)
-        for (unsigned y = 0; y < block[1]; y++)
-            for (unsigned x = 0; x < block[0]; x++) threads[t++].index = {x, y, z};
+    for (unsigned z = 0; z < it->block[2]; z++)
+        for (unsigned y = 0; y < it->block[1]; y++)
+            for (unsigned x = 0; x < it->block[0]; x++) threads[t++].index = {x, y, z};
 
-    for (blockIdx.z = 0; blockIdx.z < grid[2] && !message[0]; blockIdx.z++)
-        for (blockIdx.y = 0; blockIdx.y < grid[1] && !message[0]; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < grid[0] && !message[0]; blockIdx.x++) {
-                run_block(shared_bytes);
-                if (message[0]) say("; in block (%u,%u,%u)", blockIdx.x, blockIdx.y, blockIdx.z);
-            }
+    blocks.resize(it->grid[0] * it->grid[1] * it->grid[2]);
+    arrange(blocks.data(), blocks.size());
+    catch_faults();
+    for (block_number = 1; block_number <= int(blocks.size()) && !message[0]; block_number++) {
+        blockIdx = block_index(block_number);
+        run_block();
+        if (message[0]) say("; in block (%u,%u,%u)", blockIdx.x, blockIdx.y, blockIdx.z);
+    }
+    let_go();
 
     if (message[0]) {  // threads that will never go on: their fibers begin anew
         idle_count = 0;
@@ -290,24 +302,4 @@ static const char* launch(void (*kernel)(void**), const unsigned* grid, const un
     return message;
 }
 
-// Calls a kernel with arguments from a list of pointers to them, as cuLaunchKernel does.
-template <auto kernel>
-struct Unpacked;
-
-template <typename... T, void (*kernel)(T...)>
-struct Unpacked<kernel> {
-    template <size_t... i>
-    static void call([[maybe_unused]] void** arguments, std::index_sequence<i...>) {
-        kernel(*static_cast<T*>(arguments[i])...);
-    }
-    static void run(void** arguments) { call(arguments, std::index_sequence_for<T...>{}); }
-};
-
 }  // namespace emulator
-
-// One exported function a kernel, for Python to call.
-#define EMULATOR_EXPORT(name) \
-    extern "C" __attribute__((visibility("default"))) const char* launch_##name( \
-        const unsigned* grid, const unsigned* block, unsigned shared_bytes, void** list) { \
-        return emulator::launch(emulator::Unpacked<&kernels::name>::run, grid, block, shared_bytes, list); \
-    }
