@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tinyfcn.errors import DeviceError
 
-# "0000000000005100 0000000000000100 b (anonymous namespace)::kernels::block_sum(float)::partial", but not
-# "emulator::..."; in a kernel, an extern "C" function, "reverse::tile".
-_VARIABLE = re.compile(r"^(\w+) (\w+) [bBdDrR] (?!emulator::|std::)(.*)::(\w+)$", re.MULTILINE)
+# "0000000000005100 0000000000000100 b (anonymous namespace)::kernels::block_sum(float)::partial"; in a kernel, which is
+# an extern "C" function, "... b reverse::tile".
+_VARIABLE = re.compile(r"^(\w+) (\w+) [bBdDrR] (.*)::(\w+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,14 @@ class Variable:
 
 
 @cache
-def symbols(library: Path) -> tuple[int, list[Variable]]:
-    """Where emulator_launch lies in a library, and its kernels' shared, constant and device variables."""
+def symbols(library: Path, kernels: tuple[str, ...]) -> tuple[int, list[Variable]]:
+    """Where emulator_launch lies in a library, and the shared, constant and device variables of its kernels."""
     said = _said("nm", "--print-size", "--demangle", str(library))
     start = int(re.search(r"^(\w+) .* emulator_launch$", said, re.MULTILINE)[1], 16)
     found = []
     for address, size, scope, name in _VARIABLE.findall(said):
-        if not name.startswith("emulator_gap_"):
+        ours = scope in kernels or "(anonymous namespace)::kernels" in scope
+        if ours and not name.startswith("emulator_gap_"):
             found.append(Variable(name, int(address, 16), int(size, 16), not scope.endswith("::kernels")))
     return start, found
 
@@ -41,7 +42,7 @@ def line(library: Path, addresses: str) -> str:
     places = _said("addr2line", "--exe", str(library), "--inlines", *addresses.strip(",").split(","))
     for place in places.splitlines():
         file, _, number = place.split(" ")[0].rpartition(":")
-        if file.endswith((".cu", ".cuh")):
+        if file.endswith((".cu", ".cuh")) and number.isdigit():
             return f"{Path(file).name}:{number}"
     return "an unknown line"
 

@@ -32,7 +32,8 @@ FLAGS = shlex.split(
 # stack grows past the page below it unnoticed; and a caller stays to be named.
 KERNEL_FLAGS = shlex.split(
     "-fsanitize=bounds,alignment,signed-integer-overflow,integer-divide-by-zero,shift "
-    "-Werror=uninitialized -Werror=maybe-uninitialized -fstack-clash-protection -fno-optimize-sibling-calls"
+    "-Werror=uninitialized -Werror=maybe-uninitialized -Wno-unknown-warning-option "
+    "-fstack-clash-protection -fno-optimize-sibling-calls"
 )
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
@@ -41,7 +42,10 @@ DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
 _NAMESPACES = re.compile(r"[{(]anonymous( namespace)?[)}]::kernels::")
 # extern __shared__ float tile[];
 _DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+((?:__align__\s*\(\d+\)\s*)?)([\w\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;")
-# 1.0f, .5f, 1e-8f
+# In double precision: expf(x) becomes exp(x); and 1.0f, .5f, 1e-8f lose their f.
+_FLOAT_FUNCTION = re.compile(
+    r"\b(sqrt|exp|exp2|expm1|log|log2|log1p|pow|sin|cos|tanh|fabs|fmax|fmin|fma|rint|round|floor|ceil)f(?=\s*\()"
+)
 _FLOAT_LITERAL = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)[fF]\b")
 
 
@@ -102,7 +106,7 @@ def translate(operation: str, kernels: Path, double: bool = False) -> str:
     text = kernel_source.read(operation, kernels)
     text = _DYNAMIC_SHARED.sub(r"\1\2* \3 = reinterpret_cast<\2*>(emulator::dynamic_shared());", text)
     if double:
-        text = _FLOAT_LITERAL.sub(r"\1", text)
+        text = _FLOAT_LITERAL.sub(r"\1", _FLOAT_FUNCTION.sub(r"\1", text))
     exports = "".join(f"EMULATOR_EXPORT({name})\n" for name in kernel_names(operation, kernels))
     return f'#include "cuda_on_cpu.h"\nnamespace {{ namespace kernels {{\n{text}\n}} }}\n{exports}'
 

@@ -19,28 +19,8 @@ extern const dim3 blockDim, gridDim;
 #undef INFINITY
 #undef NAN
 
-// In double precision every float of a kernel is a double, every function the double's; build.py sees to the literals.
-#ifdef EMULATOR_DOUBLE
+#ifdef EMULATOR_DOUBLE  // all that a kernel calls float; build.py sees to functions and literals
 #define float double
-#define sqrtf sqrt
-#define expf exp
-#define exp2f exp2
-#define expm1f expm1
-#define logf log
-#define log2f log2
-#define log1pf log1p
-#define powf pow
-#define sinf sin
-#define cosf cos
-#define tanhf tanh
-#define fabsf fabs
-#define fmaxf fmax
-#define fminf fmin
-#define fmaf fma
-#define rintf rint
-#define roundf round
-#define floorf floor
-#define ceilf ceil
 #endif
 
 // --- Where functions and variables live. Blocks run one at a time, so shared memory can be static. ---
@@ -154,32 +134,30 @@ EMULATOR_UNWATCHED T atomicCAS(T* address, U expected, V value) {
 }
 
 // --- Arithmetic. glibc keeps the names __expf and so on for itself: here they are macros. ---
-#define __expf(x) expf(x)
-#define __logf(x) logf(x)
-#define __log2f(x) log2f(x)
-#define __powf(x, y) powf(x, y)
-#define __sinf(x) sinf(x)
-#define __cosf(x) cosf(x)
+#define __expf(x) exp(x)
+#define __logf(x) log(x)
+#define __log2f(x) log2(x)
+#define __powf(x, y) pow(x, y)
+#define __sinf(x) sin(x)
+#define __cosf(x) cos(x)
 #define __fdividef(x, y) ((x) / (y))
 #define __ldg(address) (*(address))
 
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }  // NaN becomes 0
+inline float rsqrtf(float x) { return 1 / sqrt(x); }
+inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }  // NaN becomes 0
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline int __float2int_rn(float x) { return static_cast<int>(rintf(x)); }
+inline float __fmaf_rn(float a, float b, float c) { return fma(a, b, c); }
+inline int __float2int_rn(float x) { return static_cast<int>(rint(x)); }
 
 // Of two types their common one; of a number and a NaN the number.
-template <typename A, typename B>
-auto min(A a, B b) -> decltype(a + b) {
-    const decltype(a + b) x = a, y = b;
-    return x < y || y != y ? x : y;
+template <typename A, typename B, typename Common = decltype(A() + B())>
+Common min(A a, B b) {
+    return Common(a) < Common(b) || b != b ? a : b;
 }
-template <typename A, typename B>
-auto max(A a, B b) -> decltype(a + b) {
-    const decltype(a + b) x = a, y = b;
-    return x > y || y != y ? x : y;
+template <typename A, typename B, typename Common = decltype(A() + B())>
+Common max(A a, B b) {
+    return Common(a) > Common(b) || b != b ? a : b;
 }
 
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((1ull * a * b) >> 32); }
@@ -206,19 +184,16 @@ inline float __uint_as_float(unsigned x) { return emulator_same_bits<float>(x); 
 
 // --- For Python: one exported function a kernel, which takes its arguments from a list of pointers to them, as
 // cuLaunchKernel does. ---
-template <auto kernel>
-struct EmulatorUnpacked;
-
-template <typename... T, void (*kernel)(T...)>
-struct EmulatorUnpacked<kernel> {
-    template <size_t... i>
-    EMULATOR_UNWATCHED static void call([[maybe_unused]] void** arguments, std::index_sequence<i...>) {
-        kernel(*static_cast<T*>(arguments[i])...);
-    }
-    static void run(void** arguments) { call(arguments, std::index_sequence_for<T...>{}); }
-};
+template <typename... T, size_t... i>
+EMULATOR_UNWATCHED void emulator_call(void (*kernel)(T...), void** list, std::index_sequence<i...>) {
+    kernel(*static_cast<T*>(list[i])...);
+}
+template <typename... T>
+void emulator_call(void (*kernel)(T...), void** list) {
+    emulator_call(kernel, list, std::index_sequence_for<T...>{});
+}
 
 #define EMULATOR_EXPORT(name) \
     extern "C" __attribute__((visibility("default"))) void kernel_##name(void** arguments) { \
-        EmulatorUnpacked<&kernels::name>::run(arguments); \
+        emulator_call(&kernels::name, arguments); \
     }

@@ -92,9 +92,9 @@ class _KernelFile:
             raise DeviceError(f"cannot load {self.path}: {error}; delete it, or set TINYFCN_CACHE elsewhere") from None
         self.launch = library.emulator_launch
         self.launch.restype = ctypes.c_char_p
-        start, self.variables = binary.symbols(self.path)
+        names = tuple(build.kernel_names(operation, kernels))
+        start, self.variables = binary.symbols(self.path, names)
         self.base = _address(self.launch) - start
-        names = build.kernel_names(operation, kernels)
         self.kernels = {name: _address(getattr(library, f"kernel_{name}")) for name in names}
         text = kernel_source.read(operation, kernels)
         self.types = {name: (type_, bool(extern)) for extern, type_, name in _SHARED.findall(text)}

@@ -28,6 +28,7 @@ static struct sigaction actions_before[SIGNAL_COUNT];
 static stack_t stack_before;
 static char signal_stack[64 * 1024];  // a fiber's own may be the one that is full
 static pthread_t launching;
+static bool telling;  // of a fault; a second one meanwhile is the emulator's own
 
 void say(const char* format, ...) {
     const size_t used = strlen(message);
@@ -83,10 +84,11 @@ void say_element(const void* address) {
 }
 
 static void on_signal(int number, siginfo_t* info, void*) {
-    if (!pthread_equal(launching, pthread_self())) {  // not the kernel's doing
+    if (telling || !pthread_equal(launching, pthread_self())) {  // not the kernel's doing
         signal(number, SIG_DFL);
         return;
     }
+    telling = true;
     if (number == SIGFPE) {
         say_thread("computes a NaN (0 / 0, inf - inf, inf / inf, 0 * inf ...) or compares with one");
     } else if (on_a_stack(info->si_addr)) {
@@ -110,6 +112,7 @@ static void on_signal(int number, siginfo_t* info, void*) {
 
 void catch_faults() {
     launching = pthread_self();
+    telling = false;
     void* frame;
     backtrace(&frame, 1);  // loads what it needs now, not in a signal handler
     stack_t stack = {};

@@ -163,6 +163,7 @@ void touch(const void* address, size_t bytes, Kind kind, const void* code) {
     const Region* region = nearest_region(first);
     const char* last = first + bytes - 1;
     if (!region || first < region->start || last >= region->start + region->bytes) {
+        if (is_index(address)) return;
         shadow_block_ends();  // what was read there may have been this address
         if (message[0]) leave();
         say_access(now, !region || first < region->start || first >= region->start + region->bytes ? first : last);

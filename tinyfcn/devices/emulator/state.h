@@ -54,6 +54,7 @@ extern char message[2048];  // why the launch failed; empty while it has not
 uint3 thread_index(int thread);
 uint3 block_index(int number);
 bool on_a_stack(const void* address);
+bool is_index(const void* address);  // threadIdx and its like
 [[noreturn]] void leave();  // the kernel, for good
 
 // faults.cpp

@@ -79,6 +79,10 @@ int lane() { return current % warpSize; }
 bool on_a_stack(const void* address) {
     return address >= stacks && address < stacks + MAX_THREADS * (page + STACK_BYTES);
 }
+bool is_index(const void* address) {
+    return (address >= &threadIdx && address < &threadIdx + 1) || (address >= &blockIdx && address < &blockIdx + 1) ||
+           (address >= &blockDim && address < &blockDim + 1) || (address >= &gridDim && address < &gridDim + 1);
+}
 
 static int roll(int sides) {
     dice = dice * 1664525u + 1013904223u;
