@@ -33,7 +33,7 @@ FLAGS = shlex.split(
 KERNEL_FLAGS = shlex.split(
     "-fsanitize=bounds,alignment,signed-integer-overflow,integer-divide-by-zero,shift "
     "-Werror=uninitialized -Werror=maybe-uninitialized -Wno-unknown-warning-option "
-    "-fstack-clash-protection -fno-optimize-sibling-calls"
+    "-fstack-clash-protection -fno-optimize-sibling-calls -fno-schedule-insns2"
 )
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]

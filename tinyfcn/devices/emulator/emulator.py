@@ -37,7 +37,7 @@ _SHARED = re.compile(r"(extern\s+)?__shared__\s+(?:__align__\s*\(\d+\)\s*)?([\w 
 
 # As in shadow.cpp.
 _ACCESS = [("block", "i4"), ("thread", "i4"), ("epoch", "i4"), ("clock", "i4"), ("kind", "i4"), ("code", "u8")]
-_RECORD = np.dtype([("write", np.dtype(_ACCESS, align=True)), ("reads", np.dtype(_ACCESS, align=True), 4)])
+_RECORD = np.dtype([(kind, np.dtype(_ACCESS, align=True), 4) for kind in ("writes", "reads")])
 
 
 class _Region(ctypes.Structure):
@@ -240,7 +240,7 @@ class Emulator(Device):
         if self.check:
             for (parameter, array), shadow in zip(arrays.items(), shadows, strict=False):
                 if not parameter.is_const:
-                    self._writers[array.ctypes.data] = kernel, shadow["write"]["code"].copy()
+                    self._writers[array.ctypes.data] = kernel, shadow["writes"]["code"][:, 0].copy()
         if message:
             told = re.sub("<([0-9a-f,]+)>", lambda found: binary.line(file.path, found[1]), message)
             raise KernelError(f"{kernel.name} in {kernel.operation}.cu: {told}")

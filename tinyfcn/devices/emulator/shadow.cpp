@@ -29,10 +29,10 @@ struct Access {
 // How near two threads are to each other; the farther, the less orders them.
 enum Nearness { THREAD, WARP, BLOCK, GRID };
 
-// The last write; the last read; and the last read by another lane, another warp, another block than that one: among
-// these is one that races with a write, if any of all reads does. The same fields in emulator.py.
+// Of the writes, and of the reads: the last, and the last by another lane, another warp, another block than that one.
+// Among these is one that races with an access, if any of all does. The same fields in emulator.py.
 struct Record {
-    Access write, reads[4];
+    Access writes[4], reads[4];
 };
 
 static int epoch;  // barriers and blocks begun so far
@@ -121,7 +121,7 @@ static void say_access(const Access& now, const char* address) {
 }
 
 static bool never_written(const Region& region, const char* element, const Record& record) {
-    if (record.write.block && (!region.shared || record.write.block == block_number)) return false;
+    if (record.writes[0].block) return false;
     if (region.shared) return true;
     if (region.unwritten < 0) return false;
     for (unsigned byte = 0; byte < region.unit; byte++)
@@ -132,21 +132,20 @@ static bool never_written(const Region& region, const char* element, const Recor
 static void look(const Region& region, size_t element, const Access& now) {
     Record& record = region.records[element];
     const char* address = region.start + element * region.unit;
-    if (region.shared && record.write.block != block_number) record = {};  // another block's
+    if (region.shared && record.writes[0].block != block_number && record.reads[0].block != block_number)
+        record = {};  // another block's
     if (now.kind != WRITE && !unwritten_read.block && never_written(region, address, record)) {
         unwritten_read = now;
         unwritten_address = address;
     }
-    if (race(record.write, now)) race_found(record.write, now, address);
+    for (const Access& write : record.writes)
+        if (race(write, now)) race_found(write, now, address);
     if (now.kind != READ)
         for (const Access& read : record.reads)
             if (race(read, now)) race_found(read, now, address);
-    if (now.kind == READ) {
-        record.reads[nearness(record.reads[0], now)] = record.reads[0];
-        record.reads[0] = now;
-    } else {
-        record.write = now;
-    }
+    Access* const same = now.kind == READ ? record.reads : record.writes;
+    same[nearness(same[0], now)] = same[0];
+    same[0] = now;
 }
 
 void shadow_block_ends() {
