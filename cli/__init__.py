@@ -11,6 +11,7 @@ from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
 from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.predict import predict
+from tinyfcn.cli.sanitize import sanitize
 from tinyfcn.cli.train_cnn import train_cnn
 from tinyfcn.cli.train_fcn import train_fcn
 from tinyfcn.errors import TinyfcnError
@@ -56,5 +57,5 @@ def main() -> None:
     """
 
 
-for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, gradcheck, info):
+for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, gradcheck, sanitize, info):
     main.add_command(command)

@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyfcn.cli.options import DEVICES
+from tinyfcn.devices.emulator import Emulator
 from tinyfcn.gradcheck import TOLERANCES, check_all, operations
-from tinyfcn.operations import on
+from tinyfcn.operations import Operations, on
 
 
 @click.command(short_help="Check every gradient.")
-@click.argument("operation", required=False, type=click.Choice([*operations(), "adam"]))
+@click.argument("operation", required=False, type=click.Choice(operations()))
 @click.option(
     "--device",
     type=click.Choice(DEVICES),
@@ -20,41 +21,53 @@ from tinyfcn.operations import on
     show_default=True,
     help="Where the kernels run that are checked. cpu: check the references only.",
 )
-def gradcheck(operation: str | None, device: str) -> None:
+@click.option(
+    "--precision",
+    type=click.Choice(["single", "double"]),
+    default="single",
+    show_default=True,
+    help="double: check the kernels in float64, and by finite differences too. Only the emulator can.",
+)
+def gradcheck(operation: str | None, device: str, precision: str) -> None:
     """Check every gradient: finite differences against the references, then the kernels against the references.
 
-    Exits with 1 if a check fails. Edit a kernel and run this.
+    Exits with 1 if a check fails, and says which line of a kernel stored the worst number. Edit a kernel and run this.
 
     \b
     tinyfcn gradcheck
     tinyfcn gradcheck conv2d
+    tinyfcn gradcheck --precision double         finite differences on the kernels themselves
     tinyfcn gradcheck --device cuda
     """
-    verdicts = list(check_all(operation, on(device)))
+    if precision == "double" and device != "emulator":
+        raise click.UsageError(
+            f"--precision double compiles the kernels with float widened to double, which only the emulator does, "
+            f"not {device}: leave out --device"
+        )
+    ops = Operations(Emulator(precision="double")) if precision == "double" else on(device)
+    verdicts = list(check_all(operation, ops))
     if not verdicts:
         raise click.UsageError(f"{operation} has no gradient to check, and on the {device} no kernel: choose a device")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("operation", "", "gradient", "against", "device"):
+    for column in ("operation", "", "result", "against", "device"):
         table.add_column(column)
     table.add_column("relative error", justify="right")
     table.add_column("verdict")
-    against = {"finite differences": "finite differences", "kernel": "reference"}
     for verdict in verdicts:
         passed = "[green]right[/]" if verdict.passed else f"[red]WRONG[/], over {TOLERANCES[verdict.method]:.0e}"
-        where = f"{verdict.device} reference" if verdict.method == "finite differences" else verdict.device
-        table.add_row(
-            verdict.operation,
-            verdict.detail,
-            verdict.gradient,
-            against[verdict.method],
-            where,
-            f"{verdict.error:.1e}",
-            passed,
-        )
+        against = "finite differences" if verdict.method == "finite differences" else "reference"
+        where = "cpu reference" if verdict.device == "cpu" else verdict.device
+        if verdict.device == "emulator" and precision == "double":
+            where += ", double"
+        table.add_row(verdict.operation, verdict.detail, verdict.result, against, where, f"{verdict.error:.1e}", passed)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=120)
+        console = Console(highlight=False, width=140)
     console.print(table)
+    for line in dict.fromkeys(
+        f"{verdict.operation} {verdict.detail}".strip() + f": {verdict.where}" for verdict in verdicts if verdict.where
+    ):
+        click.echo(line)
     failed = sum(not verdict.passed for verdict in verdicts)
     click.echo(f"{len(verdicts)} checks, {failed} wrong")
     sys.exit(1 if failed else 0)

@@ -8,6 +8,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # No test downloads anything; those of the download itself take this back and use a mirror on loopback.
 os.environ["TINYFCN_OFFLINE"] = "1"
 
+import planting
 import pytest
 from hypothesis import settings
 
@@ -32,6 +33,9 @@ def ops(request: pytest.FixtureRequest) -> tinyfcn.Operations:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says where the kernels ran, so that nobody takes a run without a GPU for one with it."""
+    """Says where the kernels ran and what watched them, so that nobody takes a run without a GPU for one with it."""
     reason = f" (no GPU: {WHY_NO_GPU})" if WHY_NO_GPU else ""
     terminalreporter.write_line(f"kernels run on: {', '.join(KERNEL_DEVICES)}{reason}")
+    reason = planting.why_no_compute_sanitizer()
+    verdict = f"not run ({reason})" if reason else "at hand, and asked by test_bug_zoo.py"
+    terminalreporter.write_line(f"compute-sanitizer: {verdict}")

@@ -12,12 +12,14 @@ import struct
 import subprocess
 import sys
 import termios
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from planting import line_of, plant
 from tiny_digits import write_tiny_digits
 
 import tinyfcn
@@ -30,7 +32,7 @@ from tinyfcn.runs import STATE, Run
 from tinyfcn.training.classifier import ClassifierTrainer
 from tinyfcn.training.fcn import FcnTrainer
 
-COMMANDS = ["train-cnn", "train-fcn", "evaluate", "predict", "make-m2nist", "gradcheck", "info"]
+COMMANDS = ["train-cnn", "train-fcn", "evaluate", "predict", "make-m2nist", "gradcheck", "sanitize", "info"]
 CLASSIFIER = ["train-cnn", "--epochs", "2", "--batch", "20", "--threads", "1", "--device", "cpu"]
 FCN = ["train-fcn", "--steps", "3", "--evaluations", "1", "--batch", "2", "--threads", "1", "--device", "cpu"]
 FIGURES = {"digit_miou", "miou", "pixel_accuracy", "article_iou", "ink_iou", "iou_per_class", "loss"}
@@ -395,7 +397,7 @@ def test_gradcheck_of_one_operation(ops):
     result = run("gradcheck", "relu", "--device", ops.device_name)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["operation", "gradient", "against", "device", "relative", "error", "verdict"]
+    assert lines[0].split() == ["operation", "result", "against", "device", "relative", "error", "verdict"]
     assert sum("finite differences" in line for line in lines) == 1
     assert sum(ops.device_name in line and "right" in line for line in lines) == 2  # the output and its gradient
     assert lines[-1] == "3 checks, 0 wrong"
@@ -414,17 +416,40 @@ def test_gradcheck_finds_a_wrong_reference(monkeypatch):
     assert result.stdout.splitlines()[-1] == "1 checks, 1 wrong"
 
 
-def test_gradcheck_finds_a_wrong_kernel(monkeypatch, tmp_path):
-    shutil.copytree(KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    file = tmp_path / "kernels" / "relu.cu"
-    text = file.read_text()
-    broken = re.sub(r"> 0(\.0?)?f?", "> 0.5f", text)
-    assert broken != text
-    file.write_text(broken)
-    monkeypatch.setattr("tinyfcn.operations.Emulator", lambda: Emulator(tmp_path / "kernels"))
+def test_gradcheck_finds_a_wrong_kernel_and_its_line(monkeypatch, tmp_path):
+    kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
+    monkeypatch.setattr("tinyfcn.operations.Emulator", lambda: Emulator(kernels))
     result = run("gradcheck", "relu")
     assert result.exit_code == 1
     assert "WRONG" in result.stdout
+    (where,) = (line for line in result.stdout.splitlines() if "stored" in line)
+    line = re.escape(line_of("dx[element] =", "relu", kernels))
+    assert re.fullmatch(rf"relu: dx\[.*\] is 0, should be \S+: stored by relu_backward at {line}", where)
+
+
+def test_gradcheck_in_double():
+    result = run("gradcheck", "relu", "--precision", "double")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert sum("finite differences" in line and "cpu reference" in line for line in lines) == 1
+    assert sum("finite differences" in line and "emulator, double" in line for line in lines) == 1
+    assert sum("  reference  " in line and "emulator, double" in line for line in lines) == 2
+    assert lines[-1] == "4 checks, 0 wrong"
+
+
+def test_gradcheck_in_double_finds_a_wrong_kernel(monkeypatch, tmp_path):
+    kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
+    monkeypatch.setattr(sys.modules["tinyfcn.cli.gradcheck"], "Emulator", partial(Emulator, kernels))
+    result = run("gradcheck", "relu", "--precision", "double")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1] == "4 checks, 2 wrong"
+    assert "stored by relu_backward at relu.cu:" in result.stdout
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "auto"])
+def test_gradcheck_in_double_is_the_emulators(device):
+    words = "double", "only the emulator", f"not {device}: leave out --device"
+    assert_refused(run("gradcheck", "--precision", "double", "--device", device), 2, *words)
 
 
 def test_gradcheck_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, tmp_path):
@@ -438,6 +463,71 @@ def test_gradcheck_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch,
     assert isinstance(result.exception, SystemExit)
     assert result.stderr.startswith("Error: relu.cu does not compile")
     assert f"relu.cu:{line}:" in result.stderr
+
+
+# Sanitizer
+
+
+def sanitize(monkeypatch, kernels, *arguments):
+    """The command with kernels from another folder."""
+    monkeypatch.setattr(sys.modules["tinyfcn.cli.sanitize"], "KERNELS", kernels)
+    return run("sanitize", *arguments)
+
+
+def test_sanitize_of_an_operation():
+    result = run("sanitize", "relu", "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    header, *rows, _, last = result.stdout.splitlines()
+    assert header.split() == ["kernel", "file", "launches", "threads", "accesses", "checked", "verdict"]
+    for row, kernel in zip(rows, ("relu_forward", "relu_backward"), strict=True):
+        assert re.fullmatch(rf"{kernel} +relu\.cu +6 +[\d,]+ +[\d,]+ +no finding *", row)
+    assert last == "2 kernels, 0 findings"
+    assert result.stderr == ""
+
+
+def test_sanitize_of_a_kernel():
+    result = run("sanitize", "relu_backward", "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    assert "relu_forward" not in result.stdout
+    assert re.search(r"^relu_backward +relu.cu +3 ", result.stdout, re.MULTILINE)
+    assert result.stdout.splitlines()[-1] == "1 kernel, 0 findings"
+
+
+def test_sanitize_finds_a_bug(monkeypatch, tmp_path):
+    kernels = plant("relu_forward", {"y[element] =": "y[0] ="}, tmp_path / "kernels")
+    result = sanitize(monkeypatch, kernels, "relu_backward", "--seeds", "5")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert re.match(r"relu_forward +relu\.cu .* [12] findings?", lines[1])
+    assert re.match(r"relu_backward +relu\.cu .* not reached: a finding came first", lines[2])
+    line = line_of("y[0] =", "relu", kernels)
+    assert lines[4].startswith("relu_forward in relu.cu: a race: ") and lines[4].count(line) == 2
+    assert re.fullmatch(r"  with x \(\d+,\); seed \d, threads in forward order", lines[5])
+    assert re.fullmatch(r"2 kernels, [12] findings?", lines[-1])
+
+
+def test_sanitize_says_which_kernel_it_does_not_know_how_to_launch(monkeypatch, tmp_path):
+    kernels = plant("relu_forward", {}, tmp_path / "kernels")
+    with open(kernels / "relu.cu", "a") as file:
+        file.write('extern "C" __global__ void lonely(int* x) { x[0] = 0; }\n')
+    result = sanitize(monkeypatch, kernels, "relu", "--seeds", "1")
+    assert result.exit_code == 1
+    assert re.search(r"^lonely +relu\.cu +0 +0 +0 +never launched", result.stdout, re.MULTILINE)
+    says = "lonely was never launched: have the exercise of relu do so, in tinyfcn/sanitize.py"
+    assert result.stdout.splitlines()[-3:] == [says, "", "3 kernels, 0 findings"]
+
+
+def test_sanitize_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, tmp_path):
+    kernels = plant("relu_forward", {"y[element] =": "nonsense ="}, tmp_path / "kernels")
+    result = sanitize(monkeypatch, kernels, "relu")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: relu.cu does not compile")
+    assert f"{line_of('nonsense', 'relu', kernels)}:" in result.stderr
+
+
+def test_sanitize_of_what_is_no_kernel_lists_those_there_are():
+    words = "'conv3d'", "operations are adam, add, ", "kernels adam_schedule, .*conv2d_backward_bias"
+    assert_refused(run("sanitize", "conv3d"), 2, *words)
 
 
 # Info
@@ -495,6 +585,8 @@ USAGE = [
     (["train-fcn", "--from-scratch", "--freeze-encoder"], "from-scratch.*--freeze-encoder"),
     (["gradcheck", "softplus"], "softplus"),
     (["gradcheck", "--device", "tpu"], "device"),
+    (["gradcheck", "--precision", "half"], "precision"),
+    (["sanitize", "--seeds", "0"], "seeds"),
     (["make-m2nist", "out", "--count", "0"], "count"),
     (["make-m2nist"], "OUT"),
     (["make-m2nist", "out", "--split", "validation"], "split"),
@@ -564,6 +656,8 @@ def test_no_compiler(data, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert_refused(run("gradcheck"), 1, r"needs a C\+\+ compiler", "apt install")
+    assert_refused(run("gradcheck", "--precision", "double"), 1, r"needs a C\+\+ compiler", "apt install")
+    assert_refused(run("sanitize"), 1, r"needs a C\+\+ compiler", "apt install")
     assert_refused(run("train-cnn", "--device", "emulator", "--data-dir", data), 1, r"needs a C\+\+ compiler")
 
 

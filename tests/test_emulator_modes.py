@@ -142,6 +142,13 @@ extern "C" __global__ void shuffles_order_no_memory(float* y, const float* x, in
     __shfl_sync(0xffffffff, n, 0);
     y[threadIdx.x] = ring[threadIdx.x ^ n];  // here
 }
+extern "C" __global__ void written_again_after_syncwarp(float* y, const float* x, int n) {
+    extern __shared__ float ring[];
+    ring[threadIdx.x] = x[threadIdx.x];
+    __syncwarp();
+    ring[threadIdx.x] *= 2;  // there
+    y[threadIdx.x] = ring[threadIdx.x ^ n];  // here
+}
 extern "C" __global__ void syncwarp_for_two_warps(float* y, const float* x, int n) {
     extern __shared__ float ring[];
     ring[threadIdx.x] = x[threadIdx.x];  // there
@@ -210,6 +217,7 @@ SAYS: dict[str, tuple[int, int, str | None, str]] = {
     "logarithm_of_a_negative": (2, 1, None, r"thread \(0,0,0\) computes a NaN"),
     "lanes_without_syncwarp": (1, 1, None, rf"ring\[\d+\].*{BETWEEN_LANES}"),
     "shuffles_order_no_memory": (1, 1, None, rf"reads ring\[1\].*{BETWEEN_LANES}"),
+    "written_again_after_syncwarp": (1, 1, None, rf"ring\[\d+\].*{BETWEEN_LANES}"),
     "syncwarp_for_two_warps": (0, 1, None, rf"reads ring\[\d+\].*{BETWEEN_WARPS}"),
     "halves_of_a_warp_apart": (16, 1, None, rf"reads ring\[\d+\].*{BETWEEN_LANES}"),
     "barrier_in_a_branch": (60, 1, *[r"of 64 threads 60 wait at __syncthreads, \S+ .*; 4 have exited"] * 2),

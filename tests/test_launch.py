@@ -13,6 +13,7 @@ from closeness import on_device
 
 from tinyfcn import reference
 from tinyfcn.devices import cuda, kernel_source
+from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS, Parameter, parse
 from tinyfcn.devices.launch import DTYPES, as_dim3, ceil_div, checked_arguments
 from tinyfcn.errors import DeviceError, KernelError
@@ -204,6 +205,27 @@ def test_grids_and_blocks_that_a_gpu_refuses_are_refused(scale: Operations, grid
 def test_an_unknown_kernel_is_named(ops: Operations) -> None:
     with pytest.raises(KernelError, match="no kernel named conv3d in "):
         ops.device.launch("conv3d", 1, 1, ())
+
+
+def test_a_device_says_what_a_kernels_float_is(ops: Operations) -> None:
+    (kernel, *_) = parse(TEXT, "scale")
+    double = DTYPES | {"float": np.dtype(np.float64)}
+    arrays = [np.zeros(4), np.zeros(4)]
+    *_, factor, count = checked_arguments(kernel, [*arrays, np.float32(0.5), 4], np.ndarray, double)
+    assert (type(factor), type(count)) == (np.float64, np.int32)
+    with pytest.raises(TypeError, match="argument 'x' expects float64, got float32"):
+        checked_arguments(kernel, [arrays[0].astype(np.float32), arrays[1], 0.5, 4], np.ndarray, double)
+    assert ops.device.dtypes["float"] == ops.device.empty((3,)).dtype == np.float32
+    assert ops.device.empty((3,), np.int32).dtype == np.int32
+
+
+def test_a_launch_goes_by_the_dtypes_of_its_device() -> None:
+    emulator = Operations(Emulator(precision="double"))
+    assert emulator.device.empty((3,)).dtype == np.float64
+    x = np.array([1 + 1e-12, -1])
+    assert emulator.to_numpy(emulator.relu(emulator.asarray(x))).tolist() == [1 + 1e-12, 0]
+    with pytest.raises(TypeError, match="relu_forward: argument 'x' expects float64, got float32"):
+        emulator.relu(emulator.asarray(x.astype(np.float32)))
 
 
 def test_more_elements_than_an_index_can_number_are_refused(scale: Operations) -> None:

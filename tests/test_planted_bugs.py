@@ -4,8 +4,6 @@ A bug is a line of a kernel, and what is written there instead. The check is the
 run on the emulator, and it has to fail; on an unchanged copy of the kernels it has to pass.
 """
 
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +18,10 @@ import test_max_pool2d
 import test_philox
 import test_relu
 import test_softmax_cross_entropy
+from planting import plant
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.devices.kernel_source import COMMON, KERNELS
 from tinyfcn.operations import Operations
 
 
@@ -322,18 +320,10 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
 
 def with_bug(name: str, text: str, instead: str, folder: Path) -> Operations:
     """The emulator on a copy of the kernels with `text` changed in one kernel or function of common.cuh."""
-    shutil.copytree(KERNELS, folder, ignore=shutil.ignore_patterns("__*"))
-    declared = kernel_source.kernels(folder)
-    file = folder / (f"{declared[name].operation}.cu" if name in declared else COMMON)
-    whole = file.read_text(encoding="utf-8")
-    # From the function's name to the brace that ends it: alone at the beginning of a line, or at the end of the first.
-    pattern = rf"\b{name}\([^)]*\) \{{(?:[^\n]*\}}|.*?^\}})\n"
-    function = re.search(pattern, whole, re.DOTALL | re.MULTILINE)[0]
-    assert function.count(text) == 1, f"{file.name}: {text!r} stands {function.count(text)} times in {name}"
-    file.write_text(whole.replace(function, function.replace(text, instead)), encoding="utf-8")
+    kernels = plant(name, {text: instead}, folder)
     if name == "philox":
-        test_philox.add_kernel(folder)
-    return Operations(Emulator(folder))
+        test_philox.add_kernel(kernels)
+    return Operations(Emulator(kernels))
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,24 @@
-"""Are the gradients right? Finite differences against the references, and the kernels against the references.
+"""Are the gradients right? Finite differences, and the kernels against the references.
 
-Two links of proof. First, in float64, each gradient that a reference computes is compared with what the loss does
-when its input is moved a little: (f(x + eps) - f(x - eps)) / (2 eps). Then, in float32, each result of a kernel is
-compared with the reference's. Relative error is norm(a - b) / norm(b) over a whole tensor; single entries near zero
-would be worse by orders of magnitude and say nothing.
+Two links of proof. First, in float64, each gradient is compared with what the loss does when its input is moved a
+little: (f(x + eps) - f(x - eps)) / (2 eps). Then each result of a kernel is compared with the reference's. In single
+precision only the references can go through the first; kernels that an emulator compiles for double go through both.
+
+Relative error is norm(a - b) / norm(b) over a whole tensor; single entries near zero would be worse by orders of
+magnitude and say nothing.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tinyfcn.cases import Case, cases, upstream
+from tinyfcn.devices.device import Device
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.watched import Watched, place
+from tinyfcn.errors import KernelError
 from tinyfcn.operations import Operations, on
-from tinyfcn.reference.adam import AdamState
 
 EPSILON = 1e-6  # truncation falls with its square, rounding grows with its inverse: float64 is best near here
 PROJECTIONS = 3
@@ -22,19 +27,25 @@ TOLERANCES = {
     "finite differences": 1e-7,
     # float32 carries 6e-8 a rounding, and sums of some thousand products of random sign lose a few digits more.
     "kernel": 1e-4,
+    # float64 carries 1e-16. What a kernel computes in float32 all the same, a constant say, leaves 1e-8.
+    "kernel in double": 1e-12,
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of the table: `gradient` is what was checked, `method` a key of TOLERANCES."""
+    """One line of the table: `result` is what was checked, `method` a key of TOLERANCES.
+
+    `where` says of a wrong result of the emulator's which element is worst, and which line of a kernel stored it.
+    """
 
     operation: str
     detail: str
-    gradient: str
+    result: str
     method: str
     device: str
     error: float
+    where: str = field(default="", compare=False)
 
     @property
     def passed(self) -> bool:
@@ -45,8 +56,10 @@ class Verdict:
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """norm(found - expected) / norm(expected); infinite where a value is not finite or the shapes differ.
 
-    Where `expected` is 0 throughout: 0 if `found` is too, else infinite.
+    Where `expected` is 0 throughout: 0 if `found` is too, else infinite. So too for integers: equal, or infinite.
     """
+    if np.asarray(expected).dtype.kind in "iu":
+        return 0.0 if np.array_equal(found, expected) else np.inf
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return np.inf
@@ -95,169 +108,77 @@ def check_gradient(
     return relative_error(found, expected)
 
 
-@dataclass(frozen=True)
-class Case:
-    """An operation with inputs to check it on.
-
-    forward(ops, **inputs) gives the output; backward(ops, dout, **inputs) gives the gradients of the inputs named in
-    `gradients`. Inputs are float64 or integer arrays and plain numbers. `detail` tells cases of one operation apart.
-    """
-
-    operation: str
-    detail: str
-    inputs: dict[str, Any]
-    gradients: tuple[str, ...]
-    forward: Callable[..., Any]
-    backward: Callable[..., tuple[Any, ...]]
-
-
-def cases(seed: int = 0) -> list[Case]:
-    """At least one case for each operation, with sizes that divide neither blocks nor strides."""
-    random = np.random.default_rng(seed)
-    normal = random.standard_normal
-
-    def conv(name: str, weight_shape: tuple[int, ...], channels: int, stride: int, padding: int) -> Case:
-        inputs = {
-            "x": normal((2, 3, 9, 11)),
-            "weight": normal(weight_shape),
-            "bias": normal(channels),
-            "stride": stride,
-            "padding": padding,
-        }
-
-        def forward(ops: Operations, **given: Any) -> Any:
-            return getattr(ops, name)(**given)
-
-        def backward(ops: Operations, dout: Any, bias: Any, **given: Any) -> tuple[Any, ...]:
-            return getattr(ops, f"{name}_backward")(dout, **given)
-
-        detail = f"{weight_shape[2]}x{weight_shape[3]} stride {stride} padding {padding}"
-        return Case(name, detail, inputs, ("x", "weight", "bias"), forward, backward)
-
-    # A shuffled, evenly spaced sequence has no ties, and gaps that finite differences do not close.
-    spaced = random.permutation(2 * 3 * 9 * 11).reshape(2, 3, 9, 11) / 100.0
-    away_from_kink = normal((3, 5, 7))
-    away_from_kink += np.sign(away_from_kink) * 1e-3
-
-    def pool_backward(ops: Operations, dout: Any, x: Any, size: int, stride: int) -> tuple[Any, ...]:
-        _, winner = ops.max_pool2d(x, size, stride)
-        return (ops.max_pool2d_backward(dout, winner, x.shape, size, stride),)
-
-    def loss_case(unlabelled: str | None) -> Case:
-        inputs = {"logits": normal((2, 7, 5, 3)), "labels": random.integers(0, 7, (2, 5, 3)).astype(np.int32)}
-        ignore = {} if unlabelled is None else {"ignore_index": 6, "unlabelled": unlabelled}
-
-        def forward(ops: Operations, **given: Any) -> Any:
-            return ops.softmax_cross_entropy(**given, **ignore)[0]
-
-        def backward(ops: Operations, dout: Any, **given: Any) -> tuple[Any, ...]:
-            return (ops.softmax_cross_entropy(**given, **ignore)[1],)
-
-        detail = f"unlabelled {unlabelled}" if unlabelled else "all labelled"
-        return Case("softmax_cross_entropy", detail, inputs, ("logits",), forward, backward)
-
-    return [
-        conv("conv2d", (4, 3, 3, 5), 4, 1, 1),
-        conv("conv2d", (4, 3, 2, 3), 4, 2, 0),
-        conv("conv_transpose2d", (3, 4, 4, 6), 4, 2, 1),
-        conv("conv_transpose2d", (3, 4, 3, 2), 4, 3, 0),
-        *(
-            Case(
-                "max_pool2d",
-                f"{size}x{size} stride {stride}",
-                {"x": spaced, "size": size, "stride": stride},
-                ("x",),
-                lambda ops, **given: ops.max_pool2d(**given)[0],
-                pool_backward,
-            )
-            for size, stride in ((2, 2), (3, 2))
-        ),
-        Case(
-            "relu",
-            "",
-            {"x": away_from_kink},
-            ("x",),
-            lambda ops, x: ops.relu(x),
-            lambda ops, dout, x: (ops.relu_backward(dout, ops.relu(x)),),
-        ),
-        Case(
-            "add",
-            "scale 0.5",
-            {"a": normal((3, 5, 7)), "b": normal((3, 5, 7)), "scale": 0.5},
-            ("a", "b"),
-            lambda ops, a, b, scale: ops.add(a, b, scale),
-            lambda ops, dout, a, b, scale: (ops.add_backward(dout, scale),) * 2,
-        ),
-        loss_case(None),
-        loss_case("zero"),
-    ]
-
-
 def operations() -> list[str]:
-    """The operations that have gradients, in the order of `cases`."""
+    """The operations that are checked, in the order of `cases`."""
     return list(dict.fromkeys(case.operation for case in cases()))
 
 
-def check_reference(case: Case, seed: int = 0) -> Iterator[Verdict]:
-    """Finite differences against the reference's gradients, float64."""
-    ops = on("cpu")
-    output = case.forward(ops, **case.inputs)
-    # Upstream gradients must be random: with ones, errors can cancel in the sums. The loss has only its own, 1.
-    dout = np.ones(1) if output.size == 1 else np.random.default_rng(seed).standard_normal(output.shape)
-    found = case.backward(ops, dout, **case.inputs)
-    for name, gradient in zip(case.gradients, found, strict=True):
+def check_differences(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict]:
+    """Finite differences against gradients, both computed by `ops`, which must work in float64."""
+    if not case.smooth:
+        return
+    results = {name: ops.to_numpy(result) for name, result in case.run(ops, seed=seed).items()}
+    dout = upstream(next(iter(results.values())).shape, seed)
 
-        def function() -> float:
-            return float(np.sum(dout * case.forward(ops, **case.inputs)))
+    def function() -> float:
+        output = next(iter(case.forward(ops, **case.given(ops)).values()))
+        return float(np.sum(dout * ops.to_numpy(output)))
 
-        error = check_gradient(function, case.inputs[name], gradient, seed=seed)
-        yield Verdict(case.operation, case.detail, f"d{name}", "finite differences", "cpu", error)
+    for name in case.gradients:
+        error = check_gradient(function, case.inputs[name], results[f"d{name}"], seed=seed)
+        yield Verdict(case.operation, case.detail, f"d{name}", "finite differences", ops.device_name, error)
 
 
 def check_kernel(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict]:
-    """The kernels' output and gradients on `ops` against the reference's, float32 against float64."""
+    """What the kernels on `ops` compute against the reference in float64. Both go backward from the same outputs."""
     reference = on("cpu")
-    expected = case.forward(reference, **case.inputs)
-    dout = np.ones(1) if expected.size == 1 else np.random.default_rng(seed).standard_normal(expected.shape)
-    expected_gradients = case.backward(reference, dout, **case.inputs)
-
-    def to_device(value: Any) -> Any:
-        if not isinstance(value, np.ndarray):
-            return value
-        return ops.asarray(value.astype(np.float32) if value.dtype.kind == "f" else value)
-
-    given = {name: to_device(value) for name, value in case.inputs.items()}
-    found = ops.to_numpy(case.forward(ops, **given))
-    yield Verdict(case.operation, case.detail, "output", "kernel", ops.device_name, relative_error(found, expected))
-    gradients = case.backward(ops, to_device(dout), **given)
-    for name, gradient, wanted in zip(case.gradients, gradients, expected_gradients, strict=True):
-        error = relative_error(ops.to_numpy(gradient), wanted)
-        yield Verdict(case.operation, case.detail, f"d{name}", "kernel", ops.device_name, error)
+    outputs = case.forward(reference, **case.given(reference))
+    expected = case.run(reference, outputs, seed)
+    found = {name: ops.to_numpy(result) for name, result in case.run(ops, outputs, seed).items()}
+    method = "kernel in double" if works_in_double(ops) else "kernel"
+    verdicts = [
+        Verdict(case.operation, case.detail, name, method, ops.device_name, relative_error(found[name], wanted))
+        for name, wanted in expected.items()
+    ]
+    wrong = {each.result: (found[each.result], expected[each.result]) for each in verdicts if not each.passed}
+    where = locate(case, wrong, ops.device, outputs, seed) if wrong and isinstance(ops.device, Emulator) else {}
+    yield from (replace(verdict, where=where.get(verdict.result, "")) for verdict in verdicts)
 
 
-def check_adam(ops: Operations, seed: int = 0) -> Iterator[Verdict]:
-    """Three steps of Adam on `ops` against the reference's."""
-    random = np.random.default_rng(seed)
-    start, l2 = random.standard_normal(301), random.uniform(0, 0.1, 301)
-    gradients = random.standard_normal((3, 301))
+def works_in_double(ops: Operations) -> bool:
+    """Whether floats are float64 there, as finite differences need them."""
+    return ops.device is None or ops.device.dtypes["float"] == np.float64
 
-    def run(ops: Operations, dtype: Any) -> np.ndarray:
-        parameters = ops.asarray(start.astype(dtype))
-        state = AdamState.create(ops, l2.astype(dtype), base_rate=0.01, steps=5, warmup=2)
-        for gradient in gradients.astype(dtype):
-            ops.adam_step(parameters, ops.asarray(gradient), state)
-        return ops.to_numpy(parameters) - start
 
-    error = relative_error(run(ops, np.float32), run(on("cpu"), np.float64))
-    yield Verdict("adam", "3 steps", "parameters", "kernel", ops.device_name, error)
+def locate(
+    case: Case,
+    wrong: dict[str, tuple[np.ndarray, np.ndarray]],
+    device: Device,
+    outputs: dict[str, np.ndarray],
+    seed: int,
+) -> dict[str, str]:
+    """What check mode finds; or for each result, found and expected, which line stored the element that is worst."""
+    watched = Watched(device.kernels, precision="double" if device.dtypes["float"] == np.float64 else "single")
+    try:
+        results = case.run(Operations(watched), outputs, seed)
+        watched.copies(results)
+    except KernelError as error:
+        return dict.fromkeys(wrong, str(error))
+    where = {}
+    for name, (found, expected) in wrong.items():
+        worst = int(np.nan_to_num(np.abs(found - expected), nan=np.inf).argmax())
+        values = f"is {found.flat[worst]:.6g}, should be {expected.flat[worst]:.6g}"
+        stored = watched.stored_by(results[name], worst)
+        where[name] = f"{name}{place(worst, found.shape)} {values}: stored by {stored}"
+    return where
 
 
 def check_all(operation: str | None, ops: Operations | None) -> Iterator[Verdict]:
     """Every check of one operation or of all; the kernels' on `ops`, or none where it is None or the cpu."""
     for case in cases():
         if operation in (None, case.operation):
-            yield from check_reference(case)
+            yield from check_differences(case, on("cpu"))
             if ops is not None and ops.device is not None:
                 yield from check_kernel(case, ops)
-    if operation in (None, "adam") and ops is not None and ops.device is not None:
-        yield from check_adam(ops)
+                if works_in_double(ops):
+                    yield from check_differences(case, ops)

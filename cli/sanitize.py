@@ -1,0 +1,82 @@
+"""tinyfcn sanitize"""
+
+import sys
+
+import click
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from tinyfcn.devices import kernel_source
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, counted
+
+
+@click.command(short_help="Check what every kernel does in memory.")
+@click.argument("kernel", required=False)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many random shapes of each operation. Each runs with its threads forward, in reverse and shuffled.",
+)
+def sanitize(kernel: str | None, seeds: int) -> None:
+    """Check every kernel on small random shapes: races, accesses out of bounds, values read that nothing wrote, numbers
+    that are none, and results that depend on the order of threads.
+
+    Runs on the emulator, on any machine with a C++ compiler. Exits with 1 if anything is found; each finding names the
+    .cu file and line. KERNEL is a kernel's or an operation's name; without it, all are checked.
+
+    \b
+    tinyfcn sanitize
+    tinyfcn sanitize conv2d                      all kernels of conv2d.cu
+    tinyfcn sanitize conv2d_forward --seeds 1000
+    """
+    declared, operations = kernel_source.kernels(KERNELS), kernel_source.operations(KERNELS)
+    if kernel not in (None, *operations, *declared):
+        raise click.UsageError(
+            f"no kernel or operation is named {kernel!r}; the operations are {', '.join(operations)}; "
+            f"the kernels {', '.join(declared)}"
+        )
+    if kernel is not None:
+        operations = [kernel if kernel in operations else declared[kernel].operation]
+
+    progress = Console(stderr=True)
+    quiet = not progress.is_terminal
+    report = Report()
+    for operation in operations:
+        drawn = track(range(seeds), operation, console=progress, transient=True, disable=quiet)
+        report.add(check(operation, drawn, KERNELS))
+
+    if kernel is None or kernel in operations:
+        shown = {each.name for each in declared.values() if each.operation in operations}
+        shown |= {name for name, statistics in report.statistics.items() if statistics.launches}
+    else:
+        shown = {kernel}
+    shown |= {finding.kernel for finding in report.findings.values()}
+    verdicts = {each: report.verdict(each) for each in declared.values() if each.name in shown}
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("kernel")
+    table.add_column("file")
+    for column in ("launches", "threads", "accesses checked"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for each, verdict in verdicts.items():
+        numbers = (f"{number:,}" for number in vars(report.statistics[each.name]).values())
+        colour = "green" if verdict == NO_FINDING else "red"
+        table.add_row(each.name, f"{each.operation}.cu", *numbers, f"[{colour}]{verdict}[/]")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    console.print(table)
+    for finding in report.findings.values():
+        click.echo(f"\n{finding.text}\n  with {finding.inputs}; seed {finding.seed}, threads in {finding.order} order")
+    for each, verdict in verdicts.items():
+        if verdict == NEVER_LAUNCHED:
+            click.echo(
+                f"\n{each.name} was never launched: have the exercise of {each.operation} do so, in tinyfcn/sanitize.py"
+            )
+    click.echo(f"\n{counted(len(verdicts), 'kernel')}, {counted(len(report.findings), 'finding')}")
+    sys.exit(1 if report.findings or {*verdicts.values()} != {NO_FINDING} else 0)

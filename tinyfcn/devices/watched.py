@@ -1,0 +1,68 @@
+"""The emulator in check mode, with what it takes to tell a person where a wrong number comes from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import Kernel
+from tinyfcn.errors import KernelError
+
+
+class Found(KernelError):
+    """What check mode finds wrong with a kernel that compiles."""
+
+    def __init__(self, kernel: str, text: str) -> None:
+        super().__init__(text)
+        self.kernel = kernel
+
+
+class Watched(Emulator):
+    """The emulator in check mode, which remembers its launches and says whose a finding is: see Found."""
+
+    def __init__(self, kernels: Path, **settings: Any) -> None:
+        super().__init__(kernels, mode="check", **settings)
+        self.launches: list[tuple[Kernel, list[Any]]] = []
+
+    def _launch(self, kernel: Kernel, grid: Any, block: Any, arguments: list[Any], shared_bytes: int) -> None:
+        self._file(kernel)  # one that does not compile is a KernelError, and no finding
+        self.launches.append((kernel, arguments))
+        try:
+            super()._launch(kernel, grid, block, arguments, shared_bytes)
+        except KernelError as error:
+            raise Found(kernel.name, str(error)) from None
+
+    def copies(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Results on the host. Found, if a kernel left one unwritten."""
+        copies = {}
+        for name, result in results.items():
+            try:
+                copies[name] = self.to_numpy(result)
+            except KernelError as error:
+                raise Found(self.given_to(result), f"{name}: {error}") from None
+        return copies
+
+    def given_to(self, array: np.ndarray) -> str:
+        """The last kernel that could write an array; "" if there is none."""
+        for kernel, arguments in reversed(self.launches):
+            for parameter, argument in zip(kernel.parameters, arguments, strict=True):
+                if argument is array and not parameter.is_const:
+                    return kernel.name
+        return ""
+
+    def stored_by(self, array: np.ndarray, element: int) -> str:
+        """The kernel and line that stored an element; and those of the arrays that this kernel read."""
+        text = self.written_at(array, element)
+        if text is None:
+            return "no kernel"
+        kernel, arguments = next(launch for launch in reversed(self.launches) if launch[0].name == text.split()[0])
+        for parameter, argument in zip(kernel.parameters, arguments, strict=True):
+            source = self.written_at(argument, 0) if parameter.is_array and parameter.is_const else None
+            text += f", from '{parameter.name}' stored by {source}" if source else ""
+        return text
+
+
+def place(element: int, shape: tuple[int, ...]) -> str:
+    """The number of an element as an index: [0, 2, 1]."""
+    return str([int(index) for index in np.unravel_index(element, shape)])

@@ -1,0 +1,227 @@
+"""Check mode over small random shapes: what every kernel does in memory, and whether the order of threads matters.
+
+An exercise draws inputs for an operation, small and awkward, and all of its kernels run on them in the emulator's
+check mode, with the threads in several orders. A finding is what check mode refuses (a race, an access out of bounds,
+a value read or returned that nothing wrote, inf - inf ...), or a result whose bits differ from order to order.
+Whether results are right is gradcheck's question.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfcn import cases
+from tinyfcn.cases import Case
+from tinyfcn.devices.emulator.emulator import ORDERS, Statistics
+from tinyfcn.devices.kernel_source import KERNELS, Kernel
+from tinyfcn.devices.watched import Found, Watched, place
+from tinyfcn.operations import Operations
+
+EXTENTS = (1, 2, 3, 5, 8, 8, 13)  # of pictures; 8 often, so that some sums have 64 terms and some arrays 256 elements
+COUNTS = (1, 63, 64, 65, 255, 256, 257, 512, 700)  # around the blocks of 256 and of SUM_THREADS
+NO_FINDING = "no finding"
+NEVER_LAUNCHED = "never launched"
+
+
+def conv(name: str) -> Callable[[np.random.Generator], list[Case]]:
+    """conv2d, or conv_transpose2d, which looks at the same two pictures from the other side."""
+
+    def draw(random: np.random.Generator) -> list[Case]:
+        n, c, o, *kernel = map(int, random.integers(1, 5, 5))
+        stride = int(random.integers(1, 4))
+        coarse = random.choice(EXTENTS, 2)
+        fine = (coarse - 1) * stride + kernel
+        padding = int(random.integers(0, 1 + min(2, *(fine - 1) // 2)))
+        fine -= 2 * padding
+        if name == "conv2d":
+            left_over = random.integers(0, stride, 2)  # rows and columns that no output sees
+            case = cases.convolution(name, random, (n, c, *fine + left_over), (o, c, *kernel), stride, padding)
+        else:
+            case = cases.convolution(name, random, (n, c, *coarse), (c, o, *kernel), stride, padding)
+        return [case]
+
+    return draw
+
+
+def max_pool2d(random: np.random.Generator) -> list[Case]:
+    """Few levels make many ties."""
+    size, stride, n, c = map(int, random.integers(1, 5, 4))
+    shape = n, c, *(size - 1 + random.choice(EXTENTS, 2))
+    levels = random.choice((1, 2, 3, 1000))
+    x = random.permutation(np.arange(np.prod(shape)) % levels).reshape(shape)
+    return [cases.pooling(x / 2.0, size, stride)]
+
+
+def relu(random: np.random.Generator) -> list[Case]:
+    """Some inputs are 0."""
+    return [cases.rectified(np.round(2 * random.standard_normal(random.choice(COUNTS))))]
+
+
+def add(random: np.random.Generator) -> list[Case]:
+    """Scales with a backward kernel, and 1, without."""
+    a, b = random.standard_normal((2, random.choice(COUNTS)))
+    return [cases.scaled_sum(a, b, float(random.choice((1, 0.5, -3))))]
+
+
+def softmax_cross_entropy(random: np.random.Generator) -> list[Case]:
+    """Places of a picture, or one each; logits up to 1e4 and more; the last class ignored or not."""
+    n, k = random.choice(COUNTS[:-2]), int(random.integers(1, 8))
+    shape = (n, k) if random.integers(2) else (int(random.integers(1, 5)), k, *random.choice(EXTENTS, 2))
+    logits = random.standard_normal(shape) * random.choice((1, 1e4))
+    labels = random.integers(0, k, (shape[0], *shape[2:])).astype(np.int32)
+    unlabelled = random.choice((None, "zero", "softmax"))
+    return [cases.softmax(logits), cases.cross_entropy(logits, labels, unlabelled)]
+
+
+def adam(random: np.random.Generator) -> list[Case]:
+    """With and without warm-up and cosine, and past its end."""
+    gradients, steps, warmup = int(random.integers(1, 4)), *map(int, random.integers(0, 4, 2))
+    return [cases.adam(random, int(random.choice(COUNTS)), gradients, steps, warmup)]
+
+
+def gather_normalise(random: np.random.Generator) -> list[Case]:
+    """Some pictures are taken twice, and most of them not at all."""
+    m, n = random.integers(1, 10, 2)
+    images = random.integers(0, 256, (m, *random.choice(EXTENTS, 2))).astype(np.uint8)
+    inputs = {"images": images, "indices": random.integers(0, m, n).astype(np.int32)}
+    return [Case("gather_normalise", "", inputs, lambda ops, **given: {"batch": ops.gather_normalise(**given)})]
+
+
+def compose_m2nist(random: np.random.Generator) -> list[Case]:
+    """Few whole pictures; the boxes alone of many."""
+    m = int(random.integers(1, 6))
+    inputs = {
+        "digits": random.integers(0, 256, (m, 28, 28)).astype(np.uint8),
+        "digit_labels": random.integers(0, 10, m).astype(np.uint8),
+        "seed": int(random.integers(1 << 32)),
+        "step": int(random.integers(1 << 32)),
+        "count": int(random.integers(1, 3)),
+    }
+
+    def boxes(ops: Operations, M: int, count: int, seed: int, step: int) -> dict[str, Any]:
+        boxes = ops.device.empty((count, 3, 3), np.int32)
+        ops.device.launch_for_each("compose_m2nist_place", count, (boxes, M, count, seed, step))
+        return {"boxes": boxes}
+
+    def pictures(ops: Operations, **given: Any) -> dict[str, Any]:
+        return dict(zip(("batch", "labels"), ops.compose_m2nist(**given), strict=True))
+
+    alone = {"M": m, "count": int(random.choice(COUNTS)), "seed": inputs["seed"], "step": inputs["step"]}
+    return [Case("compose_m2nist", "boxes", alone, boxes), Case("compose_m2nist", "pictures", inputs, pictures)]
+
+
+# Operation -> what draws inputs for its kernels, all those of its file.
+EXERCISES: dict[str, Callable[[np.random.Generator], list[Case]]] = {
+    "adam": adam,
+    "add": add,
+    "compose_m2nist": compose_m2nist,
+    "conv2d": conv("conv2d"),
+    "conv_transpose2d": conv("conv_transpose2d"),
+    "gather_normalise": gather_normalise,
+    "max_pool2d": max_pool2d,
+    "relu": relu,
+    "softmax_cross_entropy": softmax_cross_entropy,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a kernel; and the exercise's operation, inputs and order of threads with which it showed."""
+
+    operation: str
+    kernel: str
+    text: str
+    inputs: str
+    seed: int
+    order: str
+
+    @property
+    def key(self) -> str:
+        """The text without its numbers, but for those of lines: the same for other threads and other shapes."""
+        return re.sub(r"(?<![:\d])-?\d[\d.e+-]*", "#", self.text)
+
+
+@dataclass
+class Report:
+    """What was run of each kernel, and what was found, each as it first showed."""
+
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
+
+    def add(self, other: "Report") -> None:
+        """Puts two reports together."""
+        for name, part in other.statistics.items():
+            whole = self.statistics.setdefault(name, Statistics())
+            whole.launches += part.launches
+            whole.threads += part.threads
+            whole.accesses += part.accesses
+        self.findings = other.findings | self.findings
+
+    def verdict(self, kernel: Kernel) -> str:
+        """How many findings there are, or why there are none."""
+        found = sum(finding.kernel == kernel.name for finding in self.findings.values())
+        if found:
+            return counted(found, "finding")
+        if self.statistics[kernel.name].launches:
+            return NO_FINDING
+        if any(finding.operation == kernel.operation for finding in self.findings.values()):
+            return "not reached: a finding came first"
+        return NEVER_LAUNCHED
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 finding", "2 findings"."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def check(operation: str, seeds: Iterable[int], kernels: Path = KERNELS, orders: Sequence[str] = ORDERS) -> Report:
+    """Runs an operation's exercise for each seed, in each order of threads.
+
+    Raises:
+        DeviceError: no C++ compiler.
+        KernelError: a kernel file that does not compile.
+    """
+    devices = [Watched(kernels, order=order) for order in orders]
+    report = Report()
+    for seed in seeds if operation in EXERCISES else ():
+        finding = exercise(operation, seed, dict(zip(orders, devices, strict=True)))
+        if finding:
+            report.findings.setdefault(finding.key, finding)
+    for device in devices:
+        report.add(Report(device.statistics))
+    return report
+
+
+def exercise(operation: str, seed: int, devices: dict[str, Watched]) -> Finding | None:
+    """Runs what one seed draws. Ends at the first finding: one wrong array makes others wrong."""
+    for case in EXERCISES[operation](np.random.default_rng(seed)):
+        first: dict[str, np.ndarray] = {}
+        for order, device in devices.items():
+            device.launches, device.seed = [], seed
+            try:
+                results = case.run(Operations(device), seed=seed)
+                copies = device.copies(results)
+                first = first or copies
+                for name, result in results.items():
+                    compare(name, device, result, first[name])
+            except Found as found:
+                inputs = (f"{name} {np.shape(value) or value}" for name, value in case.inputs.items())
+                return Finding(operation, found.kernel, str(found), ", ".join(inputs), seed, order)
+    return None
+
+
+def compare(name: str, device: Watched, found: np.ndarray, expected: np.ndarray) -> None:
+    """Raises Found unless the arrays are the same to the bit."""
+    bits = [array.ravel().view(f"u{array.itemsize}") for array in (found, expected)]
+    different = np.flatnonzero(bits[0] != bits[1])
+    if len(different):
+        element = int(different[0])
+        raise Found(
+            device.given_to(found),
+            f"{name} depends on the order of threads: {found.flat[element]} or {expected.flat[element]} at "
+            f"{place(element, found.shape)}, stored by {device.stored_by(found, element)}",
+        )
