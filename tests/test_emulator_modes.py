@@ -429,7 +429,8 @@ def test_an_accumulator_without_a_first_value_does_not_compile(tmp_path: Path) -
 def test_what_no_kernel_wrote_is_not_brought_back_in_check_mode(wrong: Path) -> None:
     device = Emulator(wrong, "check")
     y = launch(device, "past_a_local_array", 3)  # 64 of 256
-    with pytest.raises(KernelError, match=r"element 64 .*\(256,\).*past_a_local_array in wrong\.cu"):
+    line = 1 + WRONG[: WRONG.index("void past_a_local_array")].count("\n")
+    with pytest.raises(KernelError, match=rf"element 64 .*\(256,\); past_a_local_array at wrong\.cu:{line} was the last"):
         device.to_numpy(y)
     assert device.to_numpy(y[:64]).size == 64
     y[64:] = 0  # by NumPy

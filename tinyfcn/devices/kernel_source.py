@@ -34,10 +34,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A `__global__` function: its name, the operation (file) it stands in, and its parameters."""
+    """A `__global__` function: its name, the operation (file) and line at which it stands, and its parameters."""
 
     name: str
     operation: str
+    line: int
     parameters: tuple[Parameter, ...]
 
 
@@ -72,8 +73,12 @@ def kernels(folder: Path = KERNELS) -> dict[str, Kernel]:
 
 def parse(text: str, operation: str) -> list[Kernel]:
     """The kernels in a `.cu` file's text, in order."""
-    found = _KERNEL.findall(_COMMENT.sub(" ", text))
-    return [Kernel(name, operation, tuple(_parameters(inside))) for name, inside in found]
+    text = _COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), text)
+    return [
+        Kernel(name, operation, text.count("\n", 0, found.start()) + 1, tuple(_parameters(inside)))
+        for found in _KERNEL.finditer(text)
+        for name, inside in [found.groups()]
+    ]
 
 
 def _parameters(inside: str) -> list[Parameter]:

@@ -170,7 +170,11 @@ class Emulator(Device):
         if self.check and byte != CANNOT_TELL:
             left = (copy.reshape(-1, 1).view(np.uint8) == byte).all(axis=1)
             if left.any():
-                raise KernelError(self._unwritten(array, int(left.argmax())))
+                kernel, _ = self._writers.get(array.ctypes.data, (None, None))
+                text = f"no kernel wrote element {left.argmax()} of an array of shape {array.shape}"
+                if kernel:
+                    text += f"; {kernel.name} at {kernel.operation}.cu:{kernel.line} was the last to be given it"
+                raise KernelError(text)
         return copy
 
     def written_at(self, array: np.ndarray, index: int) -> str | None:
@@ -249,14 +253,6 @@ class Emulator(Device):
         if kernel.operation not in self._files:
             self._files[kernel.operation] = _KernelFile(kernel.operation, self.kernels, self.check, self.double)
         return self._files[kernel.operation]
-
-    def _unwritten(self, array: np.ndarray, index: int) -> str:
-        """What to say of an element that no kernel wrote."""
-        kernel, _ = self._writers.get(array.ctypes.data, (None, None))
-        where = f"no kernel wrote element {index} of an array of shape {array.shape}"
-        return (
-            where if kernel is None else f"{where}; {kernel.name} in {kernel.operation}.cu was the last to be given it"
-        )
 
 
 def _unwritten(dtype: np.dtype) -> int:
