@@ -6,6 +6,7 @@ runs the exercise of an operation from a folder of kernels, on a GPU unless told
 compute-sanitizer to watch. An error of a kernel is printed and no failure: the tool's verdict is what is asked for.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -88,7 +89,8 @@ def compute_sanitizer(tool: str, operation: str, kernels: Path, device: str = "c
     """Has compute-sanitizer watch an operation's exercise; its exit code is DETECTED if the tool finds something."""
     watch = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(DETECTED)]
     program = [sys.executable, __file__, operation, str(kernels), device]
-    return subprocess.run([*watch, *program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    waits = os.environ | {"CUDA_LAUNCH_BLOCKING": "1"}  # a launch's error is raised by it, not by what comes after
+    return subprocess.run([*watch, *program], env=waits, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def main(operation: str, kernels: str, device: str = "cuda") -> None:

@@ -2,6 +2,8 @@
 
 import re
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +54,20 @@ extern "C" __global__ void into_the_next_shared_array(float* y, const float* x, 
     tile[threadIdx.x] = other[threadIdx.x] = x[threadIdx.x];
     __syncthreads();
     y[threadIdx.x] = at(tile, threadIdx.x + n) + at(other, threadIdx.x);
+}
+__device__ int byte_at(const unsigned char* flags, int i) { return flags[i]; }  // here, through a pointer
+extern "C" __global__ void past_shared_bytes(float* y, const float* x, int n) {
+    __shared__ unsigned char flags[64];
+    flags[threadIdx.x] = x[threadIdx.x] > 1;
+    __syncthreads();
+    y[threadIdx.x] = byte_at(flags, threadIdx.x + n);
+}
+extern "C" __global__ void vector_past_the_end(float* y, const float* x, int n) {
+    __shared__ float tile[6];
+    if (threadIdx.x < 6) tile[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    const float4 v = reinterpret_cast<const float4*>(tile)[n];  // here
+    y[threadIdx.x] = v.x + v.w;
 }
 extern "C" __global__ void past_dynamic_shared(float* y, const float* x, int n) {
     extern __shared__ float ring[];
@@ -175,6 +191,7 @@ extern "C" __global__ void narrow_shared_bytes(float* y, const float* x, int n) 
 BETWEEN_LANES = r"no __syncwarp\(\) or __syncthreads\(\) stands between"
 BETWEEN_WARPS = r"no __syncthreads\(\) stands between"
 # Kernel -> n, the number of blocks of 64 threads, and what trap mode and check mode say (None: nothing).
+# fmt: off
 SAYS: dict[str, tuple[int, int, str | None, str]] = {
     "past_the_end": (256, 5, r"touches x\[256\] \(x has 256 elements\)", r"reads x\[256\] \(x has 256 elements\)"),
     "far_away": (300, 1, r"thread \(0,0,0\) touches x\[300\]", r"thread \(0,0,0\) reads x\[300\]"),
@@ -183,28 +200,18 @@ SAYS: dict[str, tuple[int, int, str | None, str]] = {
     "misaligned": (1, 1, *[r"takes a 'const struct float4' from the address of x\[1\], which is not a multiple"] * 2),
     "past_a_shared_array": (1, 1, *[r"uses the index 64 of an array of type 'float \[64\]'"] * 2),
     "past_a_local_array": (4, 1, *[r"uses the index 4 of an array of type 'float \[4\]'"] * 2),
-    "into_the_next_shared_array": (
-        1,
-        1,
-        None,
-        r"thread \(63,0,0\) reads (tile\[64\]|other\[-\d\]) \(\w+ has 64 elements",
-    ),
-    "past_dynamic_shared": (
-        1,
-        1,
-        r"touches ring\[64\] \(ring has 64 elements\)",
-        r"thread \(63,0,0\) writes ring\[64\]",
-    ),
+    "into_the_next_shared_array": (1, 1,
+        None, r"thread \(63,0,0\) reads (tile\[64\]|other\[-\d\]) \(\w+ has 64 elements"),
+    "past_shared_bytes": (1, 1, None, r"thread \(63,0,0\) reads flags\[64\] \(flags has 64 elements\)"),
+    "vector_past_the_end": (1, 1, None, r"thread \(0,0,0\) reads tile\[7\] \(tile has 6 elements\)"),
+    "past_dynamic_shared": (1, 1,
+        r"touches ring\[64\] \(ring has 64 elements\)", r"thread \(63,0,0\) writes ring\[64\]"),
     "divided_by_zero": (0, 1, *["divides 0 by 0"] * 2),
     "shifted_too_far": (32, 1, *["shifts 1 by 32 bits"] * 2),
     "too_large_for_the_stack": (256, 1, *["needs more memory for its local variables than a thread has"] * 2),
     "atomic_past_the_end": (256, 1, r"touches y\[256\]", r"updates by an atomic y\[256\]"),
-    "no_barrier": (
-        1,
-        1,
-        None,
-        rf"a race: thread \(1,0,0\) writes tile\[1\].*thread \(0,0,0\) read it.*{BETWEEN_LANES}",
-    ),
+    "no_barrier": (1, 1,
+        None, rf"a race: thread \(1,0,0\) writes tile\[1\].*thread \(0,0,0\) read it.*{BETWEEN_LANES}"),
     "no_barrier_before_the_next_round": (0, 1, None, rf"reads tile\[31\].*thread \(31,0,0\) wrote it.*{BETWEEN_WARPS}"),
     "added_without_atomics": (0, 1, None, rf"reads y\[0\].*, and thread \(\d+,0,0\) wrote it.*{BETWEEN_LANES}"),
     "blocks_write_the_same": (0, 2, None, r"writes y\[0\].*, and thread \(0,0,0\) of block \(0,0,0\) wrote it"),
@@ -223,6 +230,7 @@ SAYS: dict[str, tuple[int, int, str | None, str]] = {
     "barrier_in_a_branch": (60, 1, *[r"of 64 threads 60 wait at __syncthreads, \S+ .*; 4 have exited"] * 2),
     "narrow_shared_bytes": (1, 1, None, r"flags\[\d\].*wrote it|flags\[\d\].*read it"),
 }
+# fmt: on
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +373,11 @@ extern "C" __global__ void turns_after_a_barrier(int* turn, int* next) {
     __syncthreads();
     turn[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(next, 1);
 }
+extern "C" __global__ void two_turns(int* turn, int* next) {
+    turn[threadIdx.x] = atomicAdd(next, 1);
+    __syncthreads();
+    turn[blockDim.x + threadIdx.x] = atomicAdd(next, 1);
+}
 """
 
 
@@ -386,6 +399,10 @@ def test_threads_and_blocks_run_in_the_order_asked_for(tmp_path: Path, kernel: s
     for turn in shuffled:
         assert sorted(turn.ravel()) == [*range(15)]
         assert all(sorted(block // 5) == [block[0] // 5] * 5 for block in turn), "one block after another"
+    device = Emulator(folder, order="random", seed=1)
+    before_and_after = device.empty((2, 20), np.int32)
+    device.launch("two_turns", 1, 20, [before_and_after, device.asarray(np.zeros(1, np.int32))])
+    assert (before_and_after[0] + 20 != before_and_after[1]).any(), "a new order after every barrier"
 
 
 DOUBLE = r"""
@@ -430,7 +447,9 @@ def test_what_no_kernel_wrote_is_not_brought_back_in_check_mode(wrong: Path) -> 
     device = Emulator(wrong, "check")
     y = launch(device, "past_a_local_array", 3)  # 64 of 256
     line = 1 + WRONG[: WRONG.index("void past_a_local_array")].count("\n")
-    with pytest.raises(KernelError, match=rf"element 64 .*\(256,\); past_a_local_array at wrong\.cu:{line} was the last"):
+    with pytest.raises(
+        KernelError, match=rf"element 64 .*\(256,\); past_a_local_array at wrong\.cu:{line} was the last"
+    ):
         device.to_numpy(y)
     assert device.to_numpy(y[:64]).size == 64
     y[64:] = 0  # by NumPy
@@ -459,13 +478,20 @@ def test_check_mode_counts_what_it_looked_at(wrong: Path) -> None:
 
 
 def test_faults_outside_of_kernels_are_left_to_their_own_handlers(wrong: Path) -> None:
-    numbers = signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE
-    before = [signal.getsignal(number) for number in numbers]
-    with pytest.raises(KernelError):
-        launch(Emulator(wrong), "far_away", 300)
-    assert [signal.getsignal(number) for number in numbers] == before
-    with np.errstate(invalid="ignore"):
-        assert np.isnan(np.float32(np.inf) - np.float32(np.inf)), "floating-point exceptions are off again"
+    code = f"""
+import faulthandler, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from test_emulator_modes import Emulator, KernelError, launch
+faulthandler.enable()
+device = Emulator(Path({str(wrong)!r}), "check")
+launch(device, "past_a_local_array", 3)
+float("inf") - float("inf")
+faulthandler._sigsegv()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGSEGV
+    assert done.stderr.startswith("Fatal Python error: Segmentation fault")
 
 
 def test_faults_in_several_python_threads(wrong: Path) -> None:

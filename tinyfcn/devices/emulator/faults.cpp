@@ -77,8 +77,7 @@ void say_element(const void* address) {
         say("memory that no argument has");
         return;
     }
-    const long element = (at - region->start - (at < region->start ? region->unit - 1 : 0)) / long(region->unit);
-    say("%s[%ld]", region->name, element);
+    say("%s[%ld]", region->name, (at - region->start) / long(region->unit));
     if (at < region->start || at >= region->start + region->bytes)
         say(" (%s has %zu elements)", region->name, region->bytes / region->unit);
 }
