@@ -1,0 +1,522 @@
+"""The bug zoo: what people get wrong in kernels, and that the mode of the emulator made for it says so and where.
+
+Each bug is planted in a copy of the kernels, which the tools then judge on their own inputs:
+
+    trap     runs the exercises of `tinyfcn sanitize` as everything runs on the emulator unless told otherwise
+    check    `tinyfcn sanitize`, what one order of threads shows
+    order    `tinyfcn sanitize`, what differs between orders of threads
+    double   `tinyfcn gradcheck --precision double`
+
+The mode named has to find it, and to name the line.
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import planting
+import pytest
+from planting import DETECTED, SEEDS, compute_sanitizer, exercise, line_of, operation_of, plant
+
+from tinyfcn import gradcheck, sanitize
+from tinyfcn.cases import cases
+from tinyfcn.devices import kernel_source
+from tinyfcn.devices.emulator import Emulator, build
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.operations import Operations
+
+
+@dataclass(frozen=True)
+class Bug:
+    """What is wrong, how it is written, the mode that finds it, words that it says, and the lines that it names.
+
+    changes: texts of the function, " ... " for whatever lies between, and what is written instead.
+    lines: of each a text that stands on that line alone, in the edited file or in common.cuh.
+    tool: of compute-sanitizer, which finds it on a GPU. None where none can: they see no race in global memory, no
+        wrong number, nothing that is never written and never read, no index of a local array, no division by 0.
+    """
+
+    what: str
+    changes: dict[str, str]
+    mode: str
+    says: str
+    lines: tuple[str, ...]
+    tool: str | None = None
+
+
+RACE = "a race"
+UNWRITTEN = "which no thread has written"
+NOBODY = "no kernel wrote element"
+OUTSIDE = " elements) at "  # x[64] (x has 64 elements) at
+NAN = "computes a NaN"
+ORDER = "depends on the order of threads"
+WRONG = "should be"
+
+SUM = "__shared__ float partial ... return total;"  # all that block_sum does
+SUM_READS = "++thread) total += partial[thread];"
+WARPS = """__shared__ float partial[2];  // of each warp
+    for (int d = 16; d > 0; d /= 2) mine += __shfl_down_sync(0xffffffff, mine, d);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = mine;
+    __syncthreads();
+    float total = 0.0f;
+    if (threadIdx.x < 2) {
+        total = partial[threadIdx.x];
+        total += __shfl_xor_sync(0xffffffff, total, 1);
+    }
+    return total;"""
+
+ZOO: dict[str, list[Bug]] = {
+    "block_sum": [
+        Bug("nobody waits until all have written their part", {"__syncthreads();": ""},
+            "check", RACE, ("partial[threadIdx.x] = mine;", SUM_READS), "racecheck"),
+        Bug("only the thread that adds up waits at the barrier",
+            {"__syncthreads();": "if (threadIdx.x == 0) __syncthreads();"},
+            "trap", "of 64 threads 1 wait at __syncthreads", ("__syncthreads();",), "synccheck"),
+        Bug("the sum goes one past the end of shared memory", {"thread < SUM_THREADS": "thread <= SUM_THREADS"},
+            "trap", "the index 64 of an array of type 'float [64]'", (SUM_READS,), "memcheck"),
+        Bug("all threads put their part into one place", {"partial[threadIdx.x] = mine": "partial[0] = mine"},
+            "check", RACE, ("partial[0] = mine",), "racecheck"),
+        Bug("the total in shared memory has no first value",
+            {SUM: "__shared__ float total;\natomicAdd(&total, mine);\n__syncthreads();\nreturn total;"},
+            "check", UNWRITTEN, ("atomicAdd(&total",)),
+        Bug("floats are added in the order in which threads come",
+            {SUM: """__shared__ float total;
+    if (threadIdx.x == 0) total = 0.0f;
+    __syncthreads();
+    atomicAdd(&total, mine);
+    __syncthreads();
+    return total;"""},
+            "order", ORDER, ("loss[0] = total / count;",)),
+        Bug("parts are kept in the order in which threads come, not by the thread's number",
+            {"partial[threadIdx.x] = mine;": """__shared__ int next;
+    if (threadIdx.x == 0) next = 0;
+    __syncthreads();
+    partial[atomicAdd(&next, 1)] = mine;"""},
+            "order", ORDER, ("loss[0] = total / count;",)),
+        Bug("lanes of a warp are taken to move in step",
+            {"float total = 0.0f; ... return total;": """for (int half = SUM_THREADS / 2; half > 0; half /= 2)
+        if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+    return partial[0];"""},
+            "check", "no __syncwarp() or __syncthreads() stands between", ("partial[threadIdx.x] += ",), "racecheck"),
+        Bug("the tree of sums begins with the whole block, not with half of it",
+            {"float total = 0.0f; ... return total;": """for (int half = SUM_THREADS; half > 0; half /= 2) {
+        if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+        __syncthreads();
+    }
+    return partial[0];"""},
+            "trap", "the index 64 of an array of type 'float [64]'", ("partial[threadIdx.x] += ",), "memcheck"),
+        Bug("two lanes shuffle, and the mask names 32", {SUM: WARPS},
+            "trap", "wait at __shfl_xor_sync", ("total += __shfl_xor_sync",)),
+    ],
+    "thread_number": [
+        Bug("threads are numbered anew in each block", {"blockIdx.x * blockDim.x + threadIdx.x": "threadIdx.x"},
+            "check", RACE, ("y[element] = ",)),
+    ],
+    "philox": [
+        Bug("the high half of a product is looked for in its low half",
+            {"__umulhi(0xD2511F53u, c0)": "0xD2511F53u * c0 >> 32"},
+            "trap", "by 32 bits", ("0xD2511F53u * c0 >> 32",)),
+    ],
+    "relu_forward": [
+        Bug("the guard lets one thread too many pass", {"element >= count": "element > count"},
+            "check", OUTSIDE, ("y[element] = ",), "memcheck"),
+        Bug("four floats are taken from where the left-over ones end",
+            {"int element ... 0.0f : x[element];": """int left_over = count % 4;
+    int first = left_over + 4 * thread_number();
+    if (thread_number() < left_over) y[thread_number()] = fmaxf(x[thread_number()], 0.0f);
+    if (first >= count) return;
+    float4 four = *reinterpret_cast<const float4*>(x + first);
+    y[first] = fmaxf(four.x, 0.0f);
+    y[first + 1] = fmaxf(four.y, 0.0f);
+    y[first + 2] = fmaxf(four.z, 0.0f);
+    y[first + 3] = fmaxf(four.w, 0.0f);"""},
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>",), "memcheck"),
+        Bug("surplus threads return before a barrier",
+            {"if (element >= count) return;": """__shared__ float tile[256];
+    if (element >= count) return;
+    tile[threadIdx.x] = x[element];
+    __syncthreads();  // for the tile""",
+             "x[element] < 0.0f ? 0.0f : x[element]": "fmaxf(tile[threadIdx.x], 0.0f)"},
+            "trap", "wait at __syncthreads", ("__syncthreads();  // for the tile",), "synccheck"),
+        Bug("shared memory of a size that the launch does not give",
+            {"if (element >= count) return;": "extern __shared__ float tile[];\nif (element >= count) return;",
+             "y[element] = x[element]": "tile[threadIdx.x] = x[element];\n    y[element] = tile[threadIdx.x]"},
+            "trap", "touches", ("tile[threadIdx.x] = ",), "memcheck"),
+    ],
+    "relu_backward": [
+        Bug("the gradient passes where the output is 0", {"y[element] > 0.0f": "y[element] >= 0.0f"},
+            "double", WRONG, ("dx[element] = ",)),
+        Bug("the slope is y over |y|, which 0 has none of",
+            {"y[element] > 0.0f ? dout[element] : 0.0f": "dout[element] * (y[element] / fabsf(y[element]))"},
+            "check", NAN, ("dx[element] = ",)),
+    ],
+    "add_forward": [
+        Bug("added to an output that has no first value", {"z[element] = ": "z[element] += "},
+            "check", UNWRITTEN, ("z[element] += ",), "initcheck"),
+        Bug("the neighbour's element", {"b[element]": "b[element + 1]"},
+            "check", OUTSIDE, ("b[element + 1]",), "memcheck"),
+    ],
+    "add_backward": [
+        Bug("each block goes through the whole array, in steps of a block",
+            {"if (element >= count) return; ... dz[element];": """for (int e = element; e < count; e += blockDim.x)
+        da[e] = scale * dz[e];"""},
+            "check", RACE, ("da[e] = ",)),
+        Bug("the last element has no thread", {"element >= count": "element >= count - 1"},
+            "check", NOBODY, ("void add_backward(",)),  # what is missing has no line but its kernel's
+    ],
+    "conv2d_forward": [
+        Bug("the stride is forgotten", {"i * stride + u - padding": "i + u - padding"},
+            "double", WRONG, ("y[element] = sum;",)),
+        Bug("the weight's channels are swapped", {"weight[((o * C + c)": "weight[((c * O + o)"},
+            "double", WRONG, ("y[element] = sum;",)),
+        Bug("above the picture is taken for inside", {"h < 0 || ": ""},
+            "check", OUTSIDE, ("sum += x[((n * C + c) * H + h) * W + w] * weight",), "memcheck"),
+        Bug("height and width are swapped", {"* H + h) * W + w]": "* W + h) * H + w]"},
+            "check", OUTSIDE, ("* W + h) * H + w]",), "memcheck"),
+    ],
+    "conv2d_backward_input": [
+        Bug("an output's thread adds to the inputs that it saw, and so do others",
+            {"int element ... dx[element] = sum;": """\
+    for (int element = thread_number(); element < N * O * OH * OW; element += gridDim.x * blockDim.x) {
+        int j = element % OW, i = element / OW % OH, o = element / (OW * OH) % O, n = element / (OW * OH * O);
+        for (int c = 0; c < C; ++c)
+            for (int u = 0; u < KH; ++u)
+                for (int v = 0; v < KW; ++v) {
+                    int h = i * stride + u - padding;
+                    int w = j * stride + v - padding;
+                    if (h < 0 || h >= H || w < 0 || w >= W) continue;
+                    dx[((n * C + c) * H + h) * W + w] += dout[element] * weight[((o * C + c) * KH + u) * KW + v];
+                }
+    }"""},
+            "check", RACE, ("dx[((n * C + c) * H + h) * W + w] += ",)),
+        Bug("the stride less one, which may be 0", {"row % stride != 0": "row % (stride - 1) != 0"},
+            "trap", "divides", ("row % (stride - 1) != 0",)),
+    ],
+    "conv2d_backward_weight": [
+        Bug("all threads of a block add to one weight",
+            {"float total = block_sum(sum);": "",
+             "if (threadIdx.x == 0) dweight[blockIdx.x] = total;": "dweight[blockIdx.x] += sum;"},
+            "check", RACE, ("dweight[blockIdx.x] += sum;",)),
+        Bug("all threads write what only the first one has", {"if (threadIdx.x == 0) dweight": "dweight"},
+            "check", RACE, ("dweight[blockIdx.x] = total;",)),
+        Bug("threads without a place return before the barrier of the sum",
+            {"float sum = 0.0f;": "if (threadIdx.x >= N * OH * OW) return;\nfloat sum = 0.0f;"},
+            "trap", "have exited", ("__syncthreads();  // until every thread",), "synccheck"),
+    ],
+    "conv2d_backward_bias": [
+        Bug("written by a thread that is not there", {"threadIdx.x == 0": "threadIdx.x == SUM_THREADS"},
+            "check", NOBODY, ("void conv2d_backward_bias(",)),
+        Bug("a block goes on from what the block before it has written",
+            {"dbias[o] = total;": "dbias[o] = o > 0 ? dbias[o - 1] + total : total;"},
+            "check", "nothing orders blocks", ("dbias[o - 1] + total",)),
+        Bug("the sum is taken twice, in the same shared memory",
+            {"float sum = 0.0f;": "float sum = 0.0f, squares = 0.0f;",
+             "float total = block_sum(sum);": "float total = block_sum(sum) + 0.0f * block_sum(squares);"},
+            "check", RACE, ("partial[threadIdx.x] = mine;", SUM_READS), "racecheck"),
+        Bug("a barrier in a loop that some threads go through less often",
+            {"for (int place ... place % (OH * OW)];\n    }": """__shared__ float tile[SUM_THREADS];
+    for (int place = threadIdx.x; place < N * OH * OW; place += SUM_THREADS) {
+        int n = place / (OH * OW);
+        tile[threadIdx.x] = dout[(n * O + o) * OH * OW + place % (OH * OW)];
+        __syncthreads();  // for the tile
+        sum += tile[threadIdx.x];
+    }"""},
+            "trap", "wait at __syncthreads",
+            ("__syncthreads();  // for the tile", "__syncthreads();  // until every thread"), "synccheck"),
+        Bug("the first thread to come writes the sum, not the one that has it",
+            {"if (threadIdx.x == 0) dbias": """__shared__ int written;
+    if (threadIdx.x == 0) written = 0;
+    __syncthreads();
+    if (atomicExch(&written, 1) == 0) dbias"""},
+            "order", ORDER, ("dbias[o] = total;",)),
+    ],
+    "conv_transpose2d_forward": [
+        Bug("every input stamps the kernel onto the output, over what others stamp",
+            {"int element ... y[element] = sum;": """\
+    for (int element = thread_number(); element < N * C * H * W; element += gridDim.x * blockDim.x) {
+        int j = element % W, i = element / W % H, c = element / (W * H) % C, n = element / (W * H * C);
+        for (int o = 0; o < O; ++o)
+            for (int u = 0; u < KH; ++u)
+                for (int v = 0; v < KW; ++v) {
+                    int h = i * stride + u - padding;
+                    int w = j * stride + v - padding;
+                    if (h < 0 || h >= OH || w < 0 || w >= OW) continue;
+                    y[((n * O + o) * OH + h) * OW + w] += x[element] * weight[((c * O + o) * KH + u) * KW + v];
+                }
+    }"""},
+            "check", RACE, ("y[((n * O + o) * OH + h) * OW + w] += ",)),
+        Bug("between the stamps too", {" || column % stride != 0": ""},
+            "double", WRONG, ("y[element] = sum;",)),
+        Bug("the stamps of pixels left of the picture", {"column < 0 || ": ""},
+            "check", OUTSIDE, ("* W + j] * weight",), "memcheck"),
+    ],
+    "conv_transpose2d_backward_input": [
+        Bug("a sum without a first value", {"float sum = 0.0f;": "float sum;"},
+            "trap", "uninitialized", ("dx[element] = sum;",)),
+        Bug("the weight is read as conv2d's", {"weight[((c * O + o)": "weight[((o * C + c)"},
+            "double", WRONG, ("dx[element] = sum;",)),
+    ],
+    "conv_transpose2d_backward_weight": [
+        Bug("one place too many", {"place < N * H * W": "place <= N * H * W"},
+            "check", OUTSIDE, ("* dout[",), "memcheck"),
+        Bug("all output channels write to the first one's weights",
+            {"dweight[blockIdx.x] = total": "dweight[(c * O * KH + u) * KW + v] = total"},
+            "check", RACE, ("dweight[(c * O * KH + u) * KW + v] = total",)),
+    ],
+    "max_pool2d_forward": [
+        Bug("the winner is not written where the first pixel wins",
+            {"best = candidate;": "best = candidate;\nwinner[element] = best;",
+             "largest;\n    winner[element] = best;": "largest;"},
+            "check", UNWRITTEN, ("if (winner[first",), "initcheck"),  # where it is read
+        Bug("the winner stays behind when the maximum moves on", {"best = candidate;": ""},
+            "double", WRONG, ("winner[element] = best;",)),
+        Bug("the window is one column too wide", {"v < size": "v <= size"},
+            "check", OUTSIDE, ("float value = plane[candidate];",), "memcheck"),
+    ],
+    "max_pool2d_backward": [
+        Bug("a pixel that several windows chose gets the last one's gradient", {"sum += dout": "sum = dout"},
+            "double", WRONG, ("dx[element] = sum;",)),
+        Bug("windows that the picture has no room for are asked", {"if (i >= OH || j >= OW) continue;": ""},
+            "check", OUTSIDE, ("if (winner[first",), "memcheck"),
+    ],
+    "softmax": [
+        Bug("the largest logit is not subtracted: exp(1e4) is infinite",
+            {"float sum = 0.0f;": "largest = 0.0f;\nfloat sum = 0.0f;"},
+            "check", NAN, ("p[first + k * S] = ",)),
+        Bug("logits lie K apart, not S",
+            {"fmaxf(largest, logits[first + k * S])": "fmaxf(largest, logits[first + k * K])"},
+            "check", OUTSIDE, ("logits[first + k * K]",), "memcheck"),
+    ],
+    "softmax_cross_entropy": [
+        Bug("the logarithm of a probability that rounds to 0",
+            {"logf(sum) - (": "-logf(expf(", "- largest);\n    float scale": "- largest) / sum);\n    float scale"},
+            "double", WRONG, ("losses[place] = ",)),
+        Bug("labels are counted from 1", {"logits[first + label * S]": "logits[first + (label - 1) * S]"},
+            "check", OUTSIDE, ("logits[first + (label - 1) * S]",), "memcheck"),
+        Bug("the gradient's label is off by one", {"k == label &&": "k == label + 1 &&"},
+            "double", WRONG, ("dlogits[first + k * S] = ",)),
+        Bug("one thread adds up the losses that others are still writing",
+            {"p - 1.0f : p);": """p - 1.0f : p);
+    }
+    if (place == 0) {
+        for (int other = 1; other < N * S; ++other) losses[0] += losses[other];"""},
+            "check", RACE, ("losses[place] = ", "losses[0] += losses[other]")),
+    ],
+    "softmax_cross_entropy_mean": [
+        Bug("the first place is left out", {"place = threadIdx.x;": "place = threadIdx.x + 1;"},
+            "double", WRONG, ("loss[0] = total / count;",)),
+    ],
+    "adam_schedule": [
+        Bug("the part done of 0 steps",
+            {"steps == 0 ? 0.0f : t <= steps ? (float)(t - 1) / steps : 1.0f": "fminf((float)(t - 1) / steps, 1.0f)"},
+            "check", NAN, ("float turned = ",)),
+    ],
+    "adam_step": [
+        Bug("one thread makes the next step's correction while others read this one's",
+            {"const float* __restrict__ rates": "float* __restrict__ rates",
+             "mean / spread;": "mean / spread;\nif (element == 0) rates[1] = 1.0f - beta1 * (1.0f - rates[1]);"},
+            "check", RACE, ("m[element] / rates[1]", "if (element == 0) rates[1] = ")),
+        Bug("the block is forgotten: threads of several blocks add to one mean",
+            {"m[element] = beta1 * m[element]": "m[threadIdx.x] = beta1 * m[threadIdx.x]"},
+            "check", "nothing orders blocks", ("m[threadIdx.x] = ",)),
+        Bug("the surplus threads of the last block go on", {"if (element >= count) return;": ""},
+            "trap", OUTSIDE, ("float gradient = ",), "memcheck"),
+        Bug("the corrections are swapped", {"m[element] / rates[1]": "m[element] / rates[2]"},
+            "double", WRONG, ("parameters[element] -= ",)),
+    ],
+    "gather_normalise": [
+        Bug("pictures and pixels are swapped",
+            {"indices[element / S] * S + element % S": "indices[element % S] * S + element / S"},
+            "check", OUTSIDE, ("batch[element] = ",), "memcheck"),
+        Bug("four bytes at once, of pictures that begin anywhere",
+            {"if (element >= N * S) return; ... / 127.0f;": """if (4 * element >= N * S) return;
+    int pixel = 4 * element;
+    uchar4 four = *reinterpret_cast<const uchar4*>(images + indices[pixel / S] * S + pixel % S);
+    batch[pixel] = (four.x - 127) / 127.0f;
+    batch[pixel + 1] = (four.y - 127) / 127.0f;
+    batch[pixel + 2] = (four.z - 127) / 127.0f;
+    batch[pixel + 3] = (four.w - 127) / 127.0f;"""},
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<const uchar4*>",), "memcheck"),
+    ],
+    "compose_m2nist_place": [
+        Bug("one word too far: four were drawn", {"choice.word[k + 1]": "choice.word[k + 2]"},
+            "trap", "the index 4 of an array of type 'unsigned int [4]'", ("choice.word[k + 2]",)),
+        Bug("random numbers by a product that an int does not hold",
+            {"place.word[k] % (rows * columns)": "abs((n * 3 + k) * 1103515245 + 12345) % (rows * columns)"},
+            "trap", "which overflows 'int'", ("1103515245",)),
+        Bug("a thread writes its picture where the last one to come has ended",
+            {"int n = thread_number();": """__shared__ int next;
+    if (threadIdx.x == 0) next = blockIdx.x * blockDim.x;
+    __syncthreads();
+    int n = thread_number();""",
+             "if (n >= N) return;": "if (n >= N) return;\nint slot = atomicAdd(&next, 1);",
+             "boxes + (n * 3 + k) * 3": "boxes + (slot * 3 + k) * 3"},
+            "order", ORDER, ("box[0] = k < count",)),
+    ],
+    "compose_m2nist_draw": [
+        Bug("a digit is drawn where there is no box", {"digit < 0 || ": ""},
+            "check", OUTSIDE, ("pixel = digits[",), "memcheck"),
+        Bug("boxes are taken to have ten numbers a picture", {"/ (WIDTH * HEIGHT) * 9": "/ (WIDTH * HEIGHT) * 10"},
+            "check", OUTSIDE, ("int w = column - picture[k * 3 + 2];",), "memcheck"),
+    ],
+}  # fmt: skip
+
+# What looks like a bug of the zoo and is right.
+TWINS: dict[str, tuple[str, dict[str, str]]] = {
+    "four floats from where memory is aligned, then the left-over ones": (
+        "relu_forward",
+        {
+            "int element ... 0.0f : x[element];": """int first = 4 * thread_number();
+    if (first + 3 >= count) {
+        for (int element = first; element < count; ++element) y[element] = fmaxf(x[element], 0.0f);
+        return;
+    }
+    float4 four = *reinterpret_cast<const float4*>(x + first);
+    *reinterpret_cast<float4*>(y + first) =
+        make_float4(fmaxf(four.x, 0.0f), fmaxf(four.y, 0.0f), fmaxf(four.z, 0.0f), fmaxf(four.w, 0.0f));"""
+        },
+    ),
+    "lanes that wait for each other": (
+        "block_sum",
+        {
+            "float total = 0.0f; ... return total;": """if (threadIdx.x >= 32) return 0.0f;
+    for (int half = SUM_THREADS / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+        __syncwarp();
+    }
+    return partial[0];"""
+        },
+    ),
+    "two lanes shuffle, and the mask names two": (
+        "block_sum",
+        {SUM: WARPS.replace("xor_sync(0xffffffff", "xor_sync(0x3")},
+    ),
+}
+
+
+@cache
+def findings(operation: str, kernels: Path) -> list[str]:
+    return [finding.text for finding in sanitize.check(operation, SEEDS, kernels).findings.values()]
+
+
+def trap(operation: str, kernels: Path) -> list[str]:
+    return [text for text in (exercise(operation, Emulator(kernels)),) if text]
+
+
+def check(operation: str, kernels: Path) -> list[str]:
+    return [text for text in findings(operation, kernels) if ORDER not in text]
+
+
+def order(operation: str, kernels: Path) -> list[str]:
+    return [text for text in findings(operation, kernels) if ORDER in text]
+
+
+def double(operation: str, kernels: Path) -> list[str]:
+    ops = Operations(Emulator(kernels, precision="double"))
+    verdicts = (gradcheck.check_kernel(case, ops) for case in cases() if case.operation == operation)
+    return [verdict.where for each in verdicts for verdict in each if not verdict.passed]
+
+
+MODES = {"trap": trap, "check": check, "order": order, "double": double}
+COMPILED = {  # for each mode, and whether for check mode, whether in double
+    "trap": [(False, False)],
+    "check": [(True, False)],
+    "order": [(True, False)],
+    "double": [(False, True), (True, True)],
+}
+BUGS = [(name, bug) for name, bugs in ZOO.items() for bug in bugs]
+
+
+def each_of(bugs: list[tuple[str, Bug]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("name", "bug"), [pytest.param(name, bug, id=f"{name}: {bug.what}") for name, bug in bugs]
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Most of these tests' time is the compiler's. So it is called beforehand, on all cores, for all bugs chosen."""
+    folder = tmp_path_factory.mktemp("zoo")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, item in enumerate(request.session.items):
+            if getattr(item, "function", None) is test_a_bug_is_found_and_its_line_named:
+                name, bug = item.callspec.params["name"], item.callspec.params["bug"]
+                kernels = plant(name, bug.changes, folder / str(number))
+                for flags in COMPILED[bug.mode]:
+                    pool.submit(build.library, operation_of(name), kernels, *flags)  # errors come again in the test
+
+
+@each_of(BUGS)
+def test_a_bug_is_found_and_its_line_named(name: str, bug: Bug, tmp_path: Path) -> None:
+    operation, kernels = operation_of(name), plant(name, bug.changes, tmp_path / "kernels")
+    said = MODES[bug.mode](operation, kernels)
+    lines = {line_of(text, operation, kernels) for text in bug.lines}
+    assert any(bug.says in text and lines <= {*re.findall(r"\w+\.cuh?:\d+", text)} for text in said), (lines, said)
+    if bug.mode == "order":
+        assert not check(operation, kernels), "only the order tells"
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"),
+    [
+        (operation, mode)
+        for operation in sanitize.EXERCISES
+        for mode in MODES
+        if mode != "double" or operation in gradcheck.operations()
+    ],
+)
+def test_right_kernels_pass(operation: str, mode: str) -> None:
+    assert not MODES[mode](operation, KERNELS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "changes"), TWINS.values(), ids=TWINS)
+def test_what_only_looks_wrong_passes(name: str, changes: dict[str, str], mode: str, tmp_path: Path) -> None:
+    assert not MODES[mode](operation_of(name), plant(name, changes, tmp_path / "kernels"))
+
+
+def test_the_zoo_is_large_and_names_its_lines() -> None:
+    assert {*ZOO} == {*kernel_source.kernels(), *planting.SEEN_BY}
+    assert len(BUGS) >= 30 and all(ZOO.values())
+    for mode in MODES:
+        assert sum(bug.mode == mode for _, bug in BUGS) >= 3, mode
+    assert sum(bool(bug.lines) for _, bug in BUGS) >= 0.9 * len(BUGS)  # as of now: all
+
+
+# On a machine with both a GPU and compute-sanitizer; conftest.py says at the end of a run where there is not.
+if not planting.why_no_compute_sanitizer():
+
+    @each_of([(name, bug) for name, bug in BUGS if bug.tool])
+    def test_compute_sanitizer_finds_it_too(name: str, bug: Bug, tmp_path: Path) -> None:
+        watched = compute_sanitizer(bug.tool, operation_of(name), plant(name, bug.changes, tmp_path / "kernels"))
+        assert watched.returncode == DETECTED, watched.stdout
+
+    @pytest.mark.parametrize("tool", sorted({bug.tool for _, bug in BUGS if bug.tool}))
+    def test_compute_sanitizer_passes_right_kernels(tool: str) -> None:
+        watched = compute_sanitizer(tool, "conv2d", KERNELS)
+        assert watched.returncode == 0, watched.stdout
+
+
+FAKE = """#!/bin/sh
+echo "$1 $2 $3 $4" > "$0.asked"
+shift 4
+said=$("$@") || exit 1
+test -z "$said" || exit 77
+"""
+
+
+def test_how_compute_sanitizer_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake one, which finds fault where the program that it watches does; and that runs on the emulator."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fake = tmp_path / "compute-sanitizer"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+    kernels = plant("relu_forward", {"if (element >= count) return;": ""}, tmp_path / "kernels")
+    found = compute_sanitizer("memcheck", "relu", kernels, "emulator")
+    assert found.returncode == DETECTED, found.stdout
+    assert compute_sanitizer("memcheck", "relu", KERNELS, "emulator").returncode == 0
+    assert compute_sanitizer("memcheck", "no operation", KERNELS, "emulator").returncode == 1
+    assert Path(f"{fake}.asked").read_text() == f"--tool memcheck --error-exitcode {DETECTED}\n"
