@@ -74,7 +74,7 @@ ZOO: dict[str, list[Bug]] = {
             "check", RACE, ("partial[threadIdx.x] = mine;", SUM_READS), "racecheck"),
         Bug("only the thread that adds up waits at the barrier",
             {"__syncthreads();": "if (threadIdx.x == 0) __syncthreads();"},
-            "trap", "of 64 threads 1 wait at __syncthreads", ("__syncthreads();",), "synccheck"),
+            "trap", "of 64 threads 1 waits at __syncthreads", ("__syncthreads();",), "synccheck"),
         Bug("the sum goes one past the end of shared memory", {"thread < SUM_THREADS": "thread <= SUM_THREADS"},
             "trap", "the index 64 of an array of type 'float [64]'", (SUM_READS,), "memcheck"),
         Bug("all threads put their part into one place", {"partial[threadIdx.x] = mine": "partial[0] = mine"},
@@ -144,7 +144,7 @@ ZOO: dict[str, list[Bug]] = {
         Bug("shared memory of a size that the launch does not give",
             {"if (element >= count) return;": "extern __shared__ float tile[];\nif (element >= count) return;",
              "y[element] = x[element]": "tile[threadIdx.x] = x[element];\n    y[element] = tile[threadIdx.x]"},
-            "trap", "touches", ("tile[threadIdx.x] = ",), "memcheck"),
+            "trap", "touches tile[0] (tile has 0 elements)", ("tile[threadIdx.x] = ",), "memcheck"),
     ],
     "relu_backward": [
         Bug("the gradient passes where the output is 0", {"y[element] > 0.0f": "y[element] >= 0.0f"},

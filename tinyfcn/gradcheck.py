@@ -167,7 +167,8 @@ def locate(
     where = {}
     for name, (found, expected) in wrong.items():
         worst = int(np.nan_to_num(np.abs(found - expected), nan=np.inf).argmax())
-        values = f"is {found.flat[worst]:.6g}, should be {expected.flat[worst]:.6g}"
+        should_be = found.dtype.type(expected.flat[worst]) + 0  # and not -0
+        values = f"is {found.flat[worst]}, should be {should_be}"
         stored = watched.stored_by(results[name], worst)
         where[name] = f"{name}{place(worst, found.shape)} {values}: stored by {stored}"
     return where

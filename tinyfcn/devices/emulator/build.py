@@ -29,12 +29,12 @@ FLAGS = shlex.split(
     f"-fPIC -fvisibility=hidden -fdiagnostics-color=never -I{shlex.quote(str(HERE))}"
 )
 # For the kernels alone. Calls of the functions in faults.cpp; an accumulator without a first value is an error; no
-# stack grows past the page below it unnoticed; and a caller stays to be named.
+# stack grows past the page below it unnoticed; a caller stays to be named, and an instruction with its line.
 KERNEL_FLAGS = shlex.split(
     "-fsanitize=bounds,alignment,signed-integer-overflow,integer-divide-by-zero,shift "
-    "-Werror=uninitialized -Werror=maybe-uninitialized -Wno-unknown-warning-option "
-    "-fstack-clash-protection -fno-optimize-sibling-calls -fno-schedule-insns2"
+    "-Werror=uninitialized -fstack-clash-protection -fno-optimize-sibling-calls -fno-schedule-insns2"
 )
+GCC_FLAGS = ["-Werror=maybe-uninitialized"]  # clang knows no "maybe"
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
 
@@ -119,7 +119,8 @@ def library(operation: str, kernels: Path, check: bool = False, double: bool = F
         KernelError: the file does not compile; the message is the compiler's, with the file and its lines.
     """
     source = translate(operation, kernels, double)
-    flags = [*FLAGS, *KERNEL_FLAGS, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
+    is_gcc = "clang" not in _version(*compiler())
+    flags = [*FLAGS, *KERNEL_FLAGS, *GCC_FLAGS * is_gcc, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
     path = _product(f"{operation}.so", source, *flags)
     if not path.exists():
         runtime = _runtime()

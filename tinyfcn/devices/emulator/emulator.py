@@ -108,8 +108,8 @@ class _KernelFile:
 
         for v in self.variables:
             yield v.name.encode(), self.base + v.address, v.bytes, unit(v.name), CANNOT_TELL, v.is_shared
-        if shared_bytes:
-            names = [name for name, (_, dynamic) in self.types.items() if dynamic]
+        names = [name for name, (_, dynamic) in self.types.items() if dynamic]
+        if shared_bytes or names:  # of no bytes too, so that what a launch forgot to ask for has a name
             yield " or ".join(names).encode(), None, shared_bytes, unit(*names), CANNOT_TELL, True
 
 

@@ -224,11 +224,12 @@ static void say_who_waits_where() {
             together++;
         }
         if (told) continue;
-        say(" %d wait at %s, %s:%d", together, first.operation, first.here.file, first.here.line);
+        const char* waits = together == 1 ? "waits" : "wait";
+        say(" %d %s at %s, %s:%d", together, waits, first.operation, first.here.file, first.here.line);
         if (first.source != BARRIER) say(", for the lanes 0x%08x of their warp", first.mask);
         say(" (the first is thread (%u,%u,%u));", first.index.x, first.index.y, first.index.z);
     }
-    say(" %d have exited", exited);
+    say(" %d %s exited", exited, exited == 1 ? "has" : "have");
 }
 
 static void run_block() {
