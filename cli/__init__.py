@@ -53,6 +53,8 @@ def main() -> None:
     tinyfcn train-cnn               train the classifier (a minute or so on a laptop)
     tinyfcn train-fcn               train the FCN on its weights (some minutes)
     tinyfcn predict runs/fcn-1 photo.png
+    tinyfcn gradcheck conv2d        after an edit of conv2d.cu: are the numbers right?
+    tinyfcn sanitize conv2d         and: does it race, or touch what is not its own?
     tinyfcn info                    what this machine has, and what is missing
     """
 

@@ -424,7 +424,7 @@ def test_gradcheck_finds_a_wrong_kernel_and_its_line(monkeypatch, tmp_path):
     assert "WRONG" in result.stdout
     (where,) = (line for line in result.stdout.splitlines() if "stored" in line)
     line = re.escape(line_of("dx[element] =", "relu", kernels))
-    assert re.fullmatch(rf"relu: dx\[.*\] is 0, should be \S+: stored by relu_backward at {line}", where)
+    assert re.fullmatch(rf"relu: dx\[.*\] is 0\.0, should be \S+: stored by relu_backward at {line}", where)
 
 
 def test_gradcheck_in_double():

@@ -274,7 +274,7 @@ NAMED = {
     ),
     "an element never written": (
         ("relu_forward", "double", "y[element] = x", "if (element != 7) y[element] = x"),
-        {"y": r"y: no kernel wrote element 7 of an array of shape \(3, 5, 7\); relu_forward at relu\.cu:\d+ was the last"},
+        {"y": r"y: no kernel wrote element 7 .*; relu_forward at relu\.cu:\d+ was the last"},
         [],
     ),
     "a barrier without which all is wrong": (

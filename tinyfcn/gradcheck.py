@@ -168,7 +168,7 @@ def locate(
     for name, (found, expected) in wrong.items():
         worst = int(np.nan_to_num(np.abs(found - expected), nan=np.inf).argmax())
         should_be = found.dtype.type(expected.flat[worst]) + 0  # and not -0
-        values = f"is {found.flat[worst]}, should be {should_be}"
+        values = f"is {found.flat[worst]!s}, should be {should_be!s}"
         stored = watched.stored_by(results[name], worst)
         where[name] = f"{name}{place(worst, found.shape)} {values}: stored by {stored}"
     return where

@@ -222,6 +222,6 @@ def compare(name: str, device: Watched, found: np.ndarray, expected: np.ndarray)
         element = int(different[0])
         raise Found(
             device.given_to(found),
-            f"{name} depends on the order of threads: {found.flat[element]} or {expected.flat[element]} at "
+            f"{name} depends on the order of threads: {found.flat[element]!s} or {expected.flat[element]!s} at "
             f"{place(element, found.shape)}, stored by {device.stored_by(found, element)}",
         )

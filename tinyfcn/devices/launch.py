@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.devices.kernel_source import Kernel
+from tinyfcn.errors import KernelError
 
 DTYPES = {
     "float": np.dtype(np.float32),
@@ -41,12 +42,16 @@ def checked_arguments(
     `dtypes` says what a parameter's type is on the device: "float" is float64 where kernels are compiled for double.
 
     Raises:
-        TypeError: too few or many arguments, an array of another dtype or place, a number for an array.
+        KernelError: too few or too many arguments: the kernel and what launches it were not changed together.
+        TypeError: an array of another dtype or place, a number for an array.
         ValueError: an array that is not C-contiguous, an integer that does not fit.
     """
     expected = len(kernel.parameters)
     if len(arguments) != expected:
-        raise TypeError(f"{kernel.name} takes {expected} arguments, got {len(arguments)}")
+        raise KernelError(
+            f"{kernel.name} at {kernel.operation}.cu:{kernel.line} takes {expected} arguments, and its launch gives "
+            f"{len(arguments)}: change the two together (tinyfcn/ops/{kernel.operation}.py)"
+        )
     checked = []
     for parameter, argument in zip(kernel.parameters, arguments, strict=True):
         what = f"{kernel.name}: argument '{parameter.name}'"
