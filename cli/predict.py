@@ -33,9 +33,9 @@ def predict(run: Path, images: tuple[Path, ...], out: Path, invert: bool | None,
     for image in images:
         picture = read_picture(image, invert, lambda text: click.echo(text, err=True))
         labels, masks = model.predict(picture, str(image))
-        if min(picture.shape) < model.network.reach:
-            reach = f"{model.network.reach}x{model.network.reach}"
-            click.echo(f"{image}: smaller than the {reach} that a label depends on, so padded with black", err=True)
+        if min(picture.shape) < model.network.receptive_field:
+            square = f"{model.network.receptive_field}x{model.network.receptive_field}"
+            click.echo(f"{image}: smaller than the {square} that a label depends on, so padded with black", err=True)
         folder = save_prediction(out, image.stem, picture, labels, masks)
         names = class_names(len(masks))
         seen = [name for k, name in enumerate(names) if name != "background" and (labels == k).any()]

@@ -31,10 +31,10 @@
 extern "C" __global__ void adam_schedule(int* step, float* rates, float base_rate, int warmup, int steps, float beta1,
                                          float beta2) {
     int t = step[0] + 1;
-    float climbed = t < warmup ? (float)t / warmup : 1.0f;
-    float turned = steps == 0 ? 0.0f : t <= steps ? (float)(t - 1) / steps : 1.0f;
+    float warmup_factor = t < warmup ? (float)t / warmup : 1.0f;
+    float progress = steps == 0 ? 0.0f : t <= steps ? (float)(t - 1) / steps : 1.0f;
     step[0] = t;
-    rates[0] = base_rate * climbed * 0.5f * (1.0f + cosf(3.14159265358979f * turned));
+    rates[0] = base_rate * warmup_factor * 0.5f * (1.0f + cosf(3.14159265358979f * progress));
     rates[1] = -expm1f(t * logf(beta1));  // 1 - beta1^t; near t = 1 the subtraction would lose half the digits
     rates[2] = -expm1f(t * logf(beta2));
 }
@@ -48,7 +48,7 @@ extern "C" __global__ void adam_step(float* __restrict__ parameters, const float
     float gradient = gradients[element] + l2[element] * parameters[element];
     m[element] = beta1 * m[element] + (1.0f - beta1) * gradient;
     v[element] = beta2 * v[element] + (1.0f - beta2) * gradient * gradient;
-    float mean = m[element] / rates[1];
-    float spread = sqrtf(v[element] / rates[2]) + epsilon;
-    parameters[element] -= rates[0] * mean / spread;
+    float m_hat = m[element] / rates[1];
+    float v_hat = v[element] / rates[2];
+    parameters[element] -= rates[0] * m_hat / (sqrtf(v_hat) + epsilon);
 }

@@ -312,12 +312,12 @@ ZOO: dict[str, list[Bug]] = {
     "adam_schedule": [
         Bug("the part done of 0 steps",
             {"steps == 0 ? 0.0f : t <= steps ? (float)(t - 1) / steps : 1.0f": "fminf((float)(t - 1) / steps, 1.0f)"},
-            "check", NAN, ("float turned = ",)),
+            "check", NAN, ("float progress = ",)),
     ],
     "adam_step": [
         Bug("one thread makes the next step's correction while others read this one's",
             {"const float* __restrict__ rates": "float* __restrict__ rates",
-             "mean / spread;": "mean / spread;\nif (element == 0) rates[1] = 1.0f - beta1 * (1.0f - rates[1]);"},
+             "+ epsilon);": "+ epsilon);\nif (element == 0) rates[1] = 1.0f - beta1 * (1.0f - rates[1]);"},
             "check", RACE, ("m[element] / rates[1]", "if (element == 0) rates[1] = ")),
         Bug("the block is forgotten: threads of several blocks add to one mean",
             {"m[element] = beta1 * m[element]": "m[threadIdx.x] = beta1 * m[threadIdx.x]"},

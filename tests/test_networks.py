@@ -1,4 +1,4 @@
-"""The networks: gradients by finite differences, kernels against references, shapes, reach, and whether they learn."""
+"""The networks: gradients by finite differences, kernels against references, shapes, receptive fields, learning."""
 
 import math
 from typing import Any
@@ -250,7 +250,7 @@ def seen_along(network: Network, axis: int, length: int, crosswise: int) -> np.n
 
 @pytest.mark.parametrize("axis", [0, 1])
 @all_fcns
-def test_an_output_sees_as_far_as_reach_says_and_no_farther(design: Design, axis: int) -> None:
+def test_an_output_sees_its_receptive_field_and_no_farther(design: Design, axis: int) -> None:
     network = design.build(CPU, seed=0, dtype=np.float64)
     seen = seen_along(network, axis, length=76, crosswise=16)
     extents = []
@@ -258,7 +258,7 @@ def test_an_output_sees_as_far_as_reach_says_and_no_farther(design: Design, axis
         inputs = np.flatnonzero(seen[:, output])
         assert inputs.min() <= output <= inputs.max()
         extents.append(inputs.max() - inputs.min() + 1)
-    assert max(extents) == network.reach
+    assert max(extents) == network.receptive_field
 
 
 def test_the_classifier_slides_over_a_larger_picture() -> None:

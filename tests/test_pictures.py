@@ -146,11 +146,11 @@ def test_folders_and_nan_are_errors(tmp_path):
         read_picture(tmp_path / "nan.tiff")
 
 
-REACH = 44
+RECEPTIVE_FIELD = 44
 
 
-def far_sighted(x, blocks=REACH // 4):
-    """Two probabilities that look as far as REACH allows, exactly (sums of small integers, scaled by 2^-15).
+def far_sighted(x, blocks=RECEPTIVE_FIELD // 4):
+    """Two probabilities that look as far as RECEPTIVE_FIELD allows, exactly (sums of small integers, scaled by 2^-15).
 
     As in the networks, pooling windows begin at multiples of 4 and what lies outside counts as nothing.
     Channel 0 looks up and left, channel 1 down and right.
@@ -176,27 +176,27 @@ def large():
 
 
 def predict_whole(picture):
-    return predict_picture(far_sighted, picture, REACH, tile=4096)
+    return predict_picture(far_sighted, picture, RECEPTIVE_FIELD, tile=4096)
 
 
 @pytest.mark.parametrize("tile", [96, 100, 130, 256, 304, 400, 511])
 def test_tiles_give_what_the_whole_picture_gives(large, tile):
     whole_labels, whole_masks = predict_whole(large)
-    labels, masks = predict_picture(far_sighted, large, REACH, tile=tile)
+    labels, masks = predict_picture(far_sighted, large, RECEPTIVE_FIELD, tile=tile)
     assert labels.shape == large.shape and masks.shape == (2, *large.shape)
     assert 0.2 < labels.mean() < 0.8 and len(np.unique(masks)) > 50
     np.testing.assert_array_equal(labels, whole_labels)
     np.testing.assert_array_equal(masks, whole_masks)
 
 
-@pytest.mark.parametrize(("reach", "multiple"), [(REACH - 8, 4), (0, 4), (REACH + 1, 1)])
-def test_the_tile_test_sees_too_small_an_overlap_and_misaligned_tiles(large, reach, multiple):
+@pytest.mark.parametrize(("receptive_field", "multiple"), [(RECEPTIVE_FIELD - 8, 4), (0, 4), (RECEPTIVE_FIELD + 1, 1)])
+def test_the_tile_test_sees_too_small_an_overlap_and_misaligned_tiles(large, receptive_field, multiple):
     def aligned(x):  # lets tiles of any size through
         rows, columns = x.shape[2:]
         padded = np.pad(x, [(0, 0), (0, 0), (0, -rows % 4), (0, -columns % 4)], constant_values=-1)
         return far_sighted(padded)[..., :rows, :columns]
 
-    masks = predict_picture(aligned, large, reach, multiple, tile=130)[1]
+    masks = predict_picture(aligned, large, receptive_field, multiple, tile=130)[1]
     assert (masks != predict_whole(large)[1]).any()
 
 
@@ -215,7 +215,7 @@ def test_small_and_odd_sizes_are_padded_with_black_and_cropped():
         ((64, 84), (64, 84)),
     ]:
         picture = np.random.default_rng(5).integers(0, 128, size).astype(np.uint8) * 2
-        labels, masks = predict_picture(copy, picture, REACH)
+        labels, masks = predict_picture(copy, picture, RECEPTIVE_FIELD)
         padded = np.rint(seen.pop() * 127 + 127)
         assert padded.shape == expected and padded.sum() == picture.sum()
         np.testing.assert_array_equal(masks[0], np.rint(picture / 254 * 255))
@@ -225,13 +225,13 @@ def test_small_and_odd_sizes_are_padded_with_black_and_cropped():
 @pytest.mark.parametrize("shape", [(5, 5), (1, 1), (19, 19), (0, 40)])
 def test_a_picture_that_no_digit_fits_into_is_an_error(shape):
     with pytest.raises(DataError, match=rf"icon.png is {shape[0]}x{shape[1]} pixels.*enlarge"):
-        predict_picture(far_sighted, np.zeros(shape, np.uint8), REACH, name="icon.png")
+        predict_picture(far_sighted, np.zeros(shape, np.uint8), RECEPTIVE_FIELD, name="icon.png")
 
 
 @pytest.mark.parametrize("picture", [np.zeros((64, 84)), np.zeros((64, 84, 3), np.uint8), [[0]]])
 def test_only_grey_8_bit_arrays_are_taken(picture):
     with pytest.raises(ValueError, match=r"uint8 array \(H, W\)"):
-        predict_picture(far_sighted, picture, REACH)
+        predict_picture(far_sighted, picture, RECEPTIVE_FIELD)
 
 
 def test_a_large_picture_stays_far_below_2_gb():
@@ -243,7 +243,7 @@ def test_a_large_picture_stays_far_below_2_gb():
         return np.broadcast_to(x, (1, 11, *x.shape[2:]))
 
     tracemalloc.start()
-    _, masks = predict_picture(predict_tile, np.full((2000, 3000), 254, np.uint8), REACH)
+    _, masks = predict_picture(predict_tile, np.full((2000, 3000), 254, np.uint8), RECEPTIVE_FIELD)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert masks.shape == (11, 2000, 3000)

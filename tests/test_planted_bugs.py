@@ -255,7 +255,7 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
         [
             ("mean not corrected", "m[element] / rates[1]", "m[element]"),
             ("corrections swapped", "v[element] / rates[2]", "v[element] / rates[1]"),
-            ("epsilon within the root", "/ rates[2]) + epsilon", "/ rates[2] + epsilon)"),
+            ("epsilon within the root", "(sqrtf(v_hat) + epsilon)", "sqrtf(v_hat + epsilon)"),
             ("penalty whatever the parameter", "l2[element] * parameters[element]", "l2[element]"),
             ("not squared", "gradient * gradient;", "gradient;"),
             ("uphill", "parameters[element] -=", "parameters[element] +="),

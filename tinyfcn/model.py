@@ -41,7 +41,7 @@ class Model:
         """
         if self.design.name == "classifier":
             raise CheckpointError("a classifier names whole digits and makes no masks: predict with an FCN's run")
-        return predict_picture(self.probabilities, picture, self.network.reach, name=name)
+        return predict_picture(self.probabilities, picture, self.network.receptive_field, name=name)
 
 
 def load(run: str | Path, device: str = "auto") -> Model:

@@ -153,7 +153,7 @@ def _on_backdrop(image: Image.Image, changes: list[str]) -> tuple[np.ndarray, li
 def predict_picture(
     predict_tile: Callable[[np.ndarray], np.ndarray],
     picture: np.ndarray,
-    reach: int,
+    receptive_field: int,
     multiple: int = 4,
     tile: int = 512,
     minimum: tuple[int, int] = TRAINED_AT,
@@ -164,11 +164,11 @@ def predict_picture(
     predict_tile: float32 (1, 1, h, w), (pixel - 127) / 127 -> probabilities (1, K, h, w). h and w are
       multiples of `multiple`, no less than `minimum` and otherwise no more than `tile`.
     picture: uint8 (H, W), white on black; padded with black on all sides to `minimum` and `multiple`.
-    reach: the side of the square of pixels that one output pixel sees. Tiles overlap by twice that and begin
+    receptive_field: the side of the square of pixels that one output pixel sees. Tiles overlap by twice that and begin
       at multiples of `multiple`, as pooling windows do: so they give what the whole picture would give.
 
     8-bit masks, because those of a 2000x3000 picture take 66 MB and floats 264 MB. Raises DataError for a
-    picture that no digit fits into. One smaller than `reach` is padded: a 28x28 digit must work.
+    picture that no digit fits into. One smaller than `receptive_field` is padded: a 28x28 digit must work.
     """
     if not isinstance(picture, np.ndarray) or picture.ndim != 2 or picture.dtype != np.uint8:
         found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture)
@@ -186,7 +186,7 @@ def predict_picture(
     padded = np.zeros((rows, columns), np.uint8)
     padded[top : top + height, left : left + width] = picture
 
-    margin = -(-reach // multiple) * multiple
+    margin = -(-receptive_field // multiple) * multiple
     labels, masks = np.empty(padded.shape, np.uint8), None
     tile_rows, tile_columns = (max(tile, least) // multiple * multiple for least in minimum)
     for y, y_first, y_last in _tiles(rows, tile_rows, margin):

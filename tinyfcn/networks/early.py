@@ -34,7 +34,7 @@ class Early(Network):
         ValueError: `article_skip` with `upsample` "once", which has no map of pool1's size.
     """
 
-    reach = 20
+    receptive_field = 20
     pretrained = tuple(ENCODER)
 
     def __init__(

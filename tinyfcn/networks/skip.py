@@ -31,7 +31,7 @@ class Skip(Network):
     with two channels that tell ink from background, see `ink_start_values`.
     """
 
-    reach = 44
+    receptive_field = 44
     pretrained = (*ENCODER, *DENSE32)
     strides: ClassVar[dict[str, int]] = {"up1": 2, "up2": 2}
 

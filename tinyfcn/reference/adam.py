@@ -52,9 +52,9 @@ def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState) -
     """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them."""
     state.step += 1
     t = int(state.step[0])
-    climbed = min(t / state.warmup, 1) if state.warmup else 1
-    turned = min((t - 1) / state.steps, 1) if state.steps else 0
-    state.rates[0] = state.base_rate * climbed * (1 + np.cos(np.pi * turned)) / 2
+    warmup_factor = min(t / state.warmup, 1) if state.warmup else 1
+    progress = min((t - 1) / state.steps, 1) if state.steps else 0
+    state.rates[0] = state.base_rate * warmup_factor * (1 + np.cos(np.pi * progress)) / 2
     state.rates[1] = 1 - state.beta1**t
     state.rates[2] = 1 - state.beta2**t
 
@@ -63,6 +63,6 @@ def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState) -
     state.m += (1 - state.beta1) * gradients
     state.v *= state.beta2
     state.v += (1 - state.beta2) * gradients**2
-    mean = state.m / state.rates[1]
-    spread = np.sqrt(state.v / state.rates[2]) + state.epsilon
-    parameters -= state.rates[0] * mean / spread
+    m_hat = state.m / state.rates[1]
+    v_hat = state.v / state.rates[2]
+    parameters -= state.rates[0] * m_hat / (np.sqrt(v_hat) + state.epsilon)
