@@ -7,7 +7,7 @@
 __device__ inline int thread_number() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
 // Threads of a block that together own one sum. See block_sum.
-#define SUM_THREADS 64
+constexpr int SUM_THREADS = 64;
 
 // The sum of `mine` over the block, returned in thread 0 (0 in the others). The order of the additions is fixed, so
 // the same inputs give the same bits; and SUM_THREADS short sums lose less to rounding than one long one.

@@ -30,10 +30,10 @@
 //
 // The same integers in NumPy: tinyfcn/reference/compose_m2nist.py. Read next: tinyfcn/networks/encoder.py.
 
-#define HEIGHT 64
-#define WIDTH 84
-#define SIDE 28
-#define TRIES 512
+constexpr int HEIGHT = 64;
+constexpr int WIDTH = 84;
+constexpr int SIDE = 28;
+constexpr int TRIES = 512;
 
 extern "C" __global__ void compose_m2nist_place(int* __restrict__ boxes, int M, int N, unsigned int seed,
                                                 unsigned int step) {

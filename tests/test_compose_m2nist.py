@@ -147,8 +147,8 @@ def test_when_no_try_serves_the_boxes_stand_side_by_side(ops: Operations, tmp_pa
     """With a single try most pictures of two or three digits find no place, in a copy of the kernel as in NumPy."""
     shutil.copy(KERNELS / "common.cuh", tmp_path)
     text = (KERNELS / "compose_m2nist.cu").read_text()
-    assert "#define TRIES 512\n" in text and REFERENCE.TRIES == 512
-    (tmp_path / "compose_m2nist.cu").write_text(text.replace("#define TRIES 512\n", "#define TRIES 1\n"))
+    assert "constexpr int TRIES = 512;\n" in text and REFERENCE.TRIES == 512
+    (tmp_path / "compose_m2nist.cu").write_text(text.replace("TRIES = 512;", "TRIES = 1;"))
     monkeypatch.setattr(REFERENCE, "TRIES", 1)
     once = Operations(type(ops.device)(tmp_path))
     check_place(once, 100, 0, 0, 300)

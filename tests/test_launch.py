@@ -100,7 +100,7 @@ def test_two_kernels_of_one_name_are_refused(ops: Operations, tmp_path: Path) ->
 
 def test_constants_that_launchers_and_kernels_share() -> None:
     def defined(name: str, file: str) -> int:
-        return int(re.search(rf"^#define {name} (\d+)$", (KERNELS / file).read_text(), re.MULTILINE)[1])
+        return int(re.search(rf"^constexpr int {name} = (\d+);$", (KERNELS / file).read_text(), re.MULTILINE)[1])
 
     launchers = sys.modules[conv2d.__module__], sys.modules[compose_m2nist.__module__]
     numpy = sys.modules[reference.compose_m2nist.__module__]
