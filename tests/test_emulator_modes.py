@@ -1,9 +1,12 @@
 """What the emulator's modes find, and what they leave in peace: kernels wrong in one way each, and right ones."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -492,6 +495,42 @@ faulthandler._sigsegv()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGSEGV
     assert done.stderr.startswith("Fatal Python error: Segmentation fault")
+
+
+ENDLESS = r"""
+extern "C" __global__ void endless(float* y, const float* x, int n) {
+    volatile float sum = 0;
+    while (n > sum) sum = sum + x[0] * 0;  // here
+    y[threadIdx.x] = sum;
+}
+extern "C" __global__ void endless_barriers(float* y, const float* x, int n) {
+    while (n > 0) __syncthreads();
+}
+"""
+
+
+@pytest.mark.parametrize("kernel", ["endless", "endless_barriers"])
+@pytest.mark.parametrize("mode", ["trap", "check"])
+def test_ctrl_c_ends_a_kernel_that_does_not_end(tmp_path: Path, kernel: str, mode: str) -> None:
+    device = Emulator(folder_with(tmp_path, endless=ENDLESS), mode)
+    launch(device, kernel, 0)
+    ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    ctrl_c.start()
+    where = r" at endless\.cu:4; in block \(0,0,0\)" if kernel == "endless" else ""
+    with pytest.raises(KeyboardInterrupt, match=f"{kernel} in endless.cu: stopped by Ctrl-C{where}"):
+        launch(device, kernel, 1)
+    launch(device, kernel, 0)
+
+
+def test_ctrl_c_is_pythons_where_another_thread_launches(tmp_path: Path) -> None:
+    device = Emulator(folder_with(tmp_path, endless=ENDLESS.replace("x[0] * 0", "1.0f")))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(launch, device, "endless", 5_000_000)
+        time.sleep(0.2)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        assert not running.done() and (running.result()[:64] == 5_000_000).all()
 
 
 def test_faults_in_several_python_threads(wrong: Path) -> None:

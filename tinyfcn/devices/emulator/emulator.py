@@ -69,6 +69,7 @@ class _Launch(ctypes.Structure):
         ("regions", ctypes.c_void_p),
         ("region_count", ctypes.c_int),
         ("accesses", ctypes.c_ulonglong),
+        ("interrupted", ctypes.c_int),
     ]
 
 
@@ -247,7 +248,8 @@ class Emulator(Device):
                     self._writers[array.ctypes.data] = kernel, shadow["writes"]["code"][:, 0].copy()
         if message:
             told = re.sub("<([0-9a-f,]+)>", lambda found: binary.line(file.path, found[1]), message)
-            raise KernelError(f"{kernel.name} in {kernel.operation}.cu: {told}")
+            error = KeyboardInterrupt if launch.interrupted else KernelError
+            raise error(f"{kernel.name} in {kernel.operation}.cu: {told}")
 
     def _file(self, kernel: kernel_source.Kernel) -> _KernelFile:
         if kernel.operation not in self._files:

@@ -21,7 +21,7 @@ namespace emulator {
 
 char message[2048];
 
-static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE};
+static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGINT};  // the last is Ctrl-C's
 constexpr int SIGNAL_COUNT = sizeof SIGNALS / sizeof *SIGNALS;
 
 static struct sigaction actions_before[SIGNAL_COUNT];
@@ -83,12 +83,22 @@ void say_element(const void* address) {
 }
 
 static void on_signal(int number, siginfo_t* info, void*) {
-    if (telling || !pthread_equal(launching, pthread_self())) {  // not the kernel's doing
-        signal(number, SIG_DFL);
+    if (telling || !pthread_equal(launching, pthread_self())) {  // not the kernel's doing, or not its thread
+        if (number == SIGINT) actions_before[SIGNAL_COUNT - 1].sa_handler(number);
+        else signal(number, SIG_DFL);
         return;
     }
+    if (number == SIGINT) {
+        launch->interrupted = true;
+        if (!in_kernel) {
+            if (!message[0]) say("stopped by Ctrl-C");
+            return;
+        }
+    }
     telling = true;
-    if (number == SIGFPE) {
+    if (number == SIGINT) {
+        say("stopped by Ctrl-C ");
+    } else if (number == SIGFPE) {
         say_thread("computes a NaN (0 / 0, inf - inf, inf / inf, 0 * inf ...) or compares with one");
     } else if (on_a_stack(info->si_addr)) {
         say_thread("needs more memory for its local variables than a thread has,");
@@ -122,6 +132,8 @@ void catch_faults() {
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // the handler is left by a jump
     for (int s = 0; s < SIGNAL_COUNT; s++) sigaction(SIGNALS[s], &action, &actions_before[s]);
+    const struct sigaction& ctrl_c = actions_before[SIGNAL_COUNT - 1];
+    if (ctrl_c.sa_handler == SIG_IGN || ctrl_c.sa_handler == SIG_DFL) sigaction(SIGINT, &ctrl_c, nullptr);
 }
 
 void let_go() {

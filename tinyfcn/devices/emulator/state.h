@@ -41,6 +41,7 @@ struct Launch {
     Region* regions;
     int region_count;
     unsigned long long accesses;  // that check mode looked at
+    int interrupted;              // by Ctrl-C
 };
 
 struct Thread;
@@ -48,6 +49,7 @@ struct Thread;
 extern Launch* launch;
 extern int thread_count;  // of this launch's blocks
 extern int current;       // the thread that runs now
+extern volatile bool in_kernel;  // and not in what runs it
 extern int block_number;  // counted from 1 in the order in which they run
 extern char message[2048];  // why the launch failed; empty while it has not
 

@@ -54,6 +54,7 @@ struct Thread {
 
 Launch* launch;
 int thread_count, current, block_number;
+volatile bool in_kernel;
 
 static Thread threads[MAX_THREADS];
 static int order[MAX_THREADS];  // in which the threads take their turns until the next barrier
@@ -110,7 +111,10 @@ __attribute__((noinline)) static void pause() {
     if (!_setjmp(running->registers)) _longjmp(scheduler, 1);
 }
 
-void leave() { _longjmp(scheduler, 1); }
+void leave() {
+    in_kernel = false;
+    _longjmp(scheduler, 1);
+}
 
 // What every fiber does, for ever: run threads that have not started. In the kernel it may stop, with a thread
 // that waits.
@@ -122,7 +126,9 @@ static void run_threads() {
         while (started < thread_count) {
             current = order[started++];
             threadIdx = threads[current].index;
+            in_kernel = true;
             launch->kernel(launch->arguments);
+            in_kernel = false;
             threads[current].state = EXITED;
             exited++;
         }
@@ -154,7 +160,9 @@ unsigned long long wait(const char* operation, Here here, unsigned mask, int sou
     const int me = current;
     Thread& thread = threads[me];
     thread = {thread.index, WAITING, running, operation, here, mask, source, value};
+    in_kernel = false;
     pause();
+    in_kernel = true;
     current = me;
     threadIdx = thread.index;
     return thread.value;
