@@ -522,6 +522,19 @@ def test_ctrl_c_ends_a_kernel_that_does_not_end(tmp_path: Path, kernel: str, mod
     launch(device, kernel, 0)
 
 
+def test_ctrl_c_is_left_to_a_handler_that_somebody_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training has one, which lets the step at hand finish."""
+    device = Emulator(folder_with(tmp_path, endless=ENDLESS.replace("x[0] * 0", "1.0f")))
+    handled: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: handled.append(number))
+    try:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        y = launch(device, "endless", 5_000_000)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (y[:64] == 5_000_000).all() and handled == [signal.SIGINT]
+
+
 def test_ctrl_c_is_pythons_where_another_thread_launches(tmp_path: Path) -> None:
     device = Emulator(folder_with(tmp_path, endless=ENDLESS.replace("x[0] * 0", "1.0f")))
     with ThreadPoolExecutor(1) as pool:

@@ -4,6 +4,7 @@ import ctypes
 import math
 import mmap
 import re
+import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,10 +67,11 @@ class _Launch(ctypes.Structure):
         ("order", ctypes.c_int),
         ("seed", ctypes.c_uint),
         ("check", ctypes.c_int),
+        ("stoppable", ctypes.c_int),
         ("regions", ctypes.c_void_p),
         ("region_count", ctypes.c_int),
         ("accesses", ctypes.c_ulonglong),
-        ("interrupted", ctypes.c_int),
+        ("stopped", ctypes.c_int),
     ]
 
 
@@ -233,6 +235,7 @@ class Emulator(Device):
             self.order,
             self.seed,
             self.check,
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler,  # or Ctrl-C is somebody else's
             ctypes.addressof(regions),
             len(regions),
         )
@@ -248,7 +251,7 @@ class Emulator(Device):
                     self._writers[array.ctypes.data] = kernel, shadow["writes"]["code"][:, 0].copy()
         if message:
             told = re.sub("<([0-9a-f,]+)>", lambda found: binary.line(file.path, found[1]), message)
-            error = KeyboardInterrupt if launch.interrupted else KernelError
+            error = KeyboardInterrupt if launch.stopped else KernelError
             raise error(f"{kernel.name} in {kernel.operation}.cu: {told}")
 
     def _file(self, kernel: kernel_source.Kernel) -> _KernelFile:

@@ -24,6 +24,7 @@ char message[2048];
 static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGINT};  // the last is Ctrl-C's
 constexpr int SIGNAL_COUNT = sizeof SIGNALS / sizeof *SIGNALS;
 
+static int signals;  // how many of them are caught
 static struct sigaction actions_before[SIGNAL_COUNT];
 static stack_t stack_before;
 static char signal_stack[64 * 1024];  // a fiber's own may be the one that is full
@@ -89,7 +90,7 @@ static void on_signal(int number, siginfo_t* info, void*) {
         return;
     }
     if (number == SIGINT) {
-        launch->interrupted = true;
+        launch->stopped = true;
         if (!in_kernel) {
             if (!message[0]) say("stopped by Ctrl-C");
             return;
@@ -131,13 +132,12 @@ void catch_faults() {
     struct sigaction action = {};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // the handler is left by a jump
-    for (int s = 0; s < SIGNAL_COUNT; s++) sigaction(SIGNALS[s], &action, &actions_before[s]);
-    const struct sigaction& ctrl_c = actions_before[SIGNAL_COUNT - 1];
-    if (ctrl_c.sa_handler == SIG_IGN || ctrl_c.sa_handler == SIG_DFL) sigaction(SIGINT, &ctrl_c, nullptr);
+    signals = SIGNAL_COUNT - !launch->stoppable;
+    for (int s = 0; s < signals; s++) sigaction(SIGNALS[s], &action, &actions_before[s]);
 }
 
 void let_go() {
-    for (int s = 0; s < SIGNAL_COUNT; s++) sigaction(SIGNALS[s], &actions_before[s], nullptr);
+    for (int s = 0; s < signals; s++) sigaction(SIGNALS[s], &actions_before[s], nullptr);
     sigaltstack(&stack_before, nullptr);
 #ifdef __GLIBC__
     feclearexcept(FE_ALL_EXCEPT);

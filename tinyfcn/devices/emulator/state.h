@@ -38,10 +38,11 @@ struct Launch {
     int order;
     unsigned seed;
     int check;
+    int stoppable;                // by Ctrl-C
     Region* regions;
     int region_count;
     unsigned long long accesses;  // that check mode looked at
-    int interrupted;              // by Ctrl-C
+    int stopped;                  // so
 };
 
 struct Thread;
