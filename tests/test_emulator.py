@@ -461,7 +461,7 @@ def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_pat
     assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 4", scale=SCALE)) == 4
     assert compiled == [*runtime, "scale", "scale"]
     suffixes = sorted(path.suffix for path in own_cache.iterdir())
-    assert suffixes == [".o", ".so", ".so"], "nothing half-made stays behind"
+    assert suffixes == [".so", ".so", ".so"], "the runtime, two kernels, and nothing half-made"
 
 
 def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
@@ -484,7 +484,7 @@ def test_two_processes_may_build_at_once(tmp_path, own_cache):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 7", scale=SCALE)
     both = [build_elsewhere(kernels) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert sorted(path.suffix for path in own_cache.iterdir()) == [".o", ".so"]
+    assert [path.name.split("-")[0] for path in sorted(own_cache.iterdir())] == ["runtime", "scale"]
     assert scaled(kernels) == 7
 
 
@@ -498,7 +498,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
 def test_a_damaged_library_is_named(tmp_path, own_cache):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
     assert build_elsewhere(kernels).wait() == 0
-    (library,) = own_cache.glob("*.so")
+    (library,) = own_cache.glob("scale-*.so")
     library.write_bytes(b"not a library")
     with pytest.raises(DeviceError, match=rf"cannot load {library}.*delete it"):
         scaled(kernels)

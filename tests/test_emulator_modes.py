@@ -1,5 +1,6 @@
 """What the emulator's modes find, and what they leave in peace: kernels wrong in one way each, and right ones."""
 
+import ctypes
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from test_emulator import folder_with
 
-from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.emulator import Emulator, emulator
 from tinyfcn.errors import KernelError
 
 # Each takes y (256 floats), x (256 floats from 0.5 to 1.5) and n. `// here` marks the line to be named, `// there` the
@@ -127,6 +128,36 @@ extern "C" __global__ void atomic_and_plain(float* y, const float* x, int n) {
     atomicAdd(&y[0], x[threadIdx.x]);  // there
     if (threadIdx.x == 63) y[1] = y[0];  // here
 }
+extern "C" __global__ void atomics_beside_the_first_value(float* y, const float* x, int n) {
+    __shared__ float total;
+    if (threadIdx.x == 0) total = 0;  // there
+    atomicAdd(&total, x[threadIdx.x]);  // here
+    __syncthreads();
+    if (threadIdx.x == 0) y[0] = total;
+}
+extern "C" __global__ void nothing_compared(float* y, const float* x, int n) {
+    __shared__ float tile[64];
+    float value = tile[threadIdx.x];  // here
+    y[threadIdx.x] = value > n ? value : 0;
+}
+extern "C" __global__ void one_of_two_branches(float* y, const float* x, int n) {
+    if (x[threadIdx.x] > 2)
+        y[threadIdx.x] = x[threadIdx.x] * 2;
+    else
+        y[threadIdx.x + n] = x[threadIdx.x] * 2;  // here
+}
+extern "C" __global__ void filled_too_far(float* y, const float* x, int n) {
+    __shared__ float tile[64];
+    if (threadIdx.x == 0) memset(tile, 0, (64 + n) * sizeof(float));  // here
+    __syncthreads();
+    y[threadIdx.x] = tile[threadIdx.x];
+}
+extern "C" __global__ void wrapped_round(float* y, const float* x, int n) {
+    y[threadIdx.x] = x[threadIdx.x - (unsigned)n];  // here
+}
+extern "C" __global__ void int_of_a_large_number(float* y, const float* x, int n) {
+    y[threadIdx.x] = (int)(x[0] * 1e12f);  // here
+}
 extern "C" __global__ void shared_not_filled(float* y, const float* x, int n) {
     __shared__ float tile[64];
     if (threadIdx.x < n) tile[threadIdx.x] = x[threadIdx.x];
@@ -210,7 +241,7 @@ SAYS: dict[str, tuple[int, int, str | None, str]] = {
     "past_dynamic_shared": (1, 1,
         r"touches ring\[64\] \(ring has 64 elements\)", r"thread \(63,0,0\) writes ring\[64\]"),
     "divided_by_zero": (0, 1, *["divides 0 by 0"] * 2),
-    "shifted_too_far": (32, 1, *["shifts 1 by 32 bits"] * 2),
+    "shifted_too_far": (32, 1, *["shifts 1, of type 'int', by 32 bits"] * 2),
     "too_large_for_the_stack": (256, 1, *["needs more memory for its local variables than a thread has"] * 2),
     "atomic_past_the_end": (256, 1, r"touches y\[256\]", r"updates by an atomic y\[256\]"),
     "no_barrier": (1, 1,
@@ -220,6 +251,13 @@ SAYS: dict[str, tuple[int, int, str | None, str]] = {
     "blocks_write_the_same": (0, 2, None, r"writes y\[0\].*, and thread \(0,0,0\) of block \(0,0,0\) wrote it"),
     "blocks_read_each_other": (0, 2, None, r"reads y\[0\].*, and thread \(0,0,0\) of block \(0,0,0\) wrote it"),
     "atomic_and_plain": (0, 1, None, r"reads y\[0\].*, and thread \(\d+,0,0\) updated it by an atomic"),
+    "atomics_beside_the_first_value": (0, 1,
+        None, rf"thread \(1,0,0\) updates by an atomic total\[0\].*thread \(0,0,0\) wrote it.*{BETWEEN_LANES}"),
+    "nothing_compared": (1, 1, None, r"thread \(0,0,0\) reads tile\[0\] at \S+, which no thread has written"),
+    "one_of_two_branches": (256, 1, r"touches y\[256\]", r"thread \(0,0,0\) writes y\[256\]"),
+    "filled_too_far": (1, 1, None, r"thread \(0,0,0\) writes tile\[64\] \(tile has 64 elements\)"),
+    "wrapped_round": (1, 1, *[r"thread \(0,0,0\) \w+ an address far from all its arrays"] * 2),
+    "int_of_a_large_number": (1, 1, None, "makes an int of a number that none holds, at"),
     "shared_not_filled": (63, 1, None, r"thread \(63,0,0\) reads tile\[63\] at \S+, which no thread has written"),
     "filled_by_another_block": (0, 2, None, r"reads tile\[0\] at \S+, which no thread has written; in block \(1,0,0\)"),
     "added_to_nothing": (0, 1, None, r"reads y\[0\] at \S+, which no thread has written"),
@@ -348,13 +386,76 @@ extern "C" __global__ void bytes(float* y, const float* x, int n) {
     __syncthreads();
     y[threadIdx.x] = flags[threadIdx.x ^ 1];
 }
+extern "C" __global__ void other_bytes(float* y, const float* x, int n) {
+    __shared__ float flags[64];  // of the same name as in the kernel above
+    flags[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    y[threadIdx.x] = flags[threadIdx.x ^ 1];
+}
+__device__ int offset_of_all;
+__shared__ float outside[64];
+__device__ float from_a_table(int i) {
+    static constexpr float table[4] = {1, 2, 3, 4};
+    return table[i % 4];
+}
+extern "C" __global__ void tables(float* y, const float* x, int n) {
+    static const int order[4] = {3, 1, 0, 2};
+    outside[threadIdx.x] = x[offset_of_all + order[threadIdx.x % 4]] + from_a_table(threadIdx.x);
+    __syncthreads();
+    y[threadIdx.x] = outside[63 - threadIdx.x];
+}
+extern "C" __global__ void in_a_lambda(float* y, const float* x, int n) {
+    auto neighbour = [&](float mine) {
+        __shared__ float tile[64];
+        tile[threadIdx.x] = mine;
+        __syncthreads();
+        return tile[threadIdx.x ^ n];
+    };
+    y[threadIdx.x] = neighbour(x[threadIdx.x]);
+}
+extern "C" __global__ void read_by_one_alone(float* y, const float* x, int n) {
+    __shared__ int flag[2];
+    if (threadIdx.x == 0) flag[0] = n;
+    int own = 0;
+    for (int i = 0; i < n; ++i) {
+        own += i;
+        if (threadIdx.x * i < 0 + i && threadIdx.x == 0) own += flag[0];
+    }
+    y[threadIdx.x] = own;
+}
+extern "C" __global__ void filled_and_copied(float* y, const float* x, int n) {
+    __shared__ float tile[64];
+    if (threadIdx.x == 0) memset(tile, 0, sizeof tile);
+    __syncthreads();
+    if (threadIdx.x == 32) memcpy(tile, x, 8 * sizeof(float));
+    __syncthreads();
+    y[threadIdx.x] = tile[63 - threadIdx.x];
+}
+extern "C" __global__ void a_tile_of_vectors(float* y, const float* x, int n) {
+    __shared__ float4 tile[16];
+    if (threadIdx.x < 16) tile[threadIdx.x] = reinterpret_cast<const float4*>(x)[threadIdx.x];
+    __syncthreads();
+    const float4 mine = tile[threadIdx.x / 4];
+    y[threadIdx.x] = threadIdx.x % 2 ? mine.x : mine.w;
+}
+extern "C" __global__ void two_tiles_in_turn(float* y, const float* x, int n) {
+    __shared__ float tile[2][64];
+    tile[0][threadIdx.x] = x[threadIdx.x];
+    float sum = 0;
+    for (int i = 0; i < n; ++i) {
+        __syncthreads();
+        tile[(i + 1) % 2][threadIdx.x] = x[threadIdx.x + i];
+        sum += tile[i % 2][63 - threadIdx.x];
+    }
+    y[threadIdx.x] = sum;
+}
 extern "C" __global__ void nothing_to_do(float* y, const float* x, int n) {}
 extern "C" __global__ void infinities(float* y, const float* x, int n) {
     float e = expf(1000.0f * x[0]);
     y[threadIdx.x] = e > 1e30f ? logf(e) : e - 1;
 }
 """
-RIGHT_N = {"reversed": 3, "atomics": 7, "own_arrays": 4}
+RIGHT_N = {"two_tiles_in_turn": 5, "read_by_one_alone": 7, "reversed": 3, "atomics": 7, "own_arrays": 4}
 
 
 @pytest.mark.parametrize("kernel", re.findall(r"void (\w+)\(", RIGHT))
@@ -438,6 +539,59 @@ def test_a_double_device_takes_no_floats_of_32_bits(tmp_path: Path) -> None:
     x = device.asarray(np.ones(256, np.float32))
     with pytest.raises(TypeError, match="widened: argument 'y' expects float64, got float32"):
         device.launch("widened", 1, 64, [x, x, 1])
+
+
+PARTS_OF_WARPS = r"""
+extern "C" __global__ void lanes_that_there_are(float* y, const float* x, int n) {
+    extern __shared__ float ring[];
+    ring[threadIdx.x] = x[threadIdx.x];
+    __syncwarp();
+    float neighbour = __shfl_xor_sync(0xffffffff, x[threadIdx.x], 1);
+    y[threadIdx.x] = neighbour - ring[threadIdx.x ^ 1] + __all_sync(0xffffffff, n > 0);
+}
+"""
+
+
+@pytest.mark.parametrize("mode", ["trap", "check"])
+def test_a_warp_of_fewer_than_32_lanes_waits_for_those_that_there_are(tmp_path: Path, mode: str) -> None:
+    device = Emulator(folder_with(tmp_path, parts=PARTS_OF_WARPS), mode)
+    x, y = device.asarray(np.arange(48, dtype=np.float32)), device.empty((48,))
+    device.launch("lanes_that_there_are", 1, 48, [y, x, 1], 48 * 4)
+    assert (y == 1).all()
+
+
+def test_what_a_kernel_prints_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = """extern "C" __global__ void talk(float* y, const float* x, int n) {
+        if (threadIdx.x == 63) printf("thread %d of block %d: %d\\n", threadIdx.x, blockIdx.x, n);
+    }"""
+    launch(Emulator(folder_with(tmp_path, talk=text)), "talk", 5, 2)
+    assert capfd.readouterr().out == "thread 63 of block 0: 5\nthread 63 of block 1: 5\n"
+
+
+def test_dynamic_shared_memory_outside_of_a_kernel_is_refused(tmp_path: Path) -> None:
+    text = """extern __shared__ float ring[];
+    extern "C" __global__ void outside(float* y, const float* x, int n) { ring[0] = 1; }"""
+    with pytest.raises(KernelError, match=r"outside\.cu: 'extern __shared__ float ring\[\];' stands outside of any"):
+        launch(Emulator(folder_with(tmp_path, outside=text)), "outside", 5)
+
+
+def test_arrays_are_a_processs_own(wrong: Path) -> None:
+    device = Emulator(wrong)
+    x = device.asarray(np.ones(3, np.float32))
+    child = os.fork()
+    if not child:
+        x[:] = 7
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (x == 1).all()
+
+
+def test_structures_are_as_large_in_python_as_in_cpp(wrong: Path) -> None:
+    device = Emulator(wrong)
+    launch(device, "past_a_local_array", 3)
+    (file,) = device._files.values()
+    sizes = (ctypes.c_size_t * 3).in_dll(ctypes.CDLL(str(file.path)), "emulator_sizes")
+    assert [*sizes] == [ctypes.sizeof(emulator._Launch), ctypes.sizeof(emulator._Region), emulator._RECORD.itemsize]
 
 
 def test_an_accumulator_without_a_first_value_does_not_compile(tmp_path: Path) -> None:

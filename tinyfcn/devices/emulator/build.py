@@ -29,12 +29,16 @@ FLAGS = shlex.split(
     f"-fPIC -fvisibility=hidden -fdiagnostics-color=never -I{shlex.quote(str(HERE))}"
 )
 # For the kernels alone. Calls of the functions in faults.cpp; an accumulator without a first value is an error; no
-# stack grows past the page below it unnoticed; a caller stays to be named, and an instruction with its line.
+# stack grows past the page below it unnoticed; a caller stays to be named.
 KERNEL_FLAGS = shlex.split(
-    "-fsanitize=bounds,alignment,signed-integer-overflow,integer-divide-by-zero,shift "
-    "-Werror=uninitialized -fstack-clash-protection -fno-optimize-sibling-calls -fno-schedule-insns2"
+    "-fsanitize=bounds,alignment,signed-integer-overflow,integer-divide-by-zero,shift-exponent "
+    "-Werror=uninitialized -fstack-clash-protection -fno-optimize-sibling-calls"
 )
-GCC_FLAGS = ["-Werror=maybe-uninitialized"]  # clang knows no "maybe"
+# No access moves away from its line, or from under its `if` (clang does not know these).
+GCC_FLAGS = shlex.split(
+    "-Werror=maybe-uninitialized -fno-schedule-insns2 -fno-tree-loop-im -fno-tree-sink -fno-tree-tail-merge "
+    "-fno-crossjumping"
+)
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
 
@@ -44,7 +48,8 @@ _NAMESPACES = re.compile(r"[{(]anonymous( namespace)?[)}]::kernels::")
 _DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+((?:__align__\s*\(\d+\)\s*)?)([\w\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;")
 # In double precision: expf(x) becomes exp(x); and 1.0f, .5f, 1e-8f lose their f.
 _FLOAT_FUNCTION = re.compile(
-    r"\b(sqrt|exp|exp2|expm1|log|log2|log1p|pow|sin|cos|tanh|fabs|fmax|fmin|fma|rint|round|floor|ceil)f(?=\s*\()"
+    r"\b(a?(?:sin|cos|tan)h?|atan2|sincos|exp|exp2|exp10|expm1|log|log2|log10|log1p|pow|sqrt|cbrt|hypot|erfc?|tgamma|lgamma|"
+    r"fabs|fmax|fmin|fma|fmod|fdim|copysign|rint|nearbyint|round|trunc|floor|ceil|ldexp|frexp)f(?=\s*\()"
 )
 _FLOAT_LITERAL = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)[fF]\b")
 
@@ -104,6 +109,11 @@ def translate(operation: str, kernels: Path, double: bool = False) -> str:
     Inside namespaces, a kernel's functions may have names that the C library uses for its own.
     """
     text = kernel_source.read(operation, kernels)
+    for found in _DYNAMIC_SHARED.finditer(text):
+        if text.count("{", 0, found.start()) == text.count("}", 0, found.start()):
+            raise KernelError(
+                f"{operation}.cu: {found[0]!r} stands outside of any function; the emulator wants it inside"
+            )
     text = _DYNAMIC_SHARED.sub(r"\1\2* \3 = reinterpret_cast<\2*>(emulator::dynamic_shared());", text)
     if double:
         text = _FLOAT_LITERAL.sub(r"\1", _FLOAT_FUNCTION.sub(r"\1", text))
@@ -118,12 +128,11 @@ def library(operation: str, kernels: Path, check: bool = False, double: bool = F
         DeviceError: no C++ compiler, or it does not take the emulator itself.
         KernelError: the file does not compile; the message is the compiler's, with the file and its lines.
     """
-    source = translate(operation, kernels, double)
+    source, runtime = translate(operation, kernels, double), _runtime()
     is_gcc = "clang" not in _version(*compiler())
     flags = [*FLAGS, *KERNEL_FLAGS, *GCC_FLAGS * is_gcc, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
-    path = _product(f"{operation}.so", source, *flags)
+    path = _product(f"{operation}.so", source, str(runtime), *flags)
     if not path.exists():
-        runtime = _runtime()
         with _made(path) as new:
             cpp, compiled = new.with_name(f"{operation}.cpp"), new.with_suffix(".o")
             cpp.write_text(source, encoding="utf-8")
@@ -132,18 +141,18 @@ def library(operation: str, kernels: Path, check: bool = False, double: bool = F
             if refused:
                 raise KernelError(f"{operation}.cu does not compile:\n{_NAMESPACES.sub('', refused)}")
             # Without the flags, which would bring in the compiler's own libraries in place of the runtime.
-            refused = _run("-shared", str(compiled), str(runtime), "-ldl", "-o", str(new))
+            refused = _run("-shared", str(compiled), str(runtime), "-o", str(new))
             if refused:
                 raise KernelError(f"{operation}.cu does not link:\n{_NAMESPACES.sub('', refused)}")
     return path
 
 
 def _runtime() -> Path:
-    """The emulator's own part of every library, compiled."""
-    path = _product("runtime.o", *FLAGS)
+    """The emulator's own library, which those of all kernel files share."""
+    path = _product("runtime.so", *FLAGS)
     if not path.exists():
         with _made(path) as new:
-            refused = _run(*FLAGS, "-r", *map(str, RUNTIME), "-o", str(new))
+            refused = _run(*FLAGS, "-fvisibility=default", "-shared", *map(str, RUNTIME), "-ldl", "-o", str(new))
             if refused:
                 raise DeviceError(f"the C++ compiler {shlex.join(compiler())} does not take the emulator:\n{refused}")
     return path

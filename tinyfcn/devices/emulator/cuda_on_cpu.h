@@ -4,6 +4,7 @@
 #pragma once
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,7 +76,7 @@ inline int __any_sync(unsigned mask, int predicate, Here here = Here()) {
     return emulator_vote("__any_sync", here, mask, predicate) != 0;
 }
 inline int __all_sync(unsigned mask, int predicate, Here here = Here()) {
-    return emulator_vote("__all_sync", here, mask, predicate) == mask;
+    return emulator_vote("__all_sync", here, mask, !predicate) == 0;
 }
 
 // A shuffle's lanes fall into groups of `width`. Where the source lane would lie outside, a thread gets its
@@ -122,6 +123,9 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize, Here 
         return old; \
     }
 EMULATOR_ATOMIC(atomicAdd, old + value)
+EMULATOR_ATOMIC(atomicSub, old - value)
+EMULATOR_ATOMIC(atomicAnd, old & value)
+EMULATOR_ATOMIC(atomicOr, old | value)
 EMULATOR_ATOMIC(atomicMin, value < old ? value : old)
 EMULATOR_ATOMIC(atomicMax, value > old ? value : old)
 EMULATOR_ATOMIC(atomicExch, value)
@@ -181,6 +185,19 @@ inline unsigned __float_as_uint(float x) { return emulator_same_bits<unsigned>(x
 inline float __int_as_float(int x) { return emulator_same_bits<float>(x); }
 inline float __uint_as_float(unsigned x) { return emulator_same_bits<float>(x); }
 #endif
+
+// --- Check mode sees these as the reads and writes that they are. ---
+EMULATOR_UNWATCHED inline void* emulator_memset(void* to, int byte, size_t bytes) {
+    if (bytes) emulator::touch(to, bytes, emulator::WRITE, __builtin_return_address(0));
+    return memset(to, byte, bytes);
+}
+EMULATOR_UNWATCHED inline void* emulator_memcpy(void* to, const void* from, size_t bytes) {
+    if (bytes) emulator::touch(from, bytes, emulator::READ, __builtin_return_address(0));
+    if (bytes) emulator::touch(to, bytes, emulator::WRITE, __builtin_return_address(0));
+    return memcpy(to, from, bytes);
+}
+#define memset emulator_memset
+#define memcpy emulator_memcpy
 
 // --- For Python: one exported function a kernel, which takes its arguments from a list of pointers to them, as
 // cuLaunchKernel does. ---

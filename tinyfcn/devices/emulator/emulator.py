@@ -27,18 +27,17 @@ UNWRITTEN_BYTE = 0xA5  # an integer array starts as 0xA5A5...: -1515870811 as in
 CANNOT_TELL = -1  # of bytes, 165 may be a value like any other
 
 MAX_SHARED = 48 * 1024  # bytes a kernel may ask for at launch without opting in to more, as floats
-GUARD = 1 << 20  # bytes after each array that must not be touched
+GUARD = 1 << 24  # bytes after each array that must not be touched
 ALIGNMENT = 16  # of an array's beginning, for vector loads
 
 # A library's launch keeps its state in static variables, so there is one launch at a time.
 _one_launch = threading.Lock()
 
-# __shared__ float tile[16];    extern __shared__ float tile[];
-_SHARED = re.compile(r"(extern\s+)?__shared__\s+(?:__align__\s*\(\d+\)\s*)?([\w ]+?)\s+(\w+)\s*[\[;]")
+_SHORT = {"unsigned": "unsigned int", "uint": "unsigned int", "uchar": "unsigned char"}
 
 # As in shadow.cpp.
-_ACCESS = [("block", "i4"), ("thread", "i4"), ("epoch", "i4"), ("clock", "i4"), ("kind", "i4"), ("code", "u8")]
-_RECORD = np.dtype([(kind, np.dtype(_ACCESS, align=True), 4) for kind in ("writes", "reads")])
+_ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), ("kind", "i2"), ("code", "u8")]
+_RECORD = np.dtype([(kind, np.dtype(_ACCESS, align=True), 4) for kind in ("reads", "writes", "atomics")])
 
 
 class _Region(ctypes.Structure):
@@ -95,25 +94,31 @@ class _KernelFile:
             raise DeviceError(f"cannot load {self.path}: {error}; delete it, or set TINYFCN_CACHE elsewhere") from None
         self.launch = library.emulator_launch
         self.launch.restype = ctypes.c_char_p
-        names = tuple(build.kernel_names(operation, kernels))
-        start, self.variables = binary.symbols(self.path, names)
-        self.base = _address(self.launch) - start
-        self.kernels = {name: _address(getattr(library, f"kernel_{name}")) for name in names}
-        text = kernel_source.read(operation, kernels)
-        self.types = {name: (type_, bool(extern)) for extern, type_, name in _SHARED.findall(text)}
+        self.types = binary.shared_types(kernel_source.read(operation, kernels))
+        offsets, self.variables = binary.symbols(self.path, frozenset(self.types))
+        self.kernels = {name: _address(getattr(library, f"kernel_{name}")) for name in offsets}
+        self.base = next((self.kernels[name] - offset for name, offset in offsets.items()), 0)
 
     def memory(self, shared_bytes: int, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[Any, ...]]:
         """The kernels' own variables, then the launch's dynamic shared memory, in the order of _Region's fields."""
-
-        def unit(*names: str) -> int:
-            declared = [dtypes.get(self.types[name][0]) for name in names if name in self.types]
-            return min((dtype.itemsize for dtype in declared if dtype), default=1)
-
         for v in self.variables:
-            yield v.name.encode(), self.base + v.address, v.bytes, unit(v.name), CANNOT_TELL, v.is_shared
-        names = [name for name, (_, dynamic) in self.types.items() if dynamic]
-        if shared_bytes or names:  # of no bytes too, so that what a launch forgot to ask for has a name
-            yield " or ".join(names).encode(), None, shared_bytes, unit(*names), CANNOT_TELL, True
+            name, unit = _elements(v.name, self.types.get(v.name, set()), dtypes)
+            yield name.encode(), self.base + v.address, v.bytes, unit, CANNOT_TELL, v.is_shared
+        dynamic = {name: {t[7:] for t in types if t.startswith("extern ")} for name, types in self.types.items()}
+        dynamic = {name: types for name, types in dynamic.items() if types}
+        if shared_bytes or dynamic:  # of no bytes too, so that what a launch forgot to ask for has a name
+            name, unit = _elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
+            yield name.encode(), None, shared_bytes, unit, CANNOT_TELL, True
+
+
+def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tuple[str, int]:
+    """How to name the elements of memory declared under these types, and their bytes: of a float4 the floats, and the
+    bytes alone where there are several types or unknown ones."""
+    scalars = {re.sub(r"(?<=[a-z])[234]$", "", type_) for type_ in types}
+    scalar = _SHORT.get(*scalars, *scalars) if len(scalars) == 1 else ""
+    if scalar not in dtypes:
+        return f"(char*){name}", 1
+    return name if types == scalars else f"({scalar}*){name}", dtypes[scalar].itemsize
 
 
 class Emulator(Device):
@@ -193,7 +198,7 @@ class Emulator(Device):
         size = math.prod(shape) * dtype.itemsize
         before = -size % mmap.PAGESIZE // ALIGNMENT * ALIGNMENT
         length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory = mmap.mmap(-1, length + GUARD)
+        memory = mmap.mmap(-1, length + GUARD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         bytes_ = np.frombuffer(memory, np.uint8)
         _forbid(bytes_.ctypes.data + length, GUARD)
         bytes_[:length] = NAN_BYTE if dtype.kind == "f" else UNWRITTEN_BYTE
@@ -222,7 +227,7 @@ class Emulator(Device):
             for p, a in arrays.items()
         ]
         memory += file.memory(shared_bytes, self.dtypes)
-        shadows = [np.zeros(size // unit if self.check else 0, _RECORD) for _, _, size, unit, _, _ in memory]
+        shadows = [np.zeros(-(-size // unit) if self.check else 0, _RECORD) for _, _, size, unit, _, _ in memory]
         regions = (_Region * len(memory))(
             *(_Region(*of, shadow.ctypes.data) for of, shadow in zip(memory, shadows, strict=True))
         )
@@ -248,7 +253,9 @@ class Emulator(Device):
         if self.check:
             for (parameter, array), shadow in zip(arrays.items(), shadows, strict=False):
                 if not parameter.is_const:
-                    self._writers[array.ctypes.data] = kernel, shadow["writes"]["code"][:, 0].copy()
+                    writes, atomics = shadow["writes"][:, 0], shadow["atomics"][:, 0]
+                    codes = np.where(writes["block"] > 0, writes["code"], atomics["code"])
+                    self._writers[array.ctypes.data] = kernel, codes
         if message:
             told = re.sub("<([0-9a-f,]+)>", lambda found: binary.line(file.path, found[1]), message)
             error = KeyboardInterrupt if launch.stopped else KernelError

@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <fenv.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -20,6 +21,8 @@
 namespace emulator {
 
 char message[2048];
+
+constexpr long FAR = 1 << 24;  // bytes; as far as the memory reaches that emulator.py puts behind each array
 
 static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGINT};  // the last is Ctrl-C's
 constexpr int SIGNAL_COUNT = sizeof SIGNALS / sizeof *SIGNALS;
@@ -44,12 +47,12 @@ static void say_thread(const char* does) {
     say("thread (%u,%u,%u) %s ", index.x, index.y, index.z, does);
 }
 
-// The offset of an instruction in this library; -1 if it lies in another.
+// The offset of an instruction in the kernel's library; -1 if it lies in another.
 static long offset(const void* code) {
-    Dl_info mine, its;
-    dladdr(reinterpret_cast<void*>(&say_line), &mine);
-    if (!dladdr(code, &its) || its.dli_fbase != mine.dli_fbase) return -1;
-    return static_cast<const char*>(code) - static_cast<char*>(mine.dli_fbase);
+    Dl_info kernels, its;
+    dladdr(reinterpret_cast<void*>(launch->kernel), &kernels);
+    if (!dladdr(code, &its) || its.dli_fbase != kernels.dli_fbase) return -1;
+    return static_cast<const char*>(code) - static_cast<char*>(its.dli_fbase);
 }
 
 void say_line(const void* code) { say("<%lx>", offset(code)); }
@@ -70,15 +73,16 @@ const Region* nearest_region(const char* address) {
     return nearest;
 }
 
-// "y[560]", and of an element that is not there ", and y has 560 elements"
+// "y[560]", and of an element that is not there " (y has 560 elements)"
 void say_element(const void* address) {
     const char* at = static_cast<const char*>(address);
     const Region* region = nearest_region(at);
-    if (!region) {
-        say("memory that no argument has");
+    const long distance = region ? at - region->start : LONG_MAX;
+    if (distance < -FAR || distance > long(region ? region->bytes : 0) + FAR) {
+        say("an address far from all its arrays (a null pointer, or an index that is negative or wrapped round?)");
         return;
     }
-    say("%s[%ld]", region->name, (at - region->start) / long(region->unit));
+    say("%s[%ld]", region->name, distance / long(region->unit));
     if (at < region->start || at >= region->start + region->bytes)
         say(" (%s has %zu elements)", region->name, region->bytes / region->unit);
 }
@@ -97,10 +101,14 @@ static void on_signal(int number, siginfo_t* info, void*) {
         }
     }
     telling = true;
+    if (number == SIGFPE) shadow_block_ends();  // what nothing wrote is a NaN
+    if (message[0]) leave();
     if (number == SIGINT) {
         say("stopped by Ctrl-C ");
     } else if (number == SIGFPE) {
-        say_thread("computes a NaN (0 / 0, inf - inf, inf / inf, 0 * inf ...) or compares with one");
+        say_thread(
+            "computes a NaN (0 / 0, inf - inf, inf / inf, 0 * inf ...), compares with one, or makes an int of a number"
+            " that none holds,");
     } else if (on_a_stack(info->si_addr)) {
         say_thread("needs more memory for its local variables than a thread has,");
     } else {
@@ -197,7 +205,7 @@ void __ubsan_handle_mul_overflow(Operation* where, size_t a, size_t b) { overflo
 void __ubsan_handle_negate_overflow(Operation* where, size_t a) { overflow(where, 0, "-", a); }
 void __ubsan_handle_shift_out_of_bounds(Index* where, size_t a, size_t b) {
     say_thread("shifts");
-    say("%lld by %lld bits", integer(where->array, a), integer(where->index, b));
+    say("%lld, of type %s, by %lld bits", integer(where->array, a), where->array->name, integer(where->index, b));
     stop_at(where->place);
 }
 void __ubsan_handle_divrem_overflow(Operation* where, size_t a, size_t b) {

@@ -22,17 +22,19 @@ namespace emulator {
 
 struct Access {
     int block;  // its number from 1 on; 0: there was none
-    int thread, epoch, clock, kind;
+    int epoch, clock;
+    short thread, kind;
     const void* code;  // the instruction
 };
 
 // How near two threads are to each other; the farther, the less orders them.
 enum Nearness { THREAD, WARP, BLOCK, GRID };
 
-// Of the writes, and of the reads: the last, and the last by another lane, another warp, another block than that one.
-// Among these is one that races with an access, if any of all does. The same fields in emulator.py.
+// Of the reads, the writes and the atomics: the last, and the last by another lane, another warp, another block than
+// that one. If any of all races with an access then one of these does (but for lanes that wait in parts of a warp). The
+// same fields in emulator.py.
 struct Record {
-    Access writes[4], reads[4];
+    Access last[3][4];
 };
 
 static int epoch;  // barriers and blocks begun so far
@@ -121,7 +123,7 @@ static void say_access(const Access& now, const char* address) {
 }
 
 static bool never_written(const Region& region, const char* element, const Record& record) {
-    if (record.writes[0].block) return false;
+    if (record.last[WRITE][0].block || record.last[ATOMIC][0].block) return false;
     if (region.shared) return true;
     if (region.unwritten < 0) return false;
     for (unsigned byte = 0; byte < region.unit; byte++)
@@ -132,18 +134,16 @@ static bool never_written(const Region& region, const char* element, const Recor
 static void look(const Region& region, size_t element, const Access& now) {
     Record& record = region.records[element];
     const char* address = region.start + element * region.unit;
-    if (region.shared && record.writes[0].block != block_number && record.reads[0].block != block_number)
-        record = {};  // another block's
+    for (auto& last : record.last)
+        if (region.shared && last[0].block != block_number) memset(last, 0, sizeof last);  // another block's
     if (now.kind != WRITE && !unwritten_read.block && never_written(region, address, record)) {
         unwritten_read = now;
         unwritten_address = address;
     }
-    for (const Access& write : record.writes)
-        if (race(write, now)) race_found(write, now, address);
-    if (now.kind != READ)
-        for (const Access& read : record.reads)
-            if (race(read, now)) race_found(read, now, address);
-    Access* const same = now.kind == READ ? record.reads : record.writes;
+    for (const auto& last : record.last)
+        for (const Access& before : last)
+            if (race(before, now)) race_found(before, now, address);
+    Access* const same = record.last[now.kind];
     same[nearness(same[0], now)] = same[0];
     same[0] = now;
 }
@@ -157,7 +157,8 @@ void shadow_block_ends() {
 void touch(const void* address, size_t bytes, Kind kind, const void* code) {
     if (!launch->check || on_a_stack(address)) return;
     launch->accesses++;
-    const Access now = {block_number, current, epoch, clocks[current], kind, static_cast<const char*>(code) - 1};
+    const char* const call = static_cast<const char*>(code) - 1;  // it would return to `code`
+    const Access now = {block_number, epoch, clocks[current], short(current), short(kind), call};
     const char* first = static_cast<const char*>(address);
     const Region* region = nearest_region(first);
     const char* last = first + bytes - 1;
@@ -175,6 +176,8 @@ void touch(const void* address, size_t bytes, Kind kind, const void* code) {
 }  // namespace emulator
 
 using namespace emulator;
+
+extern "C" const size_t emulator_sizes[] = {sizeof(Launch), sizeof(Region), sizeof(Record)};  // for a test
 
 #define CALLER __builtin_return_address(0)
 #define HOOKS(bytes) \

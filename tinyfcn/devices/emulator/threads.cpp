@@ -60,7 +60,8 @@ static Thread threads[MAX_THREADS];
 static int order[MAX_THREADS];  // in which the threads take their turns until the next barrier
 static int started;             // threads of this block that have started
 static int exited;              // and those that have reached their end
-static std::vector<int> blocks;  // in the order in which they run
+static int block_count;
+static std::vector<int> blocks;  // in the order in which they run, if that is random
 static unsigned dice;             // the state of a linear congruential generator (Numerical Recipes)
 
 static Fiber fibers[MAX_THREADS];
@@ -73,7 +74,9 @@ static size_t page;
 
 uint3 thread_index(int thread) { return threads[thread].index; }
 uint3 block_index(int number) {
-    const unsigned block = blocks[number - 1];
+    const unsigned block = launch->order == RANDOM    ? blocks[number - 1]
+                           : launch->order == REVERSE ? block_count - number
+                                                      : number - 1;
     return {block % gridDim.x, block / gridDim.x % gridDim.y, block / gridDim.x / gridDim.y};
 }
 int lane() { return current % warpSize; }
@@ -188,8 +191,8 @@ static bool release_warps() {
     bool released = false;
     for (int t = 0; t < thread_count; t++) {
         if (threads[t].state != WAITING || threads[t].source == BARRIER) continue;
-        const unsigned mask = threads[t].mask;
-        const int first = t / warpSize * warpSize;
+        const int first = t / warpSize * warpSize, missing = first + warpSize - thread_count;
+        const unsigned mask = threads[t].mask & ~0u >> (missing > 0 ? missing : 0);  // of the lanes that there are
         unsigned present = 0, votes = 0;
         unsigned long long values[warpSize] = {};
         int members[warpSize], count = 0;
@@ -281,7 +284,7 @@ char* dynamic_shared() {
 }
 
 // Runs a kernel over grid x block threads. Returns an empty text, or why it failed.
-extern "C" __attribute__((visibility("default"))) const char* emulator_launch(Launch* it) {
+extern "C" const char* emulator_launch(Launch* it) {
     launch = it;
     message[0] = 0;
     if (!reserve()) return message;
@@ -297,10 +300,11 @@ extern "C" __attribute__((visibility("default"))) const char* emulator_launch(La
         for (unsigned y = 0; y < it->block[1]; y++)
             for (unsigned x = 0; x < it->block[0]; x++) threads[t++].index = {x, y, z};
 
-    blocks.resize(it->grid[0] * it->grid[1] * it->grid[2]);
+    block_count = it->grid[0] * it->grid[1] * it->grid[2];
+    blocks.resize(it->order == RANDOM ? block_count : 0);
     arrange(blocks.data(), blocks.size());
     catch_faults();
-    for (block_number = 1; block_number <= int(blocks.size()) && !message[0]; block_number++) {
+    for (block_number = 1; block_number <= block_count && !message[0]; block_number++) {
         blockIdx = block_index(block_number);
         run_block();
         if (message[0]) say("; in block (%u,%u,%u)", blockIdx.x, blockIdx.y, blockIdx.z);
