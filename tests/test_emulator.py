@@ -400,6 +400,11 @@ def test_more_shared_memory_than_a_gpu_gives_is_refused(words):
         words.launch("reverse_dynamic", 1, 64, [x], 48 * 1024 + 4)
 
 
+def test_more_blocks_than_anybody_waits_for_are_refused(words):
+    with pytest.raises(KernelError, match="4294836225 blocks are more than the emulator's 268435456"):
+        words.launch("indices", (65535, 65535), 1, [words.empty((6,), np.int32)])
+
+
 def test_an_unknown_kernel_is_named(words):
     with pytest.raises(KernelError, match="no kernel named upside_down"):
         words.launch("upside_down", 1, 1, [])

@@ -194,11 +194,17 @@ def test_arrays_of_another_place_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "block"), [(0, 1), (1, 0), (-1, 1), ((1, 0), 1), (1, (1, 1, 0)), (1, 1025), (1, (32, 33)), (1, (8, 8, 17))]
+    ("grid", "block"),
+    [
+        *[(0, 1), (1, 0), (-1, 1), ((1, 0), 1), (1, (1, 1, 0)), (1, 1025), (1, (32, 33)), (1, (8, 8, 17))],
+        *[(1 << 31, 1), ((1, 65536), 1), ((1, 1, 65536), 1), (1, (1, 1, 65))],
+    ],
 )
 def test_grids_and_blocks_that_a_gpu_refuses_are_refused(scale: Operations, grid: object, block: object) -> None:
     x, y = on_device(scale, *[np.zeros(4, np.float32)] * 2)
-    with pytest.raises(ValueError, match=r"scale: grid .* and block .* must be positive, with at most 1024 threads"):
+    with pytest.raises(
+        ValueError, match=r"scale: grid .* and block .* must be positive, the grid at most \(2147483647,"
+    ):
         scale.device.launch("scale", grid, block, (x, y, 1.0, 4))
 
 

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.launch import DTYPES, MAX_THREADS_IN_BLOCK, as_dim3, ceil_div, checked_arguments
+from tinyfcn.devices.launch import (
+    DTYPES,
+    MAX_BLOCK,
+    MAX_GRID,
+    MAX_THREADS_IN_BLOCK,
+    as_dim3,
+    ceil_div,
+    checked_arguments,
+)
 from tinyfcn.errors import KernelError
 
 THREADS = 256  # a block of the plain kernels in which every thread owns one element
@@ -73,10 +81,11 @@ class Device(ABC):
             raise KernelError(f"no kernel named {kernel_name} in {self.kernels}/*.cu") from None
         grid, block = as_dim3(grid), as_dim3(block)
         threads = block[0] * block[1] * block[2]
-        if min(*grid, *block) < 1 or threads > MAX_THREADS_IN_BLOCK:
+        too_large = any(size > most for size, most in zip((*grid, *block), (*MAX_GRID, *MAX_BLOCK), strict=True))
+        if min(*grid, *block) < 1 or threads > MAX_THREADS_IN_BLOCK or too_large:
             raise ValueError(
-                f"{kernel_name}: grid {grid} and block {block} must be positive, "
-                f"with at most {MAX_THREADS_IN_BLOCK} threads a block"
+                f"{kernel_name}: grid {grid} and block {block} must be positive, the grid at most {MAX_GRID}, "
+                f"the block at most {MAX_BLOCK} with at most {MAX_THREADS_IN_BLOCK} threads"
             )
         checked = checked_arguments(kernel, arguments, self.array_type, self.dtypes)
         self._launch(kernel, grid, block, checked, shared_bytes)

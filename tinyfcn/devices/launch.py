@@ -20,6 +20,8 @@ DTYPES = {
     "unsigned long long": np.dtype(np.uint64),
 }
 MAX_THREADS_IN_BLOCK = 1024
+MAX_BLOCK = (1024, 1024, 64)  # threads in x, y, z; and blocks: the same on all GPUs of today
+MAX_GRID = ((1 << 31) - 1, 65535, 65535)
 MAX_ELEMENTS = np.iinfo(np.int32).max - MAX_THREADS_IN_BLOCK  # the last block's surplus threads have numbers too
 
 

@@ -26,6 +26,7 @@ NAN_BYTE = 0xFF  # a float of any width whose bits are all set is a NaN
 UNWRITTEN_BYTE = 0xA5  # an integer array starts as 0xA5A5...: -1515870811 as int32, 165 as uint8
 CANNOT_TELL = -1  # of bytes, 165 may be a value like any other
 
+MAX_BLOCKS = 1 << 28  # of a launch, which would take minutes even if they did nothing
 MAX_SHARED = 48 * 1024  # bytes a kernel may ask for at launch without opting in to more, as floats
 GUARD = 1 << 24  # bytes after each array that must not be touched
 ALIGNMENT = 16  # of an array's beginning, for vector loads
@@ -214,6 +215,8 @@ class Emulator(Device):
         arguments: list[Any],
         shared_bytes: int,
     ) -> None:
+        if math.prod(grid) > MAX_BLOCKS:
+            raise KernelError(f"{kernel.name}: {math.prod(grid)} blocks are more than the emulator's {MAX_BLOCKS}")
         limit = MAX_SHARED * (1 + self.double)
         if shared_bytes > limit:
             raise KernelError(f"{kernel.name}: {shared_bytes} bytes of dynamic shared memory are more than {limit}")
