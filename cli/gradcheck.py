@@ -3,10 +3,9 @@
 import sys
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from tinyfcn.cli.options import DEVICES
+from tinyfcn.cli.tables import show, table
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.gradcheck import TOLERANCES, check_all, operations
 from tinyfcn.operations import Operations, on
@@ -48,22 +47,15 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
     verdicts = list(check_all(operation, ops))
     if not verdicts:
         raise click.UsageError(f"{operation} has no gradient to check, and on the {device} no kernel: choose a device")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("operation", "", "result", "against", "device"):
-        table.add_column(column)
-    table.add_column("relative error", justify="right")
-    table.add_column("verdict")
+    rows = table("operation", "", "result", "against", "device", "relative error>", "verdict")
     for verdict in verdicts:
         passed = "[green]right[/]" if verdict.passed else f"[red]WRONG[/], over {TOLERANCES[verdict.method]:.0e}"
         against = "finite differences" if verdict.method == "finite differences" else "reference"
         where = "cpu reference" if verdict.device == "cpu" else verdict.device
         if verdict.device == "emulator" and precision == "double":
             where += ", double"
-        table.add_row(verdict.operation, verdict.detail, verdict.result, against, where, f"{verdict.error:.1e}", passed)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
-    console.print(table)
+        rows.add_row(verdict.operation, verdict.detail, verdict.result, against, where, f"{verdict.error:.1e}", passed)
+    show(rows)
     for line in dict.fromkeys(
         f"{verdict.operation} {verdict.detail}".strip() + f": {verdict.where}" for verdict in verdicts if verdict.where
     ):

@@ -5,8 +5,8 @@ import sys
 import click
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, counted
@@ -57,20 +57,12 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     shown |= {finding.kernel for finding in report.findings.values()}
     verdicts = {each: report.verdict(each) for each in declared.values() if each.name in shown}
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("kernel")
-    table.add_column("file")
-    for column in ("launches", "threads", "accesses checked"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
+    rows = table("kernel", "file", "launches>", "threads>", "accesses checked>", "verdict")
     for each, verdict in verdicts.items():
         numbers = (f"{number:,}" for number in vars(report.statistics[each.name]).values())
         colour = "green" if verdict == NO_FINDING else "red"
-        table.add_row(each.name, f"{each.operation}.cu", *numbers, f"[{colour}]{verdict}[/]")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
-    console.print(table)
+        rows.add_row(each.name, f"{each.operation}.cu", *numbers, f"[{colour}]{verdict}[/]")
+    show(rows)
     for finding in report.findings.values():
         click.echo(f"\n{finding.text}\n  with {finding.inputs}; seed {finding.seed}, threads in {finding.order} order")
     for each, verdict in verdicts.items():

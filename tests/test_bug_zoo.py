@@ -454,6 +454,7 @@ def test_a_bug_is_found_and_its_line_named(name: str, bug: Bug, tmp_path: Path) 
     operation, kernels = operation_of(name), plant(name, bug.changes, tmp_path / "kernels")
     said = MODES[bug.mode](operation, kernels)
     lines = {line_of(text, operation, kernels) for text in bug.lines}
+    assert lines
     assert any(bug.says in text and lines <= {*re.findall(r"\w+\.cuh?:\d+", text)} for text in said), (lines, said)
     if bug.mode == "order":
         assert not check(operation, kernels), "only the order tells"
@@ -483,7 +484,6 @@ def test_the_zoo_is_large_and_names_its_lines() -> None:
     assert len(BUGS) >= 30 and all(ZOO.values())
     for mode in MODES:
         assert sum(bug.mode == mode for _, bug in BUGS) >= 3, mode
-    assert sum(bool(bug.lines) for _, bug in BUGS) >= 0.9 * len(BUGS)  # as of now: all
 
 
 # On a machine with both a GPU and compute-sanitizer; conftest.py says at the end of a run where there is not.

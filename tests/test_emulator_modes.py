@@ -235,7 +235,7 @@ SAYS: dict[str, tuple[int, int, str | None, str]] = {
     "past_a_shared_array": (1, 1, *[r"uses the index 64 of an array of type 'float \[64\]'"] * 2),
     "past_a_local_array": (4, 1, *[r"uses the index 4 of an array of type 'float \[4\]'"] * 2),
     "into_the_next_shared_array": (1, 1,
-        None, r"thread \(63,0,0\) reads (tile\[64\]|other\[-\d\]) \(\w+ has 64 elements"),
+        None, r"thread \(63,0,0\) reads tile\[64\] \(tile has 64 elements"),
     "past_shared_bytes": (1, 1, None, r"thread \(63,0,0\) reads flags\[64\] \(flags has 64 elements\)"),
     "vector_past_the_end": (1, 1, None, r"thread \(0,0,0\) reads tile\[7\] \(tile has 6 elements\)"),
     "past_dynamic_shared": (1, 1,

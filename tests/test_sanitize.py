@@ -79,7 +79,7 @@ def test_other_exercises_are_awkward() -> None:
         assert {case.inputs[name].size for case in drawn(operation)} == {*sanitize.COUNTS}
 
 
-UNSTABLE = "p[first + k * S] = expf(logits[first + k * S]) / (sum * expf(largest))"
+# More of them are in test_bug_zoo.py.
 # Kernel or function, its text, the text instead; which kernel is blamed, what is said with {} for a line, that line.
 BUGS = {
     "no barrier": (
@@ -87,60 +87,20 @@ BUGS = {
         ("conv2d_backward_weight", r"a race: .* partial\[\d+\] at .* at {}; no .*__syncthreads\(\) stands between"),
         "total += partial",
     ),
-    "a barrier that some do not reach": (
-        ("block_sum", "__syncthreads();", "if (mine != 0.0f) __syncthreads();"),
-        ("conv2d_backward_weight", r"of 64 threads \d+ wait at __syncthreads, {} "),
-        "if (mine != 0.0f)",
-    ),
-    "a sum without an owner": (
-        ("conv2d_backward_bias", "if (threadIdx.x == 0) dbias[o] = total;", "dbias[o] += total;"),
-        ("conv2d_backward_bias", r"(reads|writes) dbias\[\d\] at {}"),
-        "dbias[o] += total",
-    ),
     "a sum in whatever order": (
         ("conv2d_backward_bias", "dbias[o] = total;", "dbias[o] = 0.0f; __syncthreads(); atomicAdd(&dbias[o], sum);"),
         ("conv2d_backward_bias", r"dbias depends on the order of threads: \S+ or \S+ at \[\d\], stored by .*{}$"),
         "atomicAdd",
-    ),
-    "all write one element": (
-        ("add_backward", "da[element] = scale", "da[element / 2] = scale"),
-        ("add_backward", r"a race: thread .* writes da\[\d+\] at {}, and thread .* wrote it at {}; no"),
-        "da[element / 2]",
     ),
     "blocks in each other's way": (
         ("relu_backward", "dx[element] = y[element] > 0.0f", "dx[element % 256] = y[element] > 0.0f"),
         ("relu_backward", r"a race: .* writes dx\[\d+\] at {}, .* wrote .* at {}; nothing orders blocks"),
         "dx[element % 256]",
     ),
-    "an index past the end": (
-        ("max_pool2d_forward", "+ j * stride + v;", "+ j * stride + v + size - 1;"),
-        ("max_pool2d_forward", r"reads x\[(\d+)\] \(x has \1 elements\) at {}"),
-        "float value = plane[candidate]",
-    ),
-    "no guard": (
-        ("adam_step", "if (element >= count) return;", ""),
-        ("adam_step", r"reads \w+\[(\d+)\] \(\w+ has \1 elements\) at {}"),
-        "float gradient =",
-    ),
-    "an accumulator that begins with what was there": (
-        ("conv_transpose2d_forward", "float sum = bias[o];", "float sum = y[element];"),
-        ("conv_transpose2d_forward", r"reads y\[0\] at {}, which no thread has written"),
-        "float sum = y[element]",
-    ),
     "an element left out": (
         ("gather_normalise", "element >= N * S", "element >= N * S - 1"),
         ("gather_normalise", r"batch: no kernel wrote element \d+ of an array"),
         None,
-    ),
-    "an unstable softmax": (
-        ("softmax", "p[first + k * S] = expf(logits[first + k * S] - largest) / sum", UNSTABLE),
-        ("softmax", r"at {}"),
-        "p[first + k * S] =",
-    ),
-    "boxes of the next picture": (
-        ("compose_m2nist_draw", "+ element / (WIDTH * HEIGHT) * 9", "+ (element / (WIDTH * HEIGHT) + 1) * 9"),
-        ("compose_m2nist_draw", r"reads boxes\[\d+\] \(boxes has \d+ elements\) at {}"),
-        "int digit = picture[k * 3]",
     ),
 }  # fmt: skip
 

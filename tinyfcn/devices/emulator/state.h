@@ -45,8 +45,6 @@ struct Launch {
     int stopped;                  // so
 };
 
-struct Thread;
-
 extern Launch* launch;
 extern int thread_count;  // of this launch's blocks
 extern int current;       // the thread that runs now
