@@ -153,65 +153,57 @@ void let_go() {
 #endif
 }
 
-// What the compiler hands to the __ubsan_handle functions.
-struct Place {
-    const char* file;
-    unsigned line, column;
-};
+// What the compiler hands to the __ubsan_handle functions: all begin like this.
 struct Type {
     unsigned short kind, info;  // of an integer: info & 1, whether it is signed; info / 2, the logarithm of its bits
     char name[1];               // in quotes: 'float [64]'
 };
-struct Operation {
-    Place place;
-    Type* type;
-};
-struct Index {
-    Place place;
-    Type *array, *index;
+struct Case {
+    const char* file;
+    unsigned line, column;
+    const Type *type, *other;
 };
 
-static long long integer(const Type* type, size_t value) {
-    return type->info >> 1 == 5 && type->info & 1 ? static_cast<int>(value) : static_cast<long long>(value);
-}
-
-[[noreturn]] static void stop_at(const Place& place) {
-    say(" at %s:%u", place.file, place.line);
+[[noreturn]] __attribute__((format(printf, 2, 3))) static void stop(const Case* at, const char* format, ...) {
+    char text[512];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    say_thread(text);
+    say("at %s:%u", at->file, at->line);
     leave();
 }
 
-static void overflow(const Operation* where, size_t a, const char* sign, size_t b) {
-    say_thread("computes");
-    say("%lld %s %lld, which overflows %s,", integer(where->type, a), sign, integer(where->type, b), where->type->name);
-    stop_at(where->place);
+static long long number(const Type* type, size_t value) {
+    return type->info >> 1 == 5 && type->info & 1 ? static_cast<int>(value) : static_cast<long long>(value);
+}
+
+static void overflow(const Case* at, size_t a, char sign, size_t b) {
+    const Type* type = at->type;
+    stop(at, "computes %lld %c %lld, which overflows %s,", number(type, a), sign, number(type, b), type->name);
 }
 
 extern "C" {
-void __ubsan_handle_out_of_bounds(Index* where, size_t index) {
-    say_thread("uses");
-    say("the index %lld of an array of type %s", integer(where->index, index), where->array->name);
-    stop_at(where->place);
+void __ubsan_handle_add_overflow(Case* at, size_t a, size_t b) { overflow(at, a, '+', b); }
+void __ubsan_handle_sub_overflow(Case* at, size_t a, size_t b) { overflow(at, a, '-', b); }
+void __ubsan_handle_mul_overflow(Case* at, size_t a, size_t b) { overflow(at, a, '*', b); }
+void __ubsan_handle_negate_overflow(Case* at, size_t a) { overflow(at, 0, '-', a); }
+void __ubsan_handle_divrem_overflow(Case* at, size_t a, size_t b) {
+    stop(at, "divides %lld by %lld", number(at->type, a), number(at->type, b));
 }
-void __ubsan_handle_type_mismatch_v1(Operation* where, void* address) {
-    say_thread("takes");
-    say("a %s from the address of ", where->type->name);
+void __ubsan_handle_shift_out_of_bounds(Case* at, size_t a, size_t b) {
+    stop(at, "shifts %lld, of type %s, by %lld bits", number(at->type, a), at->type->name, number(at->other, b));
+}
+void __ubsan_handle_out_of_bounds(Case* at, size_t index) {
+    stop(at, "uses the index %lld of an array of type %s", number(at->other, index), at->type->name);
+}
+void __ubsan_handle_type_mismatch_v1(Case* at, void* address) {
+    say_thread("takes a");
+    say("%s from the address of ", at->type->name);
     say_element(address);
-    say(", which is not a multiple of its size,");
-    stop_at(where->place);
-}
-void __ubsan_handle_add_overflow(Operation* where, size_t a, size_t b) { overflow(where, a, "+", b); }
-void __ubsan_handle_sub_overflow(Operation* where, size_t a, size_t b) { overflow(where, a, "-", b); }
-void __ubsan_handle_mul_overflow(Operation* where, size_t a, size_t b) { overflow(where, a, "*", b); }
-void __ubsan_handle_negate_overflow(Operation* where, size_t a) { overflow(where, 0, "-", a); }
-void __ubsan_handle_shift_out_of_bounds(Index* where, size_t a, size_t b) {
-    say_thread("shifts");
-    say("%lld, of type %s, by %lld bits", integer(where->array, a), where->array->name, integer(where->index, b));
-    stop_at(where->place);
-}
-void __ubsan_handle_divrem_overflow(Operation* where, size_t a, size_t b) {
-    say_thread("divides");
-    say("%lld by %lld", integer(where->type, a), integer(where->type, b));
-    stop_at(where->place);
+    say(", which is not a multiple of its size, at %s:%u", at->file, at->line);
+    leave();
 }
 }
 
