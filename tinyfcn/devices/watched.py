@@ -26,7 +26,7 @@ class Watched(Emulator):
         self.launches: list[tuple[Kernel, list[Any]]] = []
 
     def _launch(self, kernel: Kernel, grid: Any, block: Any, arguments: list[Any], shared_bytes: int) -> None:
-        self._file(kernel)  # one that does not compile is a KernelError, and no finding
+        self._library(kernel)  # one that does not compile is a KernelError, and no finding
         self.launches.append((kernel, arguments))
         try:
             super()._launch(kernel, grid, block, arguments, shared_bytes)

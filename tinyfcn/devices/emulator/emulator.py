@@ -3,10 +3,8 @@
 import ctypes
 import math
 import mmap
-import re
-import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,15 @@ import numpy as np
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device
-from tinyfcn.devices.emulator import binary, build
-from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.devices.emulator import build
+from tinyfcn.devices.emulator.library import CANNOT_TELL, ORDERS, Library
+from tinyfcn.errors import KernelError
 
 MODES = ("trap", "check")
-ORDERS = ("forward", "reverse", "random")  # numbered as in state.h
 PRECISIONS = ("single", "double")
 
 NAN_BYTE = 0xFF  # a float of any width whose bits are all set is a NaN
 UNWRITTEN_BYTE = 0xA5  # an integer array starts as 0xA5A5...: -1515870811 as int32, 165 as uint8
-CANNOT_TELL = -1  # of bytes, 165 may be a value like any other
 
 MAX_BLOCKS = 1 << 28  # of a launch, which would take minutes even if they did nothing
 MAX_SHARED = 48 * 1024  # bytes a kernel may ask for at launch without opting in to more, as floats
@@ -34,46 +31,6 @@ ALIGNMENT = 16  # of an array's beginning, for vector loads
 # A library's launch keeps its state in static variables, so there is one launch at a time.
 _one_launch = threading.Lock()
 
-_SHORT = {"unsigned": "unsigned int", "uint": "unsigned int", "uchar": "unsigned char"}
-
-# As in shadow.cpp.
-_ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), ("kind", "i2"), ("code", "u8")]
-_RECORD = np.dtype([(kind, np.dtype(_ACCESS, align=True), 4) for kind in ("reads", "writes", "atomics")])
-
-
-class _Region(ctypes.Structure):
-    """As in state.h."""
-
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("start", ctypes.c_void_p),
-        ("bytes", ctypes.c_size_t),
-        ("unit", ctypes.c_uint),
-        ("unwritten", ctypes.c_int),
-        ("shared", ctypes.c_int),
-        ("records", ctypes.c_void_p),
-    ]
-
-
-class _Launch(ctypes.Structure):
-    """As in state.h."""
-
-    _fields_ = [
-        ("kernel", ctypes.c_void_p),
-        ("arguments", ctypes.c_void_p),
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("shared_bytes", ctypes.c_uint),
-        ("order", ctypes.c_int),
-        ("seed", ctypes.c_uint),
-        ("check", ctypes.c_int),
-        ("stoppable", ctypes.c_int),
-        ("regions", ctypes.c_void_p),
-        ("region_count", ctypes.c_int),
-        ("accesses", ctypes.c_ulonglong),
-        ("stopped", ctypes.c_int),
-    ]
-
 
 @dataclass
 class Statistics:
@@ -82,44 +39,6 @@ class Statistics:
     launches: int = 0
     threads: int = 0
     accesses: int = 0
-
-
-class _KernelFile:
-    """A kernel file, compiled and loaded."""
-
-    def __init__(self, operation: str, kernels: Path, check: bool, double: bool) -> None:
-        self.path = build.library(operation, kernels, check, double)
-        try:
-            library = ctypes.CDLL(str(self.path))
-        except OSError as error:
-            raise DeviceError(f"cannot load {self.path}: {error}; delete it, or set TINYFCN_CACHE elsewhere") from None
-        self.launch = library.emulator_launch
-        self.launch.restype = ctypes.c_char_p
-        self.types = binary.shared_types(kernel_source.read(operation, kernels))
-        offsets, self.variables = binary.symbols(self.path, frozenset(self.types))
-        self.kernels = {name: _address(getattr(library, f"kernel_{name}")) for name in offsets}
-        self.base = next((self.kernels[name] - offset for name, offset in offsets.items()), 0)
-
-    def memory(self, shared_bytes: int, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[Any, ...]]:
-        """The kernels' own variables, then the launch's dynamic shared memory, in the order of _Region's fields."""
-        for v in self.variables:
-            name, unit = _elements(v.name, self.types.get(v.name, set()), dtypes)
-            yield name.encode(), self.base + v.address, v.bytes, unit, CANNOT_TELL, v.is_shared
-        dynamic = {name: {t[7:] for t in types if t.startswith("extern ")} for name, types in self.types.items()}
-        dynamic = {name: types for name, types in dynamic.items() if types}
-        if shared_bytes or dynamic:  # of no bytes too, so that what a launch forgot to ask for has a name
-            name, unit = _elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
-            yield name.encode(), None, shared_bytes, unit, CANNOT_TELL, True
-
-
-def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tuple[str, int]:
-    """How to name the elements of memory declared under these types, and their bytes: of a float4 the floats, and the
-    bytes alone where there are several types or unknown ones."""
-    scalars = {re.sub(r"(?<=[a-z])[234]$", "", type_) for type_ in types}
-    scalar = _SHORT.get(*scalars, *scalars) if len(scalars) == 1 else ""
-    if scalar not in dtypes:
-        return f"(char*){name}", 1
-    return name if types == scalars else f"({scalar}*){name}", dtypes[scalar].itemsize
 
 
 class Emulator(Device):
@@ -154,11 +73,11 @@ class Emulator(Device):
                 raise ValueError(f"no {what} named {given!r}; there are {', '.join(known)}")
         build.compiler()
         self.check, self.double = mode == "check", precision == "double"
-        self.order, self.seed = ORDERS.index(order), seed
+        self.order, self.seed = order, seed
         if self.double:
             self.dtypes = {**self.dtypes, "float": np.dtype(np.float64)}
         self.statistics = {name: Statistics() for name in self._declared}
-        self._files: dict[str, _KernelFile] = {}
+        self._libraries: dict[str, Library] = {}
         # In check mode: which kernel was given an array to write last, and what instruction wrote each element.
         self._writers: dict[int, tuple[kernel_source.Kernel, np.ndarray]] = {}
 
@@ -191,8 +110,8 @@ class Emulator(Device):
         kernel, codes = self._writers.get(array.ctypes.data, (None, None))
         if kernel is None or index >= len(codes) or not codes[index]:
             return None
-        file = self._file(kernel)
-        return f"{kernel.name} at {binary.line(file.path, f'{codes[index] - file.base:x}')}"
+        library = self._library(kernel)
+        return f"{kernel.name} at {library.line(f'{codes[index] - library.base:x}')}"
 
     def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array that ends where memory begins that must not be touched."""
@@ -220,63 +139,35 @@ class Emulator(Device):
         limit = MAX_SHARED * (1 + self.double)
         if shared_bytes > limit:
             raise KernelError(f"{kernel.name}: {shared_bytes} bytes of dynamic shared memory are more than {limit}")
-        file = self._file(kernel)
-        # A kernel takes an array's address or a number; the launch wants a pointer to each.
-        values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
-        pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
-        arrays = {p: a for p, a in zip(kernel.parameters, arguments, strict=True) if p.is_array}
-        memory = [
-            (p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _unwritten(a.dtype), False)
-            for p, a in arrays.items()
-        ]
-        memory += file.memory(shared_bytes, self.dtypes)
-        shadows = [np.zeros(-(-size // unit) if self.check else 0, _RECORD) for _, _, size, unit, _, _ in memory]
-        regions = (_Region * len(memory))(
-            *(_Region(*of, shadow.ctypes.data) for of, shadow in zip(memory, shadows, strict=True))
-        )
-        launch = _Launch(
-            file.kernels[kernel.name],
-            ctypes.addressof(pointers),
-            grid,
-            block,
-            shared_bytes,
-            self.order,
-            self.seed,
-            self.check,
-            signal.getsignal(signal.SIGINT) is signal.default_int_handler,  # or Ctrl-C is somebody else's
-            ctypes.addressof(regions),
-            len(regions),
-        )
+        arrays = [(p, a) for p, a in zip(kernel.parameters, arguments, strict=True) if p.is_array]
+        memory = [(p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _unwritten(a.dtype), False) for p, a in arrays]
+        memory += self._library(kernel).memory(shared_bytes, self.dtypes)
+        settings = self.order, self.seed, self.check
         with _one_launch:
-            message = file.launch(ctypes.byref(launch)).decode()
+            outcome = self._library(kernel).launch(kernel.name, grid, block, arguments, shared_bytes, memory, *settings)
         statistics = self.statistics[kernel.name]
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)
-        statistics.accesses += launch.accesses
+        statistics.accesses += outcome.accesses
         if self.check:
-            for (parameter, array), shadow in zip(arrays.items(), shadows, strict=False):
+            for (parameter, array), record in zip(arrays, outcome.records, strict=False):
                 if not parameter.is_const:
-                    writes, atomics = shadow["writes"][:, 0], shadow["atomics"][:, 0]
+                    writes, atomics = record["writes"][:, 0], record["atomics"][:, 0]
                     codes = np.where(writes["block"] > 0, writes["code"], atomics["code"])
                     self._writers[array.ctypes.data] = kernel, codes
-        if message:
-            told = re.sub("<([0-9a-f,]+)>", lambda found: binary.line(file.path, found[1]), message)
-            error = KeyboardInterrupt if launch.stopped else KernelError
-            raise error(f"{kernel.name} in {kernel.operation}.cu: {told}")
+        if outcome.message:
+            error = KeyboardInterrupt if outcome.stopped else KernelError
+            raise error(f"{kernel.name} in {kernel.operation}.cu: {outcome.message}")
 
-    def _file(self, kernel: kernel_source.Kernel) -> _KernelFile:
-        if kernel.operation not in self._files:
-            self._files[kernel.operation] = _KernelFile(kernel.operation, self.kernels, self.check, self.double)
-        return self._files[kernel.operation]
+    def _library(self, kernel: kernel_source.Kernel) -> Library:
+        if kernel.operation not in self._libraries:
+            self._libraries[kernel.operation] = Library(kernel.operation, self.kernels, self.check, self.double)
+        return self._libraries[kernel.operation]
 
 
 def _unwritten(dtype: np.dtype) -> int:
     """The byte that all bytes of an element are which nobody wrote."""
     return NAN_BYTE if dtype.kind == "f" else UNWRITTEN_BYTE if dtype.itemsize >= 4 else CANNOT_TELL
-
-
-def _address(function: Any) -> int:
-    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def _forbid(address: int, size: int) -> None:

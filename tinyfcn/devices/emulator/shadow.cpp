@@ -32,7 +32,7 @@ enum Nearness { THREAD, WARP, BLOCK, GRID };
 
 // Of the reads, the writes and the atomics: the last, and the last by another lane, another warp, another block than
 // that one. If any of all races with an access then one of these does (but for lanes that wait in parts of a warp). The
-// same fields in emulator.py.
+// same fields in library.py.
 struct Record {
     Access last[3][4];
 };

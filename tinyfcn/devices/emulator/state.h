@@ -17,7 +17,7 @@ constexpr int MAX_THREADS = 1024;  // in a block, on every GPU
 
 struct Record;
 
-// Memory that a kernel may use: an argument, or a shared variable. A ctypes.Structure of emulator.py.
+// Memory that a kernel may use: an argument, or a shared variable. A ctypes.Structure of library.py.
 struct Region {
     const char* name;
     char* start;     // null: the dynamic shared memory
@@ -30,7 +30,7 @@ struct Region {
 
 enum Order { FORWARD, REVERSE, RANDOM };
 
-// All that a launch is. A ctypes.Structure of emulator.py.
+// All that a launch is. A ctypes.Structure of library.py.
 struct Launch {
     void (*kernel)(void** arguments);
     void** arguments;
@@ -60,7 +60,7 @@ bool is_index(const void* address);  // threadIdx and its like
 
 // faults.cpp
 __attribute__((format(printf, 1, 2))) void say(const char* format, ...);
-void say_line(const void* code);  // as an offset in this library, which lines.py turns into a file's line
+void say_line(const void* code);  // as an offset in its library, which library.py turns into a file's line
 void say_element(const void* address);
 const Region* nearest_region(const char* address);
 void catch_faults();  // until let_go
