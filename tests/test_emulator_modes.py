@@ -146,6 +146,21 @@ extern "C" __global__ void one_of_two_branches(float* y, const float* x, int n) 
     else
         y[threadIdx.x + n] = x[threadIdx.x] * 2;  // here
 }
+extern "C" __global__ void one_place_in_two_branches(float* y, const float* x, int n) {
+    if (x[threadIdx.x] > 2) {
+        y[threadIdx.x + n] = x[threadIdx.x] * 2;
+    } else {
+        y[threadIdx.x + n] = x[threadIdx.x] * 3;  // here
+    }
+}
+extern "C" __global__ void one_store_in_two_branches(float* y, const float* x, int n) {
+    if (x[threadIdx.x] > 2) {
+        y[threadIdx.x] = 0;
+        y[threadIdx.x + n] = x[threadIdx.x];
+    } else {
+        y[threadIdx.x + n] = x[threadIdx.x];  // here
+    }
+}
 extern "C" __global__ void filled_too_far(float* y, const float* x, int n) {
     __shared__ float tile[64];
     if (threadIdx.x == 0) memset(tile, 0, (64 + n) * sizeof(float));  // here
@@ -154,6 +169,10 @@ extern "C" __global__ void filled_too_far(float* y, const float* x, int n) {
 }
 extern "C" __global__ void wrapped_round(float* y, const float* x, int n) {
     y[threadIdx.x] = x[threadIdx.x - (unsigned)n];  // here
+}
+extern "C" __global__ void no_array_at_all(float* y, const float* x, int n) {
+    const float* nowhere = n > 0 ? nullptr : x;
+    y[threadIdx.x] = nowhere[threadIdx.x];  // here
 }
 extern "C" __global__ void int_of_a_large_number(float* y, const float* x, int n) {
     y[threadIdx.x] = (int)(x[0] * 1e12f);  // here
@@ -255,8 +274,11 @@ SAYS: dict[str, tuple[int, int, str | None, str]] = {
         None, rf"thread \(1,0,0\) updates by an atomic total\[0\].*thread \(0,0,0\) wrote it.*{BETWEEN_LANES}"),
     "nothing_compared": (1, 1, None, r"thread \(0,0,0\) reads tile\[0\] at \S+, which no thread has written"),
     "one_of_two_branches": (256, 1, r"touches y\[256\]", r"thread \(0,0,0\) writes y\[256\]"),
+    "one_place_in_two_branches": (256, 1, r"touches y\[256\]", r"thread \(0,0,0\) writes y\[256\]"),
+    "one_store_in_two_branches": (256, 1, r"touches y\[256\]", r"thread \(0,0,0\) writes y\[256\]"),
     "filled_too_far": (1, 1, None, r"thread \(0,0,0\) writes tile\[64\] \(tile has 64 elements\)"),
     "wrapped_round": (1, 1, *[r"thread \(0,0,0\) \w+ an address far from all its arrays"] * 2),
+    "no_array_at_all": (1, 1, *[r"thread \(0,0,0\) \w+ an address far from all its arrays \(a null pointer"] * 2),
     "int_of_a_large_number": (1, 1, None, "makes an int of a number that none holds, at"),
     "shared_not_filled": (63, 1, None, r"thread \(63,0,0\) reads tile\[63\] at \S+, which no thread has written"),
     "filled_by_another_block": (0, 2, None, r"reads tile\[0\] at \S+, which no thread has written; in block \(1,0,0\)"),
@@ -425,9 +447,8 @@ extern "C" __global__ void read_by_one_alone(float* y, const float* x, int n) {
 }
 extern "C" __global__ void filled_and_copied(float* y, const float* x, int n) {
     __shared__ float tile[64];
-    if (threadIdx.x == 0) memset(tile, 0, sizeof tile);
-    __syncthreads();
-    if (threadIdx.x == 32) memcpy(tile, x, 8 * sizeof(float));
+    if (threadIdx.x == 0) memset(tile + n, 0, sizeof tile - n * sizeof(float));
+    if (threadIdx.x == 32) memcpy(tile, x, n * sizeof(float));
     __syncthreads();
     y[threadIdx.x] = tile[63 - threadIdx.x];
 }
@@ -455,7 +476,14 @@ extern "C" __global__ void infinities(float* y, const float* x, int n) {
     y[threadIdx.x] = e > 1e30f ? logf(e) : e - 1;
 }
 """
-RIGHT_N = {"two_tiles_in_turn": 5, "read_by_one_alone": 7, "reversed": 3, "atomics": 7, "own_arrays": 4}
+RIGHT_N = {
+    "filled_and_copied": 8,
+    "two_tiles_in_turn": 5,
+    "read_by_one_alone": 7,
+    "reversed": 3,
+    "atomics": 7,
+    "own_arrays": 4,
+}
 
 
 @pytest.mark.parametrize("kernel", re.findall(r"void (\w+)\(", RIGHT))
@@ -679,6 +707,7 @@ def test_ctrl_c_ends_a_kernel_that_does_not_end(tmp_path: Path, kernel: str, mod
 def test_ctrl_c_is_left_to_a_handler_that_somebody_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training has one, which lets the step at hand finish."""
     device = Emulator(folder_with(tmp_path, endless=ENDLESS.replace("x[0] * 0", "1.0f")))
+    launch(device, "endless", 0)
     handled: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: handled.append(number))
     try:

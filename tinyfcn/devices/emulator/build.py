@@ -35,10 +35,7 @@ KERNEL_FLAGS = shlex.split(
     "-Werror=uninitialized -fstack-clash-protection -fno-optimize-sibling-calls"
 )
 # No access moves away from its line, or from under its `if` (clang does not know these).
-GCC_FLAGS = shlex.split(
-    "-Werror=maybe-uninitialized -fno-schedule-insns2 -fno-tree-loop-im -fno-tree-sink -fno-tree-tail-merge "
-    "-fno-crossjumping"
-)
+GCC_FLAGS = shlex.split("-Werror=maybe-uninitialized -fno-schedule-insns2 -fno-tree-loop-im -fno-tree-sink")
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
 

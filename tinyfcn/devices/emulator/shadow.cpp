@@ -123,7 +123,7 @@ static void say_access(const Access& now, const char* address) {
 }
 
 static bool never_written(const Region& region, const char* element, const Record& record) {
-    if (record.last[WRITE][0].block || record.last[ATOMIC][0].block) return false;
+    if (record.last[WRITE][0].block) return false;
     if (region.shared) return true;
     if (region.unwritten < 0) return false;
     for (unsigned byte = 0; byte < region.unit; byte++)
