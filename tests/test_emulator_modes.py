@@ -338,6 +338,12 @@ def test_what_is_wrong_is_said_with_the_line(wrong: Path, kernel: str, mode: str
     launch(device, "past_a_local_array", 3)  # the next launch is sound
 
 
+@pytest.mark.parametrize("mode", ["trap", "check"])
+def test_an_index_may_be_wrong_by_millions(wrong: Path, mode: str) -> None:
+    with pytest.raises(KernelError, match=r"x\[3000000\] \(x has 256 elements\)"):
+        launch(Emulator(wrong, mode), "far_away", 3_000_000)
+
+
 def test_every_wrong_kernel_is_looked_at() -> None:
     assert set(re.findall(r"void (\w+)\(", WRONG)) == {*SAYS}
 

@@ -109,7 +109,7 @@ class Library:
         # A kernel takes an array's address or a number; the launch wants a pointer to each.
         values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
-        records = [np.zeros(-(-size // unit) if check else 0, RECORD) for _, _, size, unit, _, _ in memory]
+        records = [np.zeros(size // unit if check else 0, RECORD) for _, _, size, unit, _, _ in memory]
         regions = (_Region * len(memory))(
             *(_Region(*of, record.ctypes.data) for of, record in zip(memory, records, strict=True))
         )
