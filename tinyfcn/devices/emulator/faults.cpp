@@ -57,14 +57,17 @@ static long offset(const void* code) {
 
 void say_line(const void* code) { say("<%lx>", offset(code)); }
 
-// The region that an address lies in, or, if it lies in none, the one that it missed by least.
+// The region that an address lies in, or, if it lies in none, the one that it missed by least. What lies between two
+// arrays is put there behind the first: to miss the second, an index must be negative, which few are by much.
 const Region* nearest_region(const char* address) {
     const Region* nearest = nullptr;
     size_t least = SIZE_MAX;
     for (int r = 0; r < launch->region_count; r++) {
         const Region& region = launch->regions[r];
         const char* end = region.start + region.bytes;
-        const size_t missed = address < region.start ? region.start - address : address < end ? 0 : address - end + 1;
+        const size_t missed = address < region.start ? (region.start - address) * 256
+                              : address < end        ? 0
+                                                     : address - end + 1;
         if (missed < least) {
             least = missed;
             nearest = &region;
