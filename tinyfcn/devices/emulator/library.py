@@ -209,4 +209,4 @@ def _said(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise DeviceError(f"the emulator needs {command[0]}, of binutils, and it failed: {error}") from None
+        raise DeviceError(f"the emulator needs {command[0]} (apt install binutils), and it failed: {error}") from None
