@@ -702,7 +702,7 @@ extern "C" __global__ void endless_barriers(float* y, const float* x, int n) {
 def test_ctrl_c_ends_a_kernel_that_does_not_end(tmp_path: Path, kernel: str, mode: str) -> None:
     device = Emulator(folder_with(tmp_path, endless=ENDLESS), mode)
     launch(device, kernel, 0)
-    ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    ctrl_c = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
     ctrl_c.start()
     where = r" at endless\.cu:4; in block \(0,0,0\)" if kernel == "endless" else ""
     with pytest.raises(KeyboardInterrupt, match=f"{kernel} in endless.cu: stopped by Ctrl-C{where}"):
