@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_emulator import folder_with
 
-from tinyfcn.devices.emulator import Emulator, library
+from tinyfcn.devices.emulator import Emulator, emulator, library
 from tinyfcn.errors import KernelError
 
 # Each takes y (256 floats), x (256 floats from 0.5 to 1.5) and n. `// here` marks the line to be named, `// there` the
@@ -624,8 +624,9 @@ def test_structures_are_as_large_in_python_as_in_cpp(wrong: Path) -> None:
     device = Emulator(wrong)
     launch(device, "past_a_local_array", 3)
     (made,) = device._libraries.values()
-    sizes = (ctypes.c_size_t * 3).in_dll(ctypes.CDLL(str(made.path)), "emulator_sizes")
-    assert [*sizes] == [ctypes.sizeof(library._Launch), ctypes.sizeof(library._Region), library.RECORD.itemsize]
+    sizes = (ctypes.c_size_t * 5).in_dll(ctypes.CDLL(str(made.path)), "emulator_sizes")
+    structures = [ctypes.sizeof(library._Launch), ctypes.sizeof(library._Region), library.RECORD.itemsize]
+    assert [*sizes] == [*structures, 2 * emulator.MAX_SHARED, emulator.GUARD]
 
 
 def test_an_accumulator_without_a_first_value_does_not_compile(tmp_path: Path) -> None:

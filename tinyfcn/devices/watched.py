@@ -11,11 +11,11 @@ from tinyfcn.errors import KernelError
 
 
 class Found(KernelError):
-    """What check mode finds wrong with a kernel that compiles."""
+    """What check mode finds wrong with a kernel that compiles; `kernel` is its name, or "" where none is to blame."""
 
-    def __init__(self, kernel: str, text: str) -> None:
+    def __init__(self, kernel: Kernel | None, text: str) -> None:
         super().__init__(text)
-        self.kernel = kernel
+        self.kernel = kernel.name if kernel else ""
 
 
 class Watched(Emulator):
@@ -31,7 +31,7 @@ class Watched(Emulator):
         try:
             super()._launch(kernel, grid, block, arguments, shared_bytes)
         except KernelError as error:
-            raise Found(kernel.name, str(error)) from None
+            raise Found(kernel, str(error)) from None
 
     def copies(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Results on the host. Found, if a kernel left one unwritten."""
@@ -43,20 +43,13 @@ class Watched(Emulator):
                 raise Found(self.given_to(result), f"{name}: {error}") from None
         return copies
 
-    def given_to(self, array: np.ndarray) -> str:
-        """The last kernel that could write an array; "" if there is none."""
-        for kernel, arguments in reversed(self.launches):
-            for parameter, argument in zip(kernel.parameters, arguments, strict=True):
-                if argument is array and not parameter.is_const:
-                    return kernel.name
-        return ""
-
     def stored_by(self, array: np.ndarray, element: int) -> str:
         """The kernel and line that stored an element; and those of the arrays that this kernel read."""
         text = self.written_at(array, element)
         if text is None:
             return "no kernel"
-        kernel, arguments = next(launch for launch in reversed(self.launches) if launch[0].name == text.split()[0])
+        writer = self.given_to(array)
+        kernel, arguments = next(launch for launch in reversed(self.launches) if launch[0] is writer)
         for parameter, argument in zip(kernel.parameters, arguments, strict=True):
             source = self.written_at(argument, 0) if parameter.is_array and parameter.is_const else None
             text += f", from '{parameter.name}' stored by {source}" if source else ""

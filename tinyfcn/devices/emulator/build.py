@@ -94,18 +94,13 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def kernel_names(operation: str, kernels: Path) -> list[str]:
-    """The kernels in an operation's file."""
-    text = (kernels / f"{operation}.cu").read_text(encoding="utf-8")
-    return [kernel.name for kernel in kernel_source.parse(text, operation)]
-
-
 def translate(operation: str, kernels: Path, double: bool = False) -> str:
     """The C++ file for one kernel file. Each line keeps its number, for the compiler's messages.
 
     Inside namespaces, a kernel's functions may have names that the C library uses for its own.
     """
     text = kernel_source.read(operation, kernels)
+    exports = "".join(f"EMULATOR_EXPORT({kernel.name})\n" for kernel in kernel_source.parse(text, operation))
     for found in _DYNAMIC_SHARED.finditer(text):
         if text.count("{", 0, found.start()) == text.count("}", 0, found.start()):
             raise KernelError(
@@ -114,7 +109,6 @@ def translate(operation: str, kernels: Path, double: bool = False) -> str:
     text = _DYNAMIC_SHARED.sub(r"\1\2* \3 = reinterpret_cast<\2*>(emulator::dynamic_shared());", text)
     if double:
         text = _FLOAT_LITERAL.sub(r"\1", _FLOAT_FUNCTION.sub(r"\1", text))
-    exports = "".join(f"EMULATOR_EXPORT({name})\n" for name in kernel_names(operation, kernels))
     return f'#include "cuda_on_cpu.h"\nnamespace {{ namespace kernels {{\n{text}\n}} }}\n{exports}'
 
 

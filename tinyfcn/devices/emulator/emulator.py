@@ -98,12 +98,17 @@ class Emulator(Device):
         if self.check and byte != CANNOT_TELL:
             left = (copy.reshape(-1, 1).view(np.uint8) == byte).all(axis=1)
             if left.any():
-                kernel, _ = self._writers.get(array.ctypes.data, (None, None))
+                kernel = self.given_to(array)
                 text = f"no kernel wrote element {left.argmax()} of an array of shape {array.shape}"
                 if kernel:
                     text += f"; {kernel.name} at {kernel.operation}.cu:{kernel.line} was the last to be given it"
                 raise KernelError(text)
         return copy
+
+    def given_to(self, array: np.ndarray) -> kernel_source.Kernel | None:
+        """In check mode: the last kernel that could write an array, if there was one."""
+        kernel, _ = self._writers.get(array.ctypes.data, (None, None))
+        return kernel
 
     def written_at(self, array: np.ndarray, index: int) -> str | None:
         """ "conv2d_forward at conv2d.cu:57": who wrote an element (by its number) last, as far as check mode saw it."""
@@ -141,10 +146,11 @@ class Emulator(Device):
             raise KernelError(f"{kernel.name}: {shared_bytes} bytes of dynamic shared memory are more than {limit}")
         arrays = [(p, a) for p, a in zip(kernel.parameters, arguments, strict=True) if p.is_array]
         memory = [(p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _unwritten(a.dtype), False) for p, a in arrays]
-        memory += self._library(kernel).memory(shared_bytes, self.dtypes)
+        library = self._library(kernel)
+        memory += library.memory(shared_bytes)
         settings = self.order, self.seed, self.check
         with _one_launch:
-            outcome = self._library(kernel).launch(kernel.name, grid, block, arguments, shared_bytes, memory, *settings)
+            outcome = library.launch(kernel.name, grid, block, arguments, shared_bytes, memory, *settings)
         statistics = self.statistics[kernel.name]
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)
@@ -161,7 +167,8 @@ class Emulator(Device):
 
     def _library(self, kernel: kernel_source.Kernel) -> Library:
         if kernel.operation not in self._libraries:
-            self._libraries[kernel.operation] = Library(kernel.operation, self.kernels, self.check, self.double)
+            settings = self.check, self.double, self.dtypes
+            self._libraries[kernel.operation] = Library(kernel.operation, self.kernels, *settings)
         return self._libraries[kernel.operation]
 
 

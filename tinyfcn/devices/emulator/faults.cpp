@@ -22,8 +22,6 @@ namespace emulator {
 
 char message[2048];
 
-constexpr long FAR = 1 << 24;  // bytes; as far as the memory reaches that emulator.py puts behind each array
-
 static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGINT};  // the last is Ctrl-C's
 constexpr int SIGNAL_COUNT = sizeof SIGNALS / sizeof *SIGNALS;
 

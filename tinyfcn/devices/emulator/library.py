@@ -4,7 +4,7 @@ import ctypes
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -67,9 +67,11 @@ class _Launch(ctypes.Structure):
 
 
 class Library:
-    """A kernel file, compiled and loaded."""
+    """A kernel file, compiled and loaded. `dtypes`: of the types that its kernels name, as they are compiled."""
 
-    def __init__(self, operation: str, kernels: Path, check: bool, double: bool) -> None:
+    def __init__(
+        self, operation: str, kernels: Path, check: bool, double: bool, dtypes: Mapping[str, np.dtype]
+    ) -> None:
         self.path = build.library(operation, kernels, check, double)
         try:
             library = ctypes.CDLL(str(self.path))
@@ -77,21 +79,24 @@ class Library:
             raise DeviceError(f"cannot load {self.path}: {error}; delete it, or set TINYFCN_CACHE elsewhere") from None
         self._launch = library.emulator_launch
         self._launch.restype = ctypes.c_char_p
-        self.types = shared_types(kernel_source.read(operation, kernels))
-        offsets, self.variables = symbols(self.path, frozenset(self.types))
+        types = shared_types(kernel_source.read(operation, kernels))
+        offsets, variables = symbols(self.path, frozenset(types))
         self.kernels = {name: _address(getattr(library, f"kernel_{name}")) for name in offsets}
         self.base = next((self.kernels[name] - offset for name, offset in offsets.items()), 0)
-
-    def memory(self, shared_bytes: int, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[Any, ...]]:
-        """The kernels' own variables, then the launch's dynamic shared memory, in the order of _Region's fields."""
-        for v in self.variables:
-            name, unit = _elements(v.name, self.types.get(v.name, set()), dtypes)
-            yield name.encode(), self.base + v.address, v.bytes, unit, CANNOT_TELL, v.is_shared
-        dynamic = {name: {t[7:] for t in types if t.startswith("extern ")} for name, types in self.types.items()}
+        self._variables = []
+        for v in variables:
+            name, unit = _elements(v.name, types.get(v.name, set()), dtypes)
+            self._variables.append((name.encode(), self.base + v.address, v.bytes, unit, CANNOT_TELL, v.is_shared))
+        dynamic = {name: {t[7:] for t in all_ if t.startswith("extern ")} for name, all_ in types.items()}
         dynamic = {name: types for name, types in dynamic.items() if types}
-        if shared_bytes or dynamic:  # of no bytes too, so that what a launch forgot to ask for has a name
-            name, unit = _elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
-            yield name.encode(), None, shared_bytes, unit, CANNOT_TELL, True
+        self._dynamic = bool(dynamic), *_elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
+
+    def memory(self, shared_bytes: int) -> list[tuple[Any, ...]]:
+        """The kernels' own variables, then the launch's dynamic shared memory, in the order of _Region's fields."""
+        declared, name, unit = self._dynamic
+        if not (declared or shared_bytes):  # of no bytes too, so that what a launch forgot to ask for has a name
+            return self._variables
+        return [*self._variables, (name.encode(), None, shared_bytes, unit, CANNOT_TELL, True)]
 
     def launch(
         self,

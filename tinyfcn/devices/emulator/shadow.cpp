@@ -177,7 +177,7 @@ void touch(const void* address, size_t bytes, Kind kind, const void* code) {
 
 using namespace emulator;
 
-extern "C" const size_t emulator_sizes[] = {sizeof(Launch), sizeof(Region), sizeof(Record)};  // for a test
+extern "C" const size_t emulator_sizes[] = {sizeof(Launch), sizeof(Region), sizeof(Record), MAX_SHARED, FAR};  // for a test
 
 #define CALLER __builtin_return_address(0)
 #define HOOKS(bytes) \

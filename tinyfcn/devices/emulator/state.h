@@ -13,7 +13,9 @@ extern dim3 blockDim, gridDim;
 
 namespace emulator {
 
-constexpr int MAX_THREADS = 1024;  // in a block, on every GPU
+constexpr int MAX_THREADS = 1024;         // in a block, on every GPU
+constexpr size_t MAX_SHARED = 96 * 1024;  // bytes: 48 KiB of floats, widened to double
+constexpr long FAR = 1 << 24;             // bytes; as far as the memory reaches that emulator.py puts behind each array
 
 struct Record;
 

@@ -31,7 +31,6 @@ dim3 blockDim, gridDim;
 namespace emulator {
 
 constexpr size_t STACK_BYTES = 256 * 1024;  // taken from the machine only as far as it is used
-constexpr size_t MAX_SHARED = 96 * 1024;    // 48 KiB of floats, widened to double
 
 struct Fiber {
     jmp_buf registers;     // where it stopped
