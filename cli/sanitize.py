@@ -31,7 +31,7 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     \b
     tinyfcn sanitize
     tinyfcn sanitize conv2d                      all kernels of conv2d.cu
-    tinyfcn sanitize conv2d_forward --seeds 1000
+    tinyfcn sanitize conv2d_forward_naive --seeds 1000
     """
     declared, operations = kernel_source.kernels(KERNELS), kernel_source.operations(KERNELS)
     if kernel not in (None, *operations, *declared):

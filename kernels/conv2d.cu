@@ -14,10 +14,10 @@
 //   dbias          (O)                      out  (bias)
 //
 //   kernel                    grid                  block   global reads a thread      writes
-//   conv2d_forward            ceil(N*O*OH*OW/256)   256     2*C*KH*KW + 1              1
-//   conv2d_backward_input     ceil(N*C*H*W/256)     256     2*O*KH*KW / stride^2       1
-//   conv2d_backward_weight    O*C*KH*KW             64      2*N*OH*OW / 64             1 a block
-//   conv2d_backward_bias      O                     64      N*OH*OW / 64               1 a block
+//   conv2d_forward_naive            ceil(N*O*OH*OW/256)   256     2*C*KH*KW + 1              1
+//   conv2d_backward_input_naive     ceil(N*C*H*W/256)     256     2*O*KH*KW / stride^2       1
+//   conv2d_backward_weight_naive    O*C*KH*KW             64      2*N*OH*OW / 64             1 a block
+//   conv2d_backward_bias_naive      O                     64      N*OH*OW / 64               1 a block
 //
 // One row, kernel 3, stride 1, padding 1. Forward, an output asks which inputs it sees; backward, an input asks which
 // outputs saw it, and through which weight. Both only read what others wrote: no atomics, no races.
@@ -30,7 +30,7 @@
 //
 // Read next: conv_transpose2d.cu, the same two sums with forward and backward exchanged.
 
-extern "C" __global__ void conv2d_forward(const float* __restrict__ x, const float* __restrict__ weight,
+extern "C" __global__ void conv2d_forward_naive(const float* __restrict__ x, const float* __restrict__ weight,
                                           const float* __restrict__ bias, float* __restrict__ y, int N, int C, int H,
                                           int W, int O, int KH, int KW, int OH, int OW, int stride, int padding) {
     int element = thread_number();  // 0 .. N*O*OH*OW - 1, and the last block's surplus
@@ -52,7 +52,7 @@ extern "C" __global__ void conv2d_forward(const float* __restrict__ x, const flo
     y[element] = sum;
 }
 
-extern "C" __global__ void conv2d_backward_input(const float* __restrict__ dout, const float* __restrict__ weight,
+extern "C" __global__ void conv2d_backward_input_naive(const float* __restrict__ dout, const float* __restrict__ weight,
                                                  float* __restrict__ dx, int N, int C, int H, int W, int O, int KH,
                                                  int KW, int OH, int OW, int stride, int padding) {
     int element = thread_number();  // 0 .. N*C*H*W - 1, and the last block's surplus
@@ -77,7 +77,7 @@ extern "C" __global__ void conv2d_backward_input(const float* __restrict__ dout,
     dx[element] = sum;
 }
 
-extern "C" __global__ void conv2d_backward_weight(const float* __restrict__ dout, const float* __restrict__ x,
+extern "C" __global__ void conv2d_backward_weight_naive(const float* __restrict__ dout, const float* __restrict__ x,
                                                   float* __restrict__ dweight, int N, int C, int H, int W, int O,
                                                   int KH, int KW, int OH, int OW, int stride, int padding) {
     int v = blockIdx.x % KW;  // the block's number, 0 .. O*C*KH*KW - 1, is the weight's
@@ -99,7 +99,7 @@ extern "C" __global__ void conv2d_backward_weight(const float* __restrict__ dout
     if (threadIdx.x == 0) dweight[blockIdx.x] = total;
 }
 
-extern "C" __global__ void conv2d_backward_bias(const float* __restrict__ dout, float* __restrict__ dbias, int N,
+extern "C" __global__ void conv2d_backward_bias_naive(const float* __restrict__ dout, float* __restrict__ dbias, int N,
                                                 int O, int OH, int OW) {
     int o = blockIdx.x;  // 0 .. O - 1
     float sum = 0.0f;

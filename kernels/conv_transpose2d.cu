@@ -14,11 +14,11 @@
 //   dweight        (C,O,KH,KW)              out  (weight)
 //
 //   kernel                              grid                  block   global reads a thread             writes
-//   conv_transpose2d_forward            ceil(N*O*OH*OW/256)   256     2*C*KH*KW / stride^2 + 1          1
-//   conv_transpose2d_backward_input     ceil(N*C*H*W/256)     256     2*O*KH*KW                         1
-//   conv_transpose2d_backward_weight    C*O*KH*KW             64      2*N*H*W / 64                      1 a block
+//   conv_transpose2d_forward_naive            ceil(N*O*OH*OW/256)   256     2*C*KH*KW / stride^2 + 1          1
+//   conv_transpose2d_backward_input_naive     ceil(N*C*H*W/256)     256     2*O*KH*KW                         1
+//   conv_transpose2d_backward_weight_naive    C*O*KH*KW             64      2*N*H*W / 64                      1 a block
 //
-// The gradient of the bias is conv2d_backward_bias's: both add a bias to each channel of their output.
+// The gradient of the bias is conv2d_backward_bias_naive's: both add a bias to each channel of their output.
 //
 // One row, kernel 4, stride 2: every input stamps the kernel onto the output, each stamp 2 to the right of the last.
 // Written as a stamp, neighbours would add to one output at once; so each output gathers the stamps that cover it.
@@ -29,7 +29,7 @@
 //
 // In tinyfcn/networks/skip.py two of these bring 14x19 back to 64x84. Read next: softmax_cross_entropy.cu.
 
-extern "C" __global__ void conv_transpose2d_forward(const float* __restrict__ x, const float* __restrict__ weight,
+extern "C" __global__ void conv_transpose2d_forward_naive(const float* __restrict__ x, const float* __restrict__ weight,
                                                     const float* __restrict__ bias, float* __restrict__ y, int N,
                                                     int C, int H, int W, int O, int KH, int KW, int OH, int OW,
                                                     int stride, int padding) {
@@ -55,7 +55,7 @@ extern "C" __global__ void conv_transpose2d_forward(const float* __restrict__ x,
     y[element] = sum;
 }
 
-extern "C" __global__ void conv_transpose2d_backward_input(const float* __restrict__ dout,
+extern "C" __global__ void conv_transpose2d_backward_input_naive(const float* __restrict__ dout,
                                                            const float* __restrict__ weight, float* __restrict__ dx,
                                                            int N, int C, int H, int W, int O, int KH, int KW, int OH,
                                                            int OW, int stride, int padding) {
@@ -78,7 +78,7 @@ extern "C" __global__ void conv_transpose2d_backward_input(const float* __restri
     dx[element] = sum;
 }
 
-extern "C" __global__ void conv_transpose2d_backward_weight(const float* __restrict__ dout,
+extern "C" __global__ void conv_transpose2d_backward_weight_naive(const float* __restrict__ dout,
                                                             const float* __restrict__ x, float* __restrict__ dweight,
                                                             int N, int C, int H, int W, int O, int KH, int KW, int OH,
                                                             int OW, int stride, int padding) {

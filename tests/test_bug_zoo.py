@@ -167,7 +167,7 @@ ZOO: dict[str, list[Bug]] = {
         Bug("the last element has no thread", {"element >= count": "element >= count - 1"},
             "check", NOBODY, ("void add_backward(",)),  # what is missing has no line but its kernel's
     ],
-    "conv2d_forward": [
+    "conv2d_forward_naive": [
         Bug("the stride is forgotten", {"i * stride + u - padding": "i + u - padding"},
             "double", WRONG, ("y[element] = sum;",)),
         Bug("the weight's channels are swapped", {"weight[((o * C + c)": "weight[((c * O + o)"},
@@ -177,7 +177,7 @@ ZOO: dict[str, list[Bug]] = {
         Bug("height and width are swapped", {"* H + h) * W + w]": "* W + h) * H + w]"},
             "check", OUTSIDE, ("* W + h) * H + w]",), "memcheck"),
     ],
-    "conv2d_backward_input": [
+    "conv2d_backward_input_naive": [
         Bug("an output's thread adds to the inputs that it saw, and so do others",
             {"int element ... dx[element] = sum;": """\
     for (int element = thread_number(); element < N * O * OH * OW; element += gridDim.x * blockDim.x) {
@@ -195,7 +195,7 @@ ZOO: dict[str, list[Bug]] = {
         Bug("the stride less one, which may be 0", {"row % stride != 0": "row % (stride - 1) != 0"},
             "trap", "divides", ("row % (stride - 1) != 0",)),
     ],
-    "conv2d_backward_weight": [
+    "conv2d_backward_weight_naive": [
         Bug("all threads of a block add to one weight",
             {"float total = block_sum(sum);": "",
              "if (threadIdx.x == 0) dweight[blockIdx.x] = total;": "dweight[blockIdx.x] += sum;"},
@@ -206,9 +206,9 @@ ZOO: dict[str, list[Bug]] = {
             {"float sum = 0.0f;": "if (threadIdx.x >= N * OH * OW) return;\nfloat sum = 0.0f;"},
             "trap", "have exited", ("__syncthreads();  // until every thread",), "synccheck"),
     ],
-    "conv2d_backward_bias": [
+    "conv2d_backward_bias_naive": [
         Bug("written by a thread that is not there", {"threadIdx.x == 0": "threadIdx.x == SUM_THREADS"},
-            "check", NOBODY, ("void conv2d_backward_bias(",)),
+            "check", NOBODY, ("void conv2d_backward_bias_naive(",)),
         Bug("a block goes on from what the block before it has written",
             {"dbias[o] = total;": "dbias[o] = o > 0 ? dbias[o - 1] + total : total;"},
             "check", "nothing orders blocks", ("dbias[o - 1] + total",)),
@@ -233,7 +233,7 @@ ZOO: dict[str, list[Bug]] = {
     if (atomicExch(&written, 1) == 0) dbias"""},
             "order", ORDER, ("dbias[o] = total;",)),
     ],
-    "conv_transpose2d_forward": [
+    "conv_transpose2d_forward_naive": [
         Bug("every input stamps the kernel onto the output, over what others stamp",
             {"int element ... y[element] = sum;": """\
     for (int element = thread_number(); element < N * C * H * W; element += gridDim.x * blockDim.x) {
@@ -253,13 +253,13 @@ ZOO: dict[str, list[Bug]] = {
         Bug("the stamps of pixels left of the picture", {"column < 0 || ": ""},
             "check", OUTSIDE, ("* W + j] * weight",), "memcheck"),
     ],
-    "conv_transpose2d_backward_input": [
+    "conv_transpose2d_backward_input_naive": [
         Bug("a sum without a first value", {"float sum = 0.0f;": "float sum;"},
             "trap", "uninitialized", ("dx[element] = sum;",)),
         Bug("the weight is read as conv2d's", {"weight[((c * O + o)": "weight[((o * C + c)"},
             "double", WRONG, ("dx[element] = sum;",)),
     ],
-    "conv_transpose2d_backward_weight": [
+    "conv_transpose2d_backward_weight_naive": [
         Bug("one place too many", {"place < N * H * W": "place <= N * H * W"},
             "check", OUTSIDE, ("* dout[",), "memcheck"),
         Bug("all output channels write to the first one's weights",

@@ -258,8 +258,8 @@ def test_all_checks_in_double(double: Operations) -> None:
 # Kernel or function, precision, its text, the text instead; what is said of each result with {} for lines; these lines.
 NAMED = {
     "a number": (
-        ("conv2d_backward_bias", "double", "dbias[o] = total;", "dbias[o] = 2 * total;"),
-        {"dbias": r"dbias\[\d\] is \S+, should be \S+: stored by conv2d_backward_bias at {}$"},
+        ("conv2d_backward_bias_naive", "double", "dbias[o] = total;", "dbias[o] = 2 * total;"),
+        {"dbias": r"dbias\[\d\] is \S+, should be \S+: stored by conv2d_backward_bias_naive at {}$"},
         ["dbias[o] = 2"],
     ),
     "the number of a winner, not the gradient that follows it": (

@@ -100,7 +100,7 @@ def check_compose_draw(ops: Operations) -> None:
 # Kernel, or function of common.cuh -> its check, and (what is wrong, the kernel's text, the text instead).
 Bug = tuple[str, str, str]
 PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
-    "conv2d_forward": (
+    "conv2d_forward_naive": (
         check_conv2d_forward,
         [
             ("stride forgotten", "i * stride + u - padding", "i + u - padding"),
@@ -112,7 +112,7 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("last element left out", "element >= N * O * OH * OW", "element >= N * O * OH * OW - 1"),
         ],
     ),
-    "conv2d_backward_input": (
+    "conv2d_backward_input_naive": (
         check_conv2d_backward,
         [
             ("between strides too", "row % stride != 0 || ", ""),
@@ -122,7 +122,7 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("weight's channels swapped", "weight[((o * C + c)", "weight[((c * O + o)"),
         ],
     ),
-    "conv2d_backward_weight": (
+    "conv2d_backward_weight_naive": (
         check_conv2d_backward,
         [
             ("stride on the kernel", "i * stride + u - padding", "i + u * stride - padding"),
@@ -132,7 +132,7 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("first column left out", "w < 0 ||", "w < 1 ||"),
         ],
     ),
-    "conv2d_backward_bias": (
+    "conv2d_backward_bias_naive": (
         check_conv2d_backward,
         [
             ("not written", "if (threadIdx.x == 0) dbias[o] = total;", ""),
@@ -140,7 +140,7 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("pictures and channels mixed up", "(n * O + o)", "(n + o)"),
         ],
     ),
-    "conv_transpose2d_forward": (
+    "conv_transpose2d_forward_naive": (
         check_conv_transpose2d_forward,
         [
             ("between strides too", " || column % stride != 0", ""),
@@ -150,7 +150,7 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("weight as conv2d's", "weight[((c * O + o)", "weight[((o * C + c)"),
         ],
     ),
-    "conv_transpose2d_backward_input": (
+    "conv_transpose2d_backward_input_naive": (
         check_conv_transpose2d_backward,
         [
             ("stride forgotten", "i * stride + u - padding", "i + u - padding"),
@@ -158,7 +158,7 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("last channel left out", "o < O;", "o < O - 1;"),
         ],
     ),
-    "conv_transpose2d_backward_weight": (
+    "conv_transpose2d_backward_weight_naive": (
         check_conv_transpose2d_backward,
         [
             ("first picture only", "place < N * H * W", "place < H * W"),

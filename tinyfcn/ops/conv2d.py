@@ -18,7 +18,7 @@ def conv2d(device: Device, x: Any, weight: Any, bias: Any, stride: int = 1, padd
     n, _, _, _, o, _, _, out_height, out_width = sizes
     expect_shape("conv2d: bias", bias, (o,))
     y = device.empty((n, o, out_height, out_width), x.dtype)
-    device.launch_for_each("conv2d_forward", y.size, (x, weight, bias, y, *sizes, stride, padding))
+    device.launch_for_each("conv2d_forward_naive", y.size, (x, weight, bias, y, *sizes, stride, padding))
     return y
 
 
@@ -44,12 +44,12 @@ def conv2d_backward(
     expect_shape("conv2d_backward: dout", dout, (n, o, out_height, out_width))
     dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
     expect_shape("conv2d_backward: dweight", dweight, weight.shape)
-    device.launch("conv2d_backward_weight", weight.size, SUM_THREADS, (dout, x, dweight, *sizes, stride, padding))
+    device.launch("conv2d_backward_weight_naive", weight.size, SUM_THREADS, (dout, x, dweight, *sizes, stride, padding))
     bias_gradient(device, dout, dbias)
     dx = None
     if need_dx:
         dx = device.empty(x.shape, x.dtype)
-        device.launch_for_each("conv2d_backward_input", dx.size, (dout, weight, dx, *sizes, stride, padding))
+        device.launch_for_each("conv2d_backward_input_naive", dx.size, (dout, weight, dx, *sizes, stride, padding))
     return dx, dweight, dbias
 
 
@@ -57,7 +57,7 @@ def bias_gradient(device: Device, dout: Any, dbias: Any) -> None:
     """Writes the sum of dout (N, O, OH, OW) over all but the channels into dbias (O,)."""
     n, o, out_height, out_width = dout.shape
     expect_shape("dbias", dbias, (o,))
-    device.launch("conv2d_backward_bias", o, SUM_THREADS, (dout, dbias, n, o, out_height, out_width))
+    device.launch("conv2d_backward_bias_naive", o, SUM_THREADS, (dout, dbias, n, o, out_height, out_width))
 
 
 def _sizes(x: Any, weight: Any, stride: int, padding: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ def conv_transpose2d(device: Device, x: Any, weight: Any, bias: Any, stride: int
     n, _, _, _, o, _, _, out_height, out_width = sizes
     expect_shape("conv_transpose2d: bias", bias, (o,))
     y = device.empty((n, o, out_height, out_width), x.dtype)
-    device.launch_for_each("conv_transpose2d_forward", y.size, (x, weight, bias, y, *sizes, stride, padding))
+    device.launch_for_each("conv_transpose2d_forward_naive", y.size, (x, weight, bias, y, *sizes, stride, padding))
     return y
 
 
@@ -44,12 +44,12 @@ def conv_transpose2d_backward(
     dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
     expect_shape("conv_transpose2d_backward: dweight", dweight, weight.shape)
     arguments = (*sizes, stride, padding)
-    device.launch("conv_transpose2d_backward_weight", weight.size, SUM_THREADS, (dout, x, dweight, *arguments))
+    device.launch("conv_transpose2d_backward_weight_naive", weight.size, SUM_THREADS, (dout, x, dweight, *arguments))
     bias_gradient(device, dout, dbias)
     dx = None
     if need_dx:
         dx = device.empty(x.shape, x.dtype)
-        device.launch_for_each("conv_transpose2d_backward_input", dx.size, (dout, weight, dx, *arguments))
+        device.launch_for_each("conv_transpose2d_backward_input_naive", dx.size, (dout, weight, dx, *arguments))
     return dx, dweight, dbias
 
 

@@ -111,7 +111,7 @@ class Emulator(Device):
         return kernel
 
     def written_at(self, array: np.ndarray, index: int) -> str | None:
-        """ "conv2d_forward at conv2d.cu:57": who wrote an element (by its number) last, as far as check mode saw it."""
+        """ "relu_forward at relu.cu:25": who wrote an element (by its number) last, as far as check mode saw it."""
         kernel, codes = self._writers.get(array.ctypes.data, (None, None))
         if kernel is None or index >= len(codes) or not codes[index]:
             return None
