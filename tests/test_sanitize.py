@@ -88,7 +88,7 @@ BUGS = {
         "total += partial",
     ),
     "a sum in whatever order": (
-        ("conv2d_backward_bias_naive", "dbias[o] = total;", "dbias[o] = 0; __syncthreads(); atomicAdd(&dbias[o], sum);"),
+        ("conv2d_backward_bias_naive", "dbias[o] = total;", "dbias[o]=0; __syncthreads(); atomicAdd(&dbias[o], sum);"),
         ("conv2d_backward_bias_naive", r"dbias depends on the order of threads: \S+ or \S+ at \[\d\], stored by .*{}$"),
         "atomicAdd",
     ),
