@@ -17,7 +17,7 @@ class Case:
     forward(ops, **inputs) gives the outputs by name; the first is the one that gradients are of. backward(ops, dout,
     outputs, **inputs) gives the gradients of the inputs named in `gradients`. Inputs are float64 or integer arrays
     and plain numbers. `detail` tells cases of one operation apart. Where the output is not `smooth`, finite
-    differences have nothing to say.
+    differences have nothing to say. `naive`: it is for the plain kernels, where there are fast ones.
     """
 
     operation: str
@@ -27,6 +27,7 @@ class Case:
     gradients: tuple[str, ...] = ()
     backward: Callable[..., tuple[Any, ...]] | None = None
     smooth: bool = True
+    naive: bool = False
 
     def given(self, ops: Operations) -> dict[str, Any]:
         """Copies of the inputs on the device."""
@@ -34,6 +35,8 @@ class Case:
 
     def run(self, ops: Operations, outputs: dict[str, np.ndarray] | None = None, seed: int = 0) -> dict[str, Any]:
         """Every result by its name: outputs, then gradients. `outputs`: what backward takes for those of forward."""
+        if ops.device:
+            ops.device.naive = self.naive
         given = self.given(ops)
         results = self.forward(ops, **given)
         if not self.gradients:

@@ -41,12 +41,13 @@ class Operations:
         return self.device.to_numpy(array) if self.device else np.array(array)
 
 
-def on(device: str = "auto") -> Operations:
+def on(device: str = "auto", naive: bool = False) -> Operations:
     """The operations on a device.
 
     Args:
         device: "cuda" for the kernels on a GPU; "emulator" for the same kernels compiled by a C++ compiler and
             run on the CPU, slow but everywhere; "cpu" for NumPy; "auto" for "cuda" if there is a GPU, else "cpu".
+        naive: take the plain kernels also where there are fast ones.
 
     Raises:
         DeviceError: the device is not to be had here, with the reason.
@@ -55,9 +56,9 @@ def on(device: str = "auto") -> Operations:
     if device == "auto":
         device = "cpu" if cuda.why_not() else "cuda"
     if device == "cuda":
-        return Operations(cuda.Cuda())
+        return Operations(cuda.Cuda(naive=naive))
     if device == "emulator":
-        return Operations(Emulator())
+        return Operations(Emulator(naive=naive))
     if device == "cpu":
         return Operations()
     raise ValueError(f"no device named {device!r}; there are {', '.join(DEVICES)}")

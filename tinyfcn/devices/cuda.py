@@ -7,16 +7,17 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.device import Device
+from tinyfcn.devices.device import Device, Launch, Recording
 from tinyfcn.errors import DeviceError, KernelError
 
 
@@ -67,6 +68,24 @@ def why_not() -> str | None:
     return None
 
 
+SIDE_STREAMS = 4  # for launches that run beside others
+
+
+@dataclass
+class GraphRecording(Recording):
+    """A recording that is a CUDA graph: all launches in one call, with next to nothing between them.
+
+    `pool` holds the arrays that were made meanwhile. Nobody else is given its memory while the graph lives.
+    """
+
+    graph: Any = None
+    pool: Any = None
+
+    def replay(self) -> None:
+        """Runs the graph on the current stream: after what was launched before, and before what comes."""
+        self.graph.launch()
+
+
 class Cuda(Device):
     """The current CUDA device.
 
@@ -76,8 +95,8 @@ class Cuda(Device):
 
     name = "cuda"
 
-    def __init__(self, kernels: Path = kernel_source.KERNELS) -> None:
-        super().__init__(kernels)
+    def __init__(self, kernels: Path = kernel_source.KERNELS, naive: bool = False) -> None:
+        super().__init__(kernels, naive)
         reason = why_not()
         if reason:
             raise DeviceError(f"the device 'cuda' cannot be used: {reason}; --device cpu works everywhere")
@@ -89,23 +108,53 @@ class Cuda(Device):
         return self.cupy.empty(shape, self.dtypes["float"] if dtype is None else dtype)
 
     def asarray(self, array: np.ndarray) -> Any:
+        self._expect_no_recording("an array is brought to the device")
         return self.cupy.array(np.ascontiguousarray(array))
 
     def to_numpy(self, array: Any) -> np.ndarray:
+        self._expect_no_recording("an array is brought to the host")
         with self._errors("a kernel before this copy"):
             return self.cupy.asnumpy(array)
 
-    def _launch(
-        self,
-        kernel: kernel_source.Kernel,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        arguments: list[Any],
-        shared_bytes: int,
-    ) -> None:
+    def record(self, work: Callable[[], Any]) -> GraphRecording:
+        """As Device.record; the launches are then captured into a CUDA graph."""
+        pool = self.cupy.cuda.MemoryPool()
+        with self.cupy.cuda.using_allocator(pool.malloc):
+            launches = super().record(work).launches
+        with self._errors("the capture of a step"):
+            return GraphRecording(self, launches, self._capture(launches), pool)
+
+    def _capture(self, launches: list[Launch]) -> Any:
+        """A CUDA graph of the launches. A stream that waits for an event of a captured stream is captured with it."""
+        new_stream = partial(self.cupy.cuda.Stream, non_blocking=True)
+        main, sides = new_stream(), [new_stream() for _ in range(SIDE_STREAMS)]
+        begun: dict[int, Any] = {}  # branch -> its stream
+
+        def join() -> None:
+            for side in {id(side): side for side in begun.values()}.values():
+                main.wait_event(side.record())
+            begun.clear()
+
+        main.begin_capture()
+        for launch in launches:
+            if launch.joins:
+                join()
+            stream = main
+            if launch.branch:
+                if launch.branch not in begun:
+                    begun[launch.branch] = sides[launch.branch % SIDE_STREAMS]
+                    begun[launch.branch].wait_event(main.record())
+                stream = begun[launch.branch]
+            with stream:
+                self._launch(launch)
+        join()
+        return main.end_capture()
+
+    def _launch(self, launch: Launch) -> None:
+        kernel = launch.kernel
         function = self._function(kernel)
-        with self._errors(f"{kernel.name} in {kernel.operation}.cu"):
-            function(grid, block, tuple(arguments), shared_mem=shared_bytes)
+        with self._errors(f"{kernel.expression} in {kernel.operation}.cu"):
+            function(launch.grid, launch.block, tuple(launch.arguments), shared_mem=launch.shared_bytes)
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -116,11 +165,13 @@ class Cuda(Device):
             raise KernelError(f"{what}: {error}") from None
 
     def _function(self, kernel: kernel_source.Kernel) -> Any:
-        if kernel.name not in self._functions:
+        name = kernel.expression
+        if name not in self._functions:
             text = kernel_source.read(kernel.operation, self.kernels)
-            module = self.cupy.RawModule(code=text, options=("-std=c++17",))
+            instance = {"name_expressions": [name]} if kernel.instance else {}
+            module = self.cupy.RawModule(code=text, options=("-std=c++17",), **instance)
             try:
-                self._functions[kernel.name] = module.get_function(kernel.name)
+                self._functions[name] = module.get_function(name)
             except self.cupy.cuda.compiler.CompileException as error:
                 raise KernelError(f"{kernel.operation}.cu does not compile:\n{error}") from None
-        return self._functions[kernel.name]
+        return self._functions[name]

@@ -16,7 +16,8 @@ COMMON = "common.cuh"
 
 _BOUNDS = r"(?:__launch_bounds__\s*\([^)]*\)\s*)?"  # before "void" or after it
 _KERNEL = re.compile(
-    rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(([^)]*)\)',
+    r'(?:extern\s+"C"|template\s*<([^<>]*)>)\s*__global__\s+'
+    rf"{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(([^)]*)\)",
     re.DOTALL,
 )
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -24,22 +25,37 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: `type` is the element type ("float", "int", "unsigned char", ...)."""
+    """One parameter of a kernel: `type` is the element type ("float", "int", "unsigned char", ...).
+
+    An array declared `= nullptr` is optional: a launch may give None for it.
+    """
 
     name: str
     type: str
     is_array: bool
     is_const: bool
+    is_optional: bool = False
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A `__global__` function: its name, the operation (file) and line at which it stands, and its parameters."""
+    """A `__global__` function: its name, the operation (file) and line at which it stands, and its parameters.
+
+    A kernel that is a C++ template has the names of its template's parameters in `template`. Such a kernel is compiled
+    for each `instance`, the numbers that a launch gives for them.
+    """
 
     name: str
     operation: str
     line: int
     parameters: tuple[Parameter, ...]
+    template: tuple[str, ...] = ()
+    instance: tuple[int, ...] = ()
+
+    @property
+    def expression(self) -> str:
+        """What C++ calls it: "relu_forward", "conv2d_forward<8, 16>"."""
+        return f"{self.name}<{', '.join(map(str, self.instance))}>" if self.instance else self.name
 
 
 def operations(folder: Path = KERNELS) -> list[str]:
@@ -75,18 +91,26 @@ def parse(text: str, operation: str) -> list[Kernel]:
     """The kernels in a `.cu` file's text, in order."""
     text = _COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), text)
     return [
-        Kernel(name, operation, text.count("\n", 0, found.start()) + 1, tuple(_parameters(inside)))
+        Kernel(
+            name, operation, text.count("\n", 0, found.start()) + 1, tuple(_parameters(inside)), _names(template or "")
+        )
         for found in _KERNEL.finditer(text)
-        for name, inside in [found.groups()]
+        for template, name, inside in [found.groups()]
     ]
+
+
+def _names(template: str) -> tuple[str, ...]:
+    """The names in "int C, bool PADDED"."""
+    return tuple(parameter.split()[-1] for parameter in template.split(",") if parameter.strip())
 
 
 def _parameters(inside: str) -> list[Parameter]:
     parameters = []
     for declaration in filter(None, (part.strip() for part in inside.split(","))):
+        declaration, _, default = declaration.partition("=")
         is_array = "*" in declaration
         words = declaration.replace("*", " ").replace("__restrict__", " ").split()
         is_const = "const" in words
         words = [word for word in words if word != "const"]
-        parameters.append(Parameter(words[-1], " ".join(words[:-1]), is_array, is_const))
+        parameters.append(Parameter(words[-1], " ".join(words[:-1]), is_array, is_const, default.strip() == "nullptr"))
     return parameters

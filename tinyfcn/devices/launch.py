@@ -39,7 +39,7 @@ def as_dim3(dimensions: int | Sequence[int]) -> tuple[int, int, int]:
 def checked_arguments(
     kernel: Kernel, arguments: Sequence[Any], array_type: type, dtypes: Mapping[str, np.dtype] = DTYPES
 ) -> list[Any]:
-    """The arguments as the kernel wants them: arrays as they are, scalars as NumPy scalars of its types.
+    """The arguments as the kernel wants them: arrays (or None) as they are, scalars as NumPy scalars of its types.
 
     `dtypes` says what a parameter's type is on the device: "float" is float64 where kernels are compiled for double.
 
@@ -60,7 +60,9 @@ def checked_arguments(
         if parameter.type not in dtypes:
             raise TypeError(f"{what} has the type {parameter.type}; a launch knows {', '.join(dtypes)}")
         dtype = dtypes[parameter.type]
-        if parameter.is_array:
+        if argument is None and parameter.is_optional:
+            checked.append(None)
+        elif parameter.is_array:
             if not isinstance(argument, array_type):
                 expects = f"{array_type.__module__}.{array_type.__name__}"
                 raise TypeError(f"{what} expects an array ({expects}), got {type(argument).__name__}")

@@ -5,7 +5,8 @@ asked by --ptxas-options=-v, tells each kernel's registers, shared memory and sp
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyfcn.devices import kernel_source
@@ -27,8 +28,12 @@ class Resources:
     spilled_bytes: int
 
 
-def compile_for(operation: str, architecture: str, kernels: Path = kernel_source.KERNELS) -> list[Resources]:
+def compile_for(
+    operation: str, architecture: str, kernels: Path = kernel_source.KERNELS, instances: Sequence[str] = ()
+) -> list[Resources]:
     """Compiles one `.cu` file for "sm_XX"; what each of its kernels uses.
+
+    Kernels that are templates are compiled for the `instances`, such as "conv2d_forward<8, 16>".
 
     Raises:
         DeviceError: NVRTC is not installed.
@@ -36,16 +41,20 @@ def compile_for(operation: str, architecture: str, kernels: Path = kernel_source
     """
     nvrtc = load_nvrtc()
     program = nvrtc.createProgram(kernel_source.read(operation, kernels), f"{operation}.cu", (), ())
+    for instance in instances:
+        nvrtc.addNameExpression(program, instance)
     options = (f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v")
     try:
         nvrtc.compileProgram(program, options)
         log = nvrtc.getProgramLog(program)
+        names = {nvrtc.getLoweredName(program, instance): instance for instance in instances}
     except nvrtc.NVRTCError:
         log = nvrtc.getProgramLog(program)
         raise KernelError(f"{operation}.cu does not compile for {architecture}:\n{log.strip()}") from None
     finally:
         nvrtc.destroyProgram(program)
-    return [_resources(*match.groups()) for match in _KERNEL.finditer(log)]
+    found = [_resources(*match.groups()) for match in _KERNEL.finditer(log)]
+    return [replace(each, kernel=names.get(each.kernel, each.kernel)) for each in found]
 
 
 def _resources(kernel: str, stack: str, registers: str, rest: str) -> Resources:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import Kernel
 from tinyfcn.errors import KernelError
@@ -23,15 +24,15 @@ class Watched(Emulator):
 
     def __init__(self, kernels: Path, **settings: Any) -> None:
         super().__init__(kernels, mode="check", **settings)
-        self.launches: list[tuple[Kernel, list[Any]]] = []
+        self.launches: list[Launch] = []
 
-    def _launch(self, kernel: Kernel, grid: Any, block: Any, arguments: list[Any], shared_bytes: int) -> None:
-        self._library(kernel)  # one that does not compile is a KernelError, and no finding
-        self.launches.append((kernel, arguments))
+    def _launch(self, launch: Launch) -> None:
+        self._library(launch.kernel)  # one that does not compile is a KernelError, and no finding
+        self.launches.append(launch)
         try:
-            super()._launch(kernel, grid, block, arguments, shared_bytes)
+            super()._launch(launch)
         except KernelError as error:
-            raise Found(kernel, str(error)) from None
+            raise Found(launch.kernel, str(error)) from None
 
     def copies(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Results on the host. Found, if a kernel left one unwritten."""
@@ -49,9 +50,10 @@ class Watched(Emulator):
         if text is None:
             return "no kernel"
         writer = self.given_to(array)
-        kernel, arguments = next(launch for launch in reversed(self.launches) if launch[0] is writer)
-        for parameter, argument in zip(kernel.parameters, arguments, strict=True):
-            source = self.written_at(argument, 0) if parameter.is_array and parameter.is_const else None
+        launch = next(launch for launch in reversed(self.launches) if launch.kernel is writer)
+        for parameter, argument in zip(launch.kernel.parameters, launch.arguments, strict=True):
+            read = parameter.is_array and parameter.is_const and argument is not None
+            source = self.written_at(argument, 0) if read else None
             text += f", from '{parameter.name}' stored by {source}" if source else ""
         return text
 

@@ -94,13 +94,17 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def translate(operation: str, kernels: Path, double: bool = False) -> str:
+def translate(operation: str, kernels: Path, double: bool = False, instance: kernel_source.Kernel | None = None) -> str:
     """The C++ file for one kernel file. Each line keeps its number, for the compiler's messages.
+
+    It exports the kernels that are no templates, or the one `instance` of a template.
 
     Inside namespaces, a kernel's functions may have names that the C library uses for its own.
     """
     text = kernel_source.read(operation, kernels)
-    exports = "".join(f"EMULATOR_EXPORT({kernel.name})\n" for kernel in kernel_source.parse(text, operation))
+    plain = [kernel for kernel in kernel_source.parse(text, operation) if not kernel.template]
+    exported = [instance] if instance else plain
+    exports = "".join(f"EMULATOR_EXPORT({kernel.name}, {kernel.expression})\n" for kernel in exported)
     for found in _DYNAMIC_SHARED.finditer(text):
         if text.count("{", 0, found.start()) == text.count("}", 0, found.start()):
             raise KernelError(
@@ -112,14 +116,20 @@ def translate(operation: str, kernels: Path, double: bool = False) -> str:
     return f'#include "cuda_on_cpu.h"\nnamespace {{ namespace kernels {{\n{text}\n}} }}\n{exports}'
 
 
-def library(operation: str, kernels: Path, check: bool = False, double: bool = False) -> Path:
-    """The compiled kernels of one operation, from the cache or made now.
+def library(
+    operation: str,
+    kernels: Path,
+    check: bool = False,
+    double: bool = False,
+    instance: kernel_source.Kernel | None = None,
+) -> Path:
+    """The compiled kernels of one operation, from the cache or made now; see `translate`.
 
     Raises:
         DeviceError: no C++ compiler, or it does not take the emulator itself.
         KernelError: the file does not compile; the message is the compiler's, with the file and its lines.
     """
-    source, runtime = translate(operation, kernels, double), _runtime()
+    source, runtime = translate(operation, kernels, double, instance), _runtime()
     is_gcc = "clang" not in _version(*compiler())
     flags = [*FLAGS, *KERNEL_FLAGS, *GCC_FLAGS * is_gcc, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
     path = _product(f"{operation}.so", source, str(runtime), *flags)

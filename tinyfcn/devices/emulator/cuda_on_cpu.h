@@ -210,7 +210,7 @@ void emulator_call(void (*kernel)(T...), void** list) {
     emulator_call(kernel, list, std::index_sequence_for<T...>{});
 }
 
-#define EMULATOR_EXPORT(name) \
+#define EMULATOR_EXPORT(name, ...) \
     extern "C" __attribute__((visibility("default"))) void kernel_##name(void** arguments) { \
-        emulator_call(&kernels::name, arguments); \
+        emulator_call(&kernels::__VA_ARGS__, arguments); \
     }

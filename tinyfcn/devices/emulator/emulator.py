@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.device import Device
+from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import build
 from tinyfcn.devices.emulator.library import CANNOT_TELL, ORDERS, Library
 from tinyfcn.errors import KernelError
@@ -50,6 +50,7 @@ class Emulator(Device):
         order: of a block's threads between two barriers, and of the blocks: "forward", "reverse" or "random".
         seed: of the random order.
         precision: "double" widens every float of the kernels; arrays are float64 then.
+        naive: take the plain kernels also where there are fast ones.
 
     Raises:
         DeviceError: this machine has no C++ compiler.
@@ -66,8 +67,9 @@ class Emulator(Device):
         order: str = "forward",
         seed: int = 0,
         precision: str = "single",
+        naive: bool = False,
     ) -> None:
-        super().__init__(kernels)
+        super().__init__(kernels, naive)
         for what, given, known in ("mode", mode, MODES), ("order", order, ORDERS), ("precision", precision, PRECISIONS):
             if given not in known:
                 raise ValueError(f"no {what} named {given!r}; there are {', '.join(known)}")
@@ -86,6 +88,7 @@ class Emulator(Device):
         return self._allocate(tuple(shape), np.dtype(self.dtypes["float"] if dtype is None else dtype))
 
     def asarray(self, array: np.ndarray) -> np.ndarray:
+        self._expect_no_recording("an array is brought to the device")
         array = np.asarray(array)
         copy = self._allocate(array.shape, array.dtype)
         copy[...] = array
@@ -93,6 +96,7 @@ class Emulator(Device):
 
     def to_numpy(self, array: np.ndarray) -> np.ndarray:
         """A copy. In check mode KernelError if no kernel wrote some of it."""
+        self._expect_no_recording("an array is brought to the host")
         copy = np.array(array)
         byte = _unwritten(copy.dtype)
         if self.check and byte != CANNOT_TELL:
@@ -131,26 +135,21 @@ class Emulator(Device):
         self._writers.pop(array.ctypes.data, None)
         return array
 
-    def _launch(
-        self,
-        kernel: kernel_source.Kernel,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        arguments: list[Any],
-        shared_bytes: int,
-    ) -> None:
+    def _launch(self, launch: Launch) -> None:
+        kernel, grid, block, shared_bytes = launch.kernel, launch.grid, launch.block, launch.shared_bytes
         if math.prod(grid) > MAX_BLOCKS:
             raise KernelError(f"{kernel.name}: {math.prod(grid)} blocks are more than the emulator's {MAX_BLOCKS}")
         limit = MAX_SHARED * (1 + self.double)
         if shared_bytes > limit:
             raise KernelError(f"{kernel.name}: {shared_bytes} bytes of dynamic shared memory are more than {limit}")
-        arrays = [(p, a) for p, a in zip(kernel.parameters, arguments, strict=True) if p.is_array]
+        given = zip(kernel.parameters, launch.arguments, strict=True)
+        arrays = [(p, a) for p, a in given if p.is_array and a is not None]
         memory = [(p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _unwritten(a.dtype), False) for p, a in arrays]
         library = self._library(kernel)
         memory += library.memory(shared_bytes)
         settings = self.order, self.seed, self.check
         with _one_launch:
-            outcome = library.launch(kernel.name, grid, block, arguments, shared_bytes, memory, *settings)
+            outcome = library.launch(kernel.name, grid, block, launch.arguments, shared_bytes, memory, *settings)
         statistics = self.statistics[kernel.name]
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)
@@ -166,10 +165,12 @@ class Emulator(Device):
             raise error(f"{kernel.name} in {kernel.operation}.cu: {outcome.message}")
 
     def _library(self, kernel: kernel_source.Kernel) -> Library:
-        if kernel.operation not in self._libraries:
+        instance = kernel if kernel.instance else None
+        name = kernel.expression if instance else kernel.operation
+        if name not in self._libraries:
             settings = self.check, self.double, self.dtypes
-            self._libraries[kernel.operation] = Library(kernel.operation, self.kernels, *settings)
-        return self._libraries[kernel.operation]
+            self._libraries[name] = Library(kernel.operation, self.kernels, *settings, instance)
+        return self._libraries[name]
 
 
 def _unwritten(dtype: np.dtype) -> int:

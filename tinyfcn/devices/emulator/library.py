@@ -67,12 +67,21 @@ class _Launch(ctypes.Structure):
 
 
 class Library:
-    """A kernel file, compiled and loaded. `dtypes`: of the types that its kernels name, as they are compiled."""
+    """A kernel file, compiled and loaded. `dtypes`: of the types that its kernels name, as they are compiled.
+
+    With an `instance` of a template it holds that kernel alone, or else all kernels that are no templates.
+    """
 
     def __init__(
-        self, operation: str, kernels: Path, check: bool, double: bool, dtypes: Mapping[str, np.dtype]
+        self,
+        operation: str,
+        kernels: Path,
+        check: bool,
+        double: bool,
+        dtypes: Mapping[str, np.dtype],
+        instance: kernel_source.Kernel | None = None,
     ) -> None:
-        self.path = build.library(operation, kernels, check, double)
+        self.path = build.library(operation, kernels, check, double, instance)
         try:
             library = ctypes.CDLL(str(self.path))
         except OSError as error:
@@ -111,8 +120,8 @@ class Library:
         check: bool,
     ) -> "Outcome":
         """Runs a kernel. `memory`: what it may use, in the order of _Region's fields but for the records."""
-        # A kernel takes an array's address or a number; the launch wants a pointer to each.
-        values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
+        # A kernel takes an array's address (None: 0) or a number; the launch wants a pointer to each.
+        values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a or np.uint64(0)) for a in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         records = [np.zeros(size // unit if check else 0, RECORD) for _, _, size, unit, _, _ in memory]
         regions = (_Region * len(memory))(
