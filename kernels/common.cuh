@@ -45,3 +45,76 @@ __device__ inline Words philox(unsigned int c0, unsigned int c1, unsigned int c2
     Words result = {{c0, c1, c2, c3}};
     return result;
 }
+
+// --- For the fast convolutions. Their sizes are template parameters, so that loops over them unroll, and small arrays
+// are registers. ---
+
+__device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+__device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+// Whether 0 <= at < size, in one comparison.
+__device__ inline bool within(int at, int size) { return (unsigned int)at < (unsigned int)size; }
+
+// The pitch of rows of `count` floats in shared memory: a multiple of 4, so that each begins where a float4 may; and an
+// odd one, so that 8 rows begin in 8 different places of the 32 banks.
+__device__ constexpr int pitch_of(int count) { return 4 * (ceil_div(count, 4) | 1); }
+
+// COUNT consecutive floats from shared memory; four at a time where `from` is a multiple of four floats from its start.
+template <int COUNT, bool BY_FOUR>
+__device__ inline void load_row(float (&row)[COUNT], const float* from) {
+#pragma unroll
+    for (int k = 0; k < COUNT; k += BY_FOUR ? 4 : 1) {
+        if constexpr (BY_FOUR) {
+            float4 four = *reinterpret_cast<const float4*>(from + k);
+            row[k] = four.x;
+            row[k + 1] = four.y;
+            row[k + 2] = four.z;
+            row[k + 3] = four.w;
+        } else {
+            row[k] = from[k];
+        }
+    }
+}
+
+// Adds up the sums of SPLITS threads that shared the terms between them: those of split 0 then have the totals. The
+// order of the additions is fixed. `member` is the thread's number within its split, 0 .. MEMBERS - 1.
+template <int SPLITS, int MEMBERS, int COUNT>
+__device__ inline void add_splits(float (&sums)[COUNT], int split, int member) {
+    if constexpr (SPLITS > 1) {
+        __shared__ float parts[(SPLITS - 1) * COUNT * MEMBERS];
+        if (split > 0)
+#pragma unroll
+            for (int k = 0; k < COUNT; ++k) parts[((split - 1) * COUNT + k) * MEMBERS + member] = sums[k];
+        __syncthreads();  // until the other splits have written theirs
+        if (split == 0)
+            for (int other = 0; other < SPLITS - 1; ++other)
+#pragma unroll
+                for (int k = 0; k < COUNT; ++k) sums[k] += parts[(other * COUNT + k) * MEMBERS + member];
+    }
+}
+
+// Writes the outputs of COUNT neighbouring pixels, the first in column `left` of a row of `width`, which may stick out
+// on both sides: sum + bias (+ add), through a ReLU if `relu`, 0 where gate is not above 0. add and gate may be null.
+// All pointers are to the first pixel's place.
+template <int COUNT>
+__device__ inline void finish_row(const float* sums, float bias, const float* add, const float* gate, int relu,
+                                  float* y, int left, int width) {
+    float values[COUNT] = {};
+#pragma unroll
+    for (int k = 0; k < COUNT; ++k) {
+        if (left + k < 0 || left + k >= width) continue;
+        float value = sums[k] + bias + (add ? add[k] : 0.0f);
+        bool is_cut = (relu && value < 0.0f) || (gate && !(gate[k] > 0.0f));  // a NaN is passed on
+        values[k] = is_cut ? 0.0f : value;
+    }
+    if (COUNT % 4 == 0 && left % 4 == 0 && width % 4 == 0) {
+#pragma unroll
+        for (int k = 0; k + 3 < COUNT; k += 4)
+            if (left + k >= 0 && left + k < width)
+                *reinterpret_cast<float4*>(y + k) = make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < COUNT; ++k)
+        if (left + k >= 0 && left + k < width) y[k] = values[k];
+}

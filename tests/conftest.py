@@ -32,6 +32,12 @@ def ops(request: pytest.FixtureRequest) -> tinyfcn.Operations:
     return tinyfcn.on(request.param)
 
 
+@pytest.fixture(scope="session", params=KERNEL_DEVICES)
+def naive_ops(request: pytest.FixtureRequest) -> tinyfcn.Operations:
+    """The same with the naive kernels, which take any size as they are compiled, and so are quick to try on many."""
+    return tinyfcn.on(request.param, naive=True)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says where the kernels ran and what watched them, so that nobody takes a run without a GPU for one with it."""
     reason = f" (no GPU: {WHY_NO_GPU})" if WHY_NO_GPU else ""

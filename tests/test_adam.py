@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinyfcn import reference
 from tinyfcn.operations import Operations, on
-from tinyfcn.reference.adam import AdamState
+from tinyfcn.reference.adam import RING, AdamState
 
 # 1 - 0.999 loses 5e-5 when 0.999 is first rounded to float32, which is no fault of the kernel: both start from the
 # rounded numbers.
@@ -45,8 +45,9 @@ def trained(ops: Operations, run: Run, dtype: type, **settings: float) -> tuple[
     start, gradients, l2 = (array.astype(dtype) for array in run.inputs())
     parameters = ops.asarray(start)
     state = AdamState.create(ops, l2, run.base_rate, run.steps, warmup=run.warmup, **run.settings, **settings)
-    for gradient in gradients:
-        ops.adam_step(parameters, ops.asarray(gradient), state)
+    for number, gradient in enumerate(gradients):
+        ops.adam_schedule(state)
+        ops.adam_step(parameters, ops.asarray(gradient), state, ops.asarray(np.array([number + 0.5], dtype)))
     return ops.to_numpy(parameters) - start, state
 
 
@@ -56,10 +57,11 @@ def check_adam(ops: Operations, run: Run) -> None:
     expected, expected_state = trained(on("cpu"), run, np.float64, **ROUNDED)
     # Subtracting the start from where a parameter is leaves its rounding, some 1e-5 of its way.
     assert_close(moved, expected, "kernel", "parameters")
-    for name in ("m", "v", "rates", "l2"):
+    for name in ("m", "v", "rates", "losses", "l2"):
         found = ops.to_numpy(getattr(state, name))
         assert_close(found, getattr(expected_state, name), "one kernel", name)
     assert ops.to_numpy(state.step).tolist() == [run.steps_done]
+    assert state.last_losses(ops, run.steps_done).tolist() == [number + 0.5 for number in range(run.steps_done)]
 
 
 @settings(max_examples=25)
@@ -126,7 +128,8 @@ def test_the_rate_climbs_to_the_base_rate_and_falls_to_nothing(ops: Operations) 
         state = AdamState.create(each, np.zeros(1, np.float32), base_rate=2.0, steps=40, warmup=4)
         rates = []
         for _ in range(43):
-            each.adam_step(parameters, gradient, state)
+            each.adam_schedule(state)
+            each.adam_step(parameters, gradient, state, gradient)
             rates.append(each.to_numpy(state.rates)[0])
         cosine = 1 + np.cos(np.pi * np.minimum(np.arange(43), 40) / 40)
         climb = np.minimum(np.arange(1, 44) / 4, 1)
@@ -134,12 +137,27 @@ def test_the_rate_climbs_to_the_base_rate_and_falls_to_nothing(ops: Operations) 
         assert max(rates) == rates[3] and abs(rates[-1]) < 1e-6, "past the last step the rate stays 0"
 
 
+def test_the_last_losses_are_kept(ops: Operations) -> None:
+    for each in (ops, on("cpu")):
+        parameters, gradient, loss = on_device(each, *np.zeros((3, 1), np.float32))
+        state = AdamState.create(each, np.zeros(1, np.float32), base_rate=1.0, steps=0)
+        for step in range(RING + 3):
+            loss[...] = step
+            each.adam_schedule(state)
+            each.adam_step(parameters, gradient, state, loss)
+            if step in (0, 5, RING - 1):
+                assert state.last_losses(each, step + 1).tolist() == [*range(step + 1)]
+        assert state.last_losses(each, 5).tolist() == [*range(RING - 2, RING + 3)]
+        assert state.last_losses(each, RING).tolist() == [*range(3, RING + 3)]
+
+
 def test_the_first_step_is_the_rate_in_the_gradients_direction(ops: Operations) -> None:
     for each in (ops, on("cpu")):
         gradient = np.array([3, -0.2, 1e-3, 0], np.float32)
         parameters, given = on_device(each, np.zeros(4, np.float32), gradient)
         state = AdamState.create(each, np.zeros(4, np.float32), base_rate=0.125, steps=100)
-        each.adam_step(parameters, given, state)
+        each.adam_schedule(state)
+        each.adam_step(parameters, given, state, given[:1])
         assert_close(each.to_numpy(parameters), -0.125 * np.sign(gradient), "kernel")
         np.testing.assert_array_equal(each.to_numpy(given), gradient)
 
@@ -155,7 +173,10 @@ def test_parameters_may_be_part_of_a_longer_array(ops: Operations) -> None:
     start, gradients, l2 = Run(300).inputs()
     whole, alone = on_device(ops, np.concatenate([[9], start, [9]]).astype(np.float32), start)
     for parameters in (whole[1:-1], alone):
-        ops.adam_step(parameters, ops.asarray(gradients[0]), AdamState.create(ops, l2, 0.01, 10))
+        gradient = ops.asarray(gradients[0])
+        state = AdamState.create(ops, l2, 0.01, 10)
+        ops.adam_schedule(state)
+        ops.adam_step(parameters, gradient, state, gradient[:1])
     np.testing.assert_array_equal(ops.to_numpy(whole), np.concatenate([[9], ops.to_numpy(alone), [9]]))
 
 
@@ -163,13 +184,16 @@ def test_reference_keeps_the_dtype() -> None:
     for dtype in (np.float32, np.float64):
         moved, state = trained(on("cpu"), Run(5, warmup=2, l2=2.0), dtype)
         assert {moved.dtype, state.m.dtype, state.v.dtype, state.rates.dtype} == {np.dtype(dtype)}
-        assert reference.adam_step(moved, moved.copy(), state) is None and moved.dtype == dtype
+        assert reference.adam_step(moved, moved.copy(), state, moved[:1]) is None and moved.dtype == dtype
+        assert state.losses.dtype == dtype
 
 
 def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
     five, six = on_device(ops, np.zeros(5, np.float32), np.zeros(6, np.float32))
     state = AdamState.create(ops, np.zeros(5, np.float32), 0.1, 10)
     with pytest.raises(ValueError, match=r"adam_step: gradients must have shape \(5\), got \(6,\)"):
-        ops.adam_step(five, six, state)
+        ops.adam_step(five, six, state, five[:1])
     with pytest.raises(ValueError, match=r"adam_step: state.m must have shape \(6\), got \(5,\)"):
-        ops.adam_step(six, six, state)
+        ops.adam_step(six, six, state, five[:1])
+    with pytest.raises(ValueError, match=r"adam_step: loss must have shape \(1\), got \(2,\)"):
+        ops.adam_step(five, five, state, five[:2])

@@ -74,7 +74,7 @@ ZOO: dict[str, list[Bug]] = {
             "check", RACE, ("partial[threadIdx.x] = mine;", SUM_READS), "racecheck"),
         Bug("only the thread that adds up waits at the barrier",
             {"__syncthreads();": "if (threadIdx.x == 0) __syncthreads();"},
-            "trap", "of 64 threads 1 waits at __syncthreads", ("__syncthreads();",), "synccheck"),
+            "trap", "of 64 threads 1 waits at __syncthreads", ("== 0) __syncthreads();",), "synccheck"),
         Bug("the sum goes one past the end of shared memory", {"thread < SUM_THREADS": "thread <= SUM_THREADS"},
             "trap", "the index 64 of an array of type 'float [64]'", (SUM_READS,), "memcheck"),
         Bug("all threads put their part into one place", {"partial[threadIdx.x] = mine": "partial[0] = mine"},
@@ -290,14 +290,14 @@ ZOO: dict[str, list[Bug]] = {
             {"fmaxf(largest, logits[first + k * S])": "fmaxf(largest, logits[first + k * K])"},
             "check", OUTSIDE, ("logits[first + k * K]",), "memcheck"),
     ],
-    "softmax_cross_entropy": [
+    "softmax_cross_entropy_naive": [
         Bug("the logarithm of a probability that rounds to 0",
             {"logf(sum) - (": "-logf(expf(", "- largest);\n    float scale": "- largest) / sum);\n    float scale"},
             "double", WRONG, ("losses[place] = ",)),
         Bug("labels are counted from 1", {"logits[first + label * S]": "logits[first + (label - 1) * S]"},
             "check", OUTSIDE, ("logits[first + (label - 1) * S]",), "memcheck"),
         Bug("the gradient's label is off by one", {"k == label &&": "k == label + 1 &&"},
-            "double", WRONG, ("dlogits[first + k * S] = ",)),
+            "double", WRONG, ("k == label + 1 &&",)),
         Bug("one thread adds up the losses that others are still writing",
             {"p - 1.0f : p);": """p - 1.0f : p);
     }
@@ -305,9 +305,41 @@ ZOO: dict[str, list[Bug]] = {
         for (int other = 1; other < N * S; ++other) losses[0] += losses[other];"""},
             "check", RACE, ("losses[place] = ", "losses[0] += losses[other]")),
     ],
-    "softmax_cross_entropy_mean": [
+    "softmax_cross_entropy_mean_naive": [
         Bug("the first place is left out", {"place = threadIdx.x;": "place = threadIdx.x + 1;"},
             "double", WRONG, ("loss[0] = total / count;",)),
+    ],
+    "softmax_cross_entropy": [
+        Bug("nobody waits until all warps have written their sums", {"__syncthreads();": ""},
+            "check", RACE, ("in_warp[threadIdx.x / 32] = mine;", "total += in_warp[warp];"), "racecheck"),
+        Bug("all warps put their sum into one place", {"in_warp[threadIdx.x / 32] = mine": "in_warp[0] = mine"},
+            "check", RACE, ("in_warp[0] = mine",), "racecheck"),
+        Bug("one warp's sum too many is read", {"warp < LOSS_THREADS / 32": "warp <= LOSS_THREADS / 32"},
+            "trap", "the index 8 of an array of type 'float [8]'", ("total += in_warp[warp];",), "memcheck"),
+        Bug("one place too many", {"place < places;": "place <= places;"},
+            "check", OUTSIDE, ("const int label = labels[place];",), "memcheck"),
+        Bug("threads without a place return before the shuffles",
+            {"float mine = 0.0f;": "if (thread_number() >= places) return;\nfloat mine = 0.0f;"},
+            "trap", "wait at __shfl_down_sync", ("mine += __shfl_down_sync",), "synccheck"),
+        Bug("the shuffles stand in a branch that places without a label do not take",
+            {"if (!ignored) mine += logf(sum) - (chosen - largest);": """if (!ignored) {
+            float loss = logf(sum) - (chosen - largest);
+            for (int d = 16; d > 0; d /= 2) loss += __shfl_down_sync(0xffffffff, loss, d);
+            if (threadIdx.x % 32 == 0) mine += loss;
+        }"""},
+            "trap", "wait at __shfl_down_sync", ("loss += __shfl_down_sync",), "synccheck"),
+        Bug("the sums of odd lanes never reach the first", {"distance > 0;": "distance > 1;"},
+            "double", WRONG, ("parts[blockIdx.x] = ", "loss[0] = sum;")),
+        Bug("blocks go on where the next one began", {"place += gridDim.x * LOSS_THREADS": "place += LOSS_THREADS"},
+            "check", "nothing orders blocks", ("scale * (p - 1.0f) : scale * p",)),
+    ],
+    "softmax_cross_entropy_mean": [
+        Bug("the lanes without a part read one", {"part < count ? parts[part] : 0.0f": "parts[part]"},
+            "check", OUTSIDE, ("sum += parts[part]",), "memcheck"),
+        Bug("only lanes with a part shuffle", {"for (int distance": "if (threadIdx.x < count)\nfor (int distance"},
+            "trap", "wait at __shfl_down_sync", ("sum += __shfl_down_sync",), "synccheck"),
+        Bug("all lanes write what only the first one has", {"if (threadIdx.x == 0) loss": "loss"},
+            "check", RACE, ("loss[0] = sum;",)),
     ],
     "adam_schedule": [
         Bug("the part done of 0 steps",
@@ -324,13 +356,14 @@ ZOO: dict[str, list[Bug]] = {
             "check", "nothing orders blocks", ("m[threadIdx.x] = ",)),
         Bug("the surplus threads of the last block go on", {"if (element >= count) return;": ""},
             "trap", OUTSIDE, ("float gradient = ",), "memcheck"),
+        Bug("every thread counts the step", {"if (element == 0) {": "{"}, "check", RACE, ("step[0] += 1;",)),
         Bug("the corrections are swapped", {"m[element] / rates[1]": "m[element] / rates[2]"},
             "double", WRONG, ("parameters[element] -= ",)),
     ],
     "gather_normalise": [
         Bug("pictures and pixels are swapped",
             {"indices[element / S] * S + element % S": "indices[element % S] * S + element / S"},
-            "check", OUTSIDE, ("batch[element] = ",), "memcheck"),
+            "check", OUTSIDE, ("indices[element % S] * S + element / S",), "memcheck"),
         Bug("four bytes at once, of pictures that begin anywhere",
             {"if (element >= N * S) return; ... / 127.0f;": """if (4 * element >= N * S) return;
     int pixel = 4 * element;
@@ -341,11 +374,33 @@ ZOO: dict[str, list[Bug]] = {
     batch[pixel + 3] = (four.w - 127) / 127.0f;"""},
             "trap", "which is not a multiple of its size", ("reinterpret_cast<const uchar4*>",), "memcheck"),
     ],
-    "compose_m2nist_place": [
+    "gather_batch": [
+        Bug("the steps go on past the batches that the host has chosen", {"step[0] % R * N": "step[0] * N"},
+            "check", OUTSIDE, ("step[0] * N + n",), "memcheck"),
+        Bug("each pixel's thread stores the one label of its picture",
+            {"if (pixel < L) labels[n * L + pixel]": "labels[n * L + pixel % L]"},
+            "check", RACE, ("labels[n * L + pixel % L]",)),
+    ],
+    "segmentation_counts": [
+        Bug("two threads raise a counter at once, and one is lost",
+            {"atomicAdd(&pixels[label * K + predicted], 1)": "pixels[label * K + predicted] += 1"},
+            "check", RACE, ("pixels[label * K + predicted] += 1",), "racecheck"),
+        Bug("the first thread counts before the last counter is 0", {"__syncthreads();  // until all": "// until all"},
+            "check", RACE, ("pairs[threadIdx.x] = 0;", "atomicAdd(&pairs[1]"), "racecheck"),
+        Bug("pixels without a class are counted too, behind the counters", {"if (label < K) ": ""},
+            "check", UNWRITTEN, ("atomicAdd(&pixels[",)),
+        Bug("threads for which there is no pixel return before the barrier",
+            {"int both = 0;": "if (threadIdx.x >= S) return;\n    int both = 0;"},
+            "trap", "have exited", ("__syncthreads();  // until every thread has counted",), "synccheck"),
+        Bug("a counter takes what it was told by whichever thread came first",
+            {"atomicAdd(&pairs[1], either);": "atomicCAS(&pairs[1], 0, either);"},
+            "order", ORDER, ("if (threadIdx.x < 2) overlap[",)),
+    ],
+    "compose_m2nist_place_naive": [
         Bug("one word too far: four were drawn", {"choice.word[k + 1]": "choice.word[k + 2]"},
             "trap", "the index 4 of an array of type 'unsigned int [4]'", ("choice.word[k + 2]",)),
         Bug("random numbers by a product that an int does not hold",
-            {"place.word[k] % (rows * columns)": "abs((n * 3 + k) * 1103515245 + 12345) % (rows * columns)"},
+            {"place.word[k] % (ROWS * COLUMNS)": "abs((n * 3 + k) * 1103515245 + 12345) % (ROWS * COLUMNS)"},
             "trap", "which overflows 'int'", ("1103515245",)),
         Bug("a thread writes its picture where the last one to come has ended",
             {"int n = thread_number();": """__shared__ int next;
@@ -356,11 +411,39 @@ ZOO: dict[str, list[Bug]] = {
              "boxes + (n * 3 + k) * 3": "boxes + (slot * 3 + k) * 3"},
             "order", ORDER, ("box[0] = k < count",)),
     ],
-    "compose_m2nist_draw": [
+    "compose_m2nist_draw_naive": [
         Bug("a digit is drawn where there is no box", {"digit < 0 || ": ""},
             "check", OUTSIDE, ("pixel = digits[",), "memcheck"),
         Bug("boxes are taken to have ten numbers a picture", {"/ (WIDTH * HEIGHT) * 9": "/ (WIDTH * HEIGHT) * 10"},
             "check", OUTSIDE, ("int w = column - picture[k * 3 + 2];",), "memcheck"),
+    ],
+    "compose_m2nist": [
+        Bug("lanes whose try fits leave before the vote",
+            {"fitting = __ballot_sync": "if (fits) break;\nfitting = __ballot_sync"},
+            "trap", "wait at __ballot_sync", ("fitting = __ballot_sync",), "synccheck"),
+        Bug("lanes of the last warp that have nothing to draw return before the vote",
+            {"int position[3];": "if (blockIdx.y * COMPOSE_THREADS + threadIdx.x >= 1340) return;\nint position[3];"},
+            "trap", "wait at __ballot_sync", ("fitting = __ballot_sync",), "synccheck"),
+        Bug("the first lane to come wins, not the lowest",
+            {"fitting = __ballot_sync(0xffffffff, fits);": """__shared__ int winners[COMPOSE_THREADS / 32];
+        int* winner = winners + threadIdx.x / 32;
+        if (lane == 0) *winner = -1;
+        __syncwarp();
+        if (fits) atomicCAS(winner, -1, lane);
+        __syncwarp();
+        fitting = *winner < 0 ? 0 : 1u << *winner;
+        __syncwarp();"""},
+            "order", ORDER, ("reinterpret_cast<float4*>(batch)[at] =",)),
+        Bug("fours are counted as if they were pixels",
+            {"reinterpret_cast<float4*>(batch)[at]": "*reinterpret_cast<float4*>(batch + at)"},
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<float4*>(batch + at)",), "memcheck"),
+        Bug("one four too many", {"four < HEIGHT * FOURS": "four <= HEIGHT * FOURS"},
+            "check", OUTSIDE, ("reinterpret_cast<float4*>(batch)[at] =",), "memcheck"),
+        Bug("the blocks of a picture all draw its first part",
+            {"four = blockIdx.y * COMPOSE_THREADS + threadIdx.x": "four = threadIdx.x"},
+            "check", "nothing orders blocks", ("reinterpret_cast<float4*>(batch)[at] =",)),
+        Bug("above the box is taken for inside", {"h < 0 || ": ""},
+            "check", OUTSIDE, ("pixel[i] = digits[",), "memcheck"),
     ],
 }  # fmt: skip
 

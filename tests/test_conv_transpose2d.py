@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import test_correlation
 from closeness import assert_close, assert_equal, float64, on_device, positive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfcn import gradcheck, reference
+from tinyfcn.cases import TRANSPOSED
 from tinyfcn.operations import Operations, on
 
 
@@ -77,19 +79,24 @@ def check_backward(ops: Operations, case: Transposed) -> None:
 
 
 @given(transposed_convolutions())
-def test_forward(ops: Operations, case: Transposed) -> None:
-    check_forward(ops, case)
+def test_forward(naive_ops: Operations, case: Transposed) -> None:
+    check_forward(naive_ops, case)
 
 
 @given(transposed_convolutions())
-def test_backward(ops: Operations, case: Transposed) -> None:
-    check_backward(ops, case)
+def test_backward(naive_ops: Operations, case: Transposed) -> None:
+    check_backward(naive_ops, case)
 
 
 @pytest.mark.parametrize("case", FIXED, ids=str)
-def test_sizes_of_the_networks_and_extremes(ops: Operations, case: Transposed) -> None:
-    check_forward(ops, case)
-    check_backward(ops, case)
+def test_sizes_of_the_networks_and_extremes(naive_ops: Operations, case: Transposed) -> None:
+    check_forward(naive_ops, case)
+    check_backward(naive_ops, case)
+
+
+@pytest.mark.parametrize("number", range(len(TRANSPOSED)))
+def test_the_fast_kernel_on_many_sizes(ops: Operations, number: int) -> None:
+    test_correlation.check_sizes(ops, True, number)
 
 
 def test_the_fixed_sizes_fill_several_blocks_none_evenly() -> None:
@@ -110,8 +117,8 @@ def check_adjoint(ops: Operations) -> None:
         assert_close(products[0], products[1], "one kernel", f"stride {stride} padding {padding}")
 
 
-def test_it_is_the_adjoint_of_conv2d(ops: Operations) -> None:
-    check_adjoint(ops)
+def test_it_is_the_adjoint_of_conv2d(naive_ops: Operations) -> None:
+    check_adjoint(naive_ops)
     check_adjoint(on("cpu"))
 
 

@@ -241,7 +241,7 @@ def test_all_checks(ops: Operations) -> None:
     assert {line.method for line in check_all(None, None)} == {"finite differences"}
     some = list(check_all("max_pool2d", ops))
     assert some == [line for line in lines if line.operation == "max_pool2d"] and len(some) == 11
-    assert {line.result for line in check_all("adam", ops)} == {"step", "rates", "m", "v", "parameters"}
+    assert {line.result for line in check_all("adam", ops)} == {"step", "rates", "losses", "m", "v", "parameters"}
     assert not list(check_all("adam", on("cpu")))
 
 
@@ -258,9 +258,9 @@ def test_all_checks_in_double(double: Operations) -> None:
 # Kernel or function, precision, its text, the text instead; what is said of each result with {} for lines; these lines.
 NAMED = {
     "a number": (
-        ("conv2d_backward_bias_naive", "double", "dbias[o] = total;", "dbias[o] = 2 * total;"),
-        {"dbias": r"dbias\[\d\] is \S+, should be \S+: stored by conv2d_backward_bias_naive at {}$"},
-        ["dbias[o] = 2"],
+        ("add_forward", "double", "z[element] = scale", "z[element] = 2 * scale"),
+        {"z": r"z\[\d, \d, \d\] is \S+, should be \S+: stored by add_forward at {}$"},
+        ["z[element] = 2"],
     ),
     "the number of a winner, not the gradient that follows it": (
         ("max_pool2d_forward", "double", "winner[element] = best;", "winner[element] = best + W;"),
@@ -268,8 +268,8 @@ NAMED = {
         ["winner[element] = best"],
     ),
     "what went into a sum": (
-        ("softmax_cross_entropy", "single", "ignored ? 0.0f : logf", "ignored ? 1.0f : logf"),
-        {"loss": r"loss\[0\] is .* stored by \w+_mean at {}, from 'losses' stored by softmax_cross_entropy at {}$"},
+        ("softmax_cross_entropy_naive", "single", "ignored ? 0.0f : logf", "ignored ? 1.0f : logf"),
+        {"loss": r"loss.* by \w+_mean_naive at {}, from 'losses' stored by softmax_cross_entropy_naive at {}$"},
         ["loss[0] = total", "losses[place] ="],
     ),
     "an element never written": (
@@ -279,7 +279,7 @@ NAMED = {
     ),
     "a barrier without which all is wrong": (
         ("block_sum", "single", "__syncthreads();", ""),
-        {"loss": r"softmax_cross_entropy_mean in softmax_cross_entropy\.cu: .* partial\[\d\].* at {}"},
+        {"loss": r"softmax_cross_entropy_mean_naive in softmax_cross_entropy\.cu: .* partial\[\d\].* at {}"},
         ["total += partial"],
     ),
 }

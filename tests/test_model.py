@@ -67,7 +67,7 @@ def test_weights_and_outputs_can_be_taken_apart(tmp_path):
     for tensor, value in network.numpy_parameters().items():
         np.testing.assert_array_equal(model.network.parameter[tensor], value)
     model.predict(pictures(1)[0])
-    assert model.network.outputs["conv1"].shape == (1, 8, 60, 80)
+    assert model.network.outputs["pool1"].shape == (1, 8, 30, 40)
     assert model.network.outputs["score"].shape == (1, 11, 64, 84)
     model.network.backward(np.ones((1, 11, 64, 84), np.float32))
     assert np.abs(model.network.gradient["conv1.weight"]).max() > 0

@@ -17,6 +17,7 @@ import test_gather_normalise
 import test_max_pool2d
 import test_philox
 import test_relu
+import test_segmentation_counts
 import test_softmax_cross_entropy
 from planting import plant
 
@@ -73,11 +74,17 @@ def check_softmax(ops: Operations) -> None:
 
 
 def check_softmax_cross_entropy(ops: Operations) -> None:
-    some_of_a_class_ignored = test_softmax_cross_entropy.Loss((3, 5, 13, 17), 0, "softmax")
+    some_of_a_class_ignored = test_softmax_cross_entropy.Loss((3, 10, 13, 17), 0, "softmax")
     for case in (some_of_a_class_ignored, *test_softmax_cross_entropy.SEVERAL_BLOCKS):
         test_softmax_cross_entropy.check_loss(ops, case)
+    test_softmax_cross_entropy.check_more_places_than_threads(ops)
     test_softmax_cross_entropy.check_unlabelled(ops)
     test_softmax_cross_entropy.check_large_logits(ops)
+
+
+def check_softmax_cross_entropy_naive(ops: Operations) -> None:
+    ops.device.naive = True
+    check_softmax_cross_entropy(ops)
 
 
 def check_adam(ops: Operations) -> None:
@@ -89,12 +96,22 @@ def check_gather_normalise(ops: Operations) -> None:
     test_gather_normalise.check_gather(ops, (7, 28, 28), 5)
 
 
+def check_gather_batch(ops: Operations) -> None:
+    test_gather_normalise.check_batch(ops, (7, 28, 28), 5)
+    test_gather_normalise.check_batch(ops, (7, 9, 5), 5, one_each=False)
+
+
 def check_compose_place(ops: Operations) -> None:
     test_compose_m2nist.check_place(ops, 60_000, 1, 2, 300)
 
 
-def check_compose_draw(ops: Operations) -> None:
-    test_compose_m2nist.check_compose(ops, 1, 2, 5, background=1)
+def check_compose(ops: Operations) -> None:
+    test_compose_m2nist.check_compose(ops, 1, 2, 100, background=1)
+
+
+def check_compose_naive(ops: Operations) -> None:
+    ops.device.naive = True
+    check_compose(ops)
 
 
 # Kernel, or function of common.cuh -> its check, and (what is wrong, the kernel's text, the text instead).
@@ -221,8 +238,8 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("pictures overlap", "place / S * K * S", "place / S * S"),
         ],
     ),
-    "softmax_cross_entropy": (
-        check_softmax_cross_entropy,
+    "softmax_cross_entropy_naive": (
+        check_softmax_cross_entropy_naive,
         [
             ("largest not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
             ("label off by one", "k == label &&", "k == label + 1 &&"),
@@ -232,12 +249,36 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("ignored places push by default", "ignored ? unlabelled : 1.0f", "1.0f"),
         ],
     ),
-    "softmax_cross_entropy_mean": (
-        check_softmax_cross_entropy,
+    "softmax_cross_entropy_mean_naive": (
+        check_softmax_cross_entropy_naive,
         [
             ("a sum", "total / count", "total"),
             ("some places left out", "place += SUM_THREADS", "place += 2 * SUM_THREADS"),
             ("first place left out", "place = threadIdx.x", "place = threadIdx.x + 1"),
+        ],
+    ),
+    "softmax_cross_entropy": (
+        check_softmax_cross_entropy,
+        [
+            ("largest not subtracted", "expf(logit[k] - largest)", "expf(logit[k])"),
+            ("label off by one", "k == label &&", "k == label + 1 &&"),
+            ("mean over pictures alone", "total / places", "total / N"),
+            ("gradient of a mean over pictures alone", "1.0f) / places", "1.0f) / N"),
+            ("ignored places lose", "if (!ignored) mine", "mine"),
+            ("ignored places pull too", "k == label && !ignored", "k == label"),
+            ("ignored places push by default", "ignored ? unlabelled : 1.0f", "1.0f"),
+            ("a thread's last place alone", "mine += logf", "mine = logf"),
+            ("no barrier", "__syncthreads();", ""),
+            ("last warp left out", "warp < LOSS_THREADS / 32", "warp < LOSS_THREADS / 32 - 1"),
+            ("odd lanes left out", "distance > 0", "distance > 1"),
+        ],
+    ),
+    "softmax_cross_entropy_mean": (
+        check_softmax_cross_entropy,
+        [
+            ("one part a lane", "first < MOST_PARTS", "first < 32"),
+            ("first part left out", "first + threadIdx.x", "first + threadIdx.x + 1"),
+            ("odd lanes left out", "distance > 0", "distance > 1"),
         ],
     ),
     "adam_schedule": (
@@ -247,7 +288,6 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("steps counted from 0", "t * logf(beta2)", "(t + 1) * logf(beta2)"),
             ("cosine a step ahead", "(float)(t - 1) / steps", "(float)t / steps"),
             ("first step does nothing", "(float)t / warmup", "(float)(t - 1) / warmup"),
-            ("steps not counted", "step[0] = t;", ""),
         ],
     ),
     "adam_step": (
@@ -259,6 +299,9 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("penalty whatever the parameter", "l2[element] * parameters[element]", "l2[element]"),
             ("not squared", "gradient * gradient;", "gradient;"),
             ("uphill", "parameters[element] -=", "parameters[element] +="),
+            ("steps not counted", "step[0] += 1;", ""),
+            ("the loss is kept a place too far", "losses[step[0] % R]", "losses[(step[0] + 1) % R]"),
+            ("no loss is kept but the first", "if (element == 0)", "if (element == 0 && step[0] == 0)"),
         ],
     ),
     "gather_normalise": (
@@ -269,7 +312,34 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("not gathered", "indices[element / S]", "(element / S)"),
         ],
     ),
-    "compose_m2nist_place": (
+    "gather_batch": (
+        check_gather_batch,
+        [
+            ("the first step's batch", "step[0] % R * N", "step[0] % 1 * N"),
+            ("not round", "step[0] % R * N", "min(step[0], R - 1) * N"),
+            ("the next step's batch", "step[0] % R", "(step[0] + 1) % R"),
+            ("labels of other pictures", "all_labels[picture * L", "all_labels[n * L"),
+            ("the first label alone", "if (pixel < L)", "if (pixel < 1)"),
+            ("the same label throughout", "picture * L + pixel]", "picture * L]"),
+            ("shifted by one", "- 127)", "- 128)"),
+        ],
+    ),
+    "segmentation_counts": (
+        test_segmentation_counts.check_several,
+        [
+            ("true and predicted swapped", "label * K + predicted", "predicted * K + label"),
+            ("the last of equals is called", "> largest", ">= largest"),
+            ("last class never called", "k < K; ++k) {", "k < K - 1; ++k) {"),
+            ("first pixels alone", "s += blockDim.x", "s += S"),
+            ("logits of one picture", "logits + n * K * S", "logits + n * S"),
+            ("claimed by size, not by share", "/ sum > threshold", "> threshold"),
+            ("background claims too", "k < F;", "k < K;"),
+            ("claimed alone is both", "claimed && k == label", "claimed"),
+            ("true alone is not either", "claimed || k == label", "claimed"),
+            ("no barrier before counting", "__syncthreads();  // until all", "// until all"),
+        ],
+    ),
+    "compose_m2nist_place_naive": (
         check_compose_place,
         [
             ("never three", "choice.word[0] % 3", "choice.word[0] % 2"),
@@ -277,12 +347,12 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("apart both ways", "< SIDE && abs(left", "< SIDE || abs(left"),
             ("touching counts", "abs(left[a] - left[b]) < SIDE", "abs(left[a] - left[b]) <= SIDE"),
             ("the first word twice", "choice.word[k + 1]", "choice.word[k]"),
-            ("rows for columns", "position / columns", "position / rows"),
-            ("step forgotten", "philox(attempt, n, step, 0, seed, 0)", "philox(attempt, n, 0, 0, seed, 0)"),
+            ("rows for columns", "position / COLUMNS", "position / ROWS"),
+            ("step forgotten", "philox(attempt, n, now, 0, seed, 0)", "philox(attempt, n, 0, 0, seed, 0)"),
         ],
     ),
-    "compose_m2nist_draw": (
-        check_compose_draw,
+    "compose_m2nist_draw_naive": (
+        check_compose_naive,
         [
             ("last row of a box left out", "h >= SIDE ||", "h >= SIDE - 1 ||"),
             ("faint ink is none", "if (pixel > 0)", "if (pixel > 127)"),
@@ -290,6 +360,29 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("background always 10", "int label = background;", "int label = 10;"),
             ("boxes of another picture", "/ (WIDTH * HEIGHT) * 9", "/ (WIDTH * HEIGHT) * 3"),
             ("black is 0", "(pixel - 127) / 127.0f", "pixel / 127.0f"),
+        ],
+    ),
+    "compose_m2nist": (
+        check_compose,
+        [
+            ("never three", "choice.word[0] % 3", "choice.word[0] % 2"),
+            ("the first word twice", "choice.word[k + 1]", "choice.word[k]"),
+            ("step forgotten", "philox(attempt, n, now, 0, seed, 0)", "philox(attempt, n, 0, 0, seed, 0)"),
+            ("tries counted from 0", "first = 1;", "first = 0;"),
+            ("the first 32 tries alone", "fitting == 0; first += 32", "fitting == 0; first += TRIES"),
+            ("all three must fit", "a < count && rows_apart", "rows_apart"),
+            ("apart both ways", "rows_apart < SIDE && columns", "rows_apart < SIDE || columns"),
+            ("touching counts", "columns_apart < SIDE)", "columns_apart <= SIDE)"),
+            ("the last lane that fits", "__ffs(fitting) - 1", "31 - __clz(fitting)"),
+            ("a lane's own try", "__shfl_sync(0xffffffff, position[k], chosen)", "position[k]"),
+            ("digits without a box", "k < count ? position[k] / COLUMNS : HEIGHT", "position[k] / COLUMNS"),
+            ("last row of a box left out", "h >= SIDE)", "h >= SIDE - 1)"),
+            ("faint ink is none", "pixel[i] > 0 ?", "pixel[i] > 127 ?"),
+            ("digits lie on their side", "* SIDE + h) * SIDE + w]", "* SIDE + w) * SIDE + h]"),
+            ("background always 10", "ink[i] : background", "ink[i] : 10"),
+            ("the label of the first digit", "ink[i] = name[k]", "ink[i] = name[0]"),
+            ("the third of four twice", "value[2], value[3]", "value[2], value[2]"),
+            ("the first label for two", "make_int4(label[0], label[1]", "make_int4(label[0], label[0]"),
         ],
     ),
     "thread_number": (

@@ -1,6 +1,7 @@
 """kernels/softmax_cross_entropy.cu through its launcher against its reference, and that against single logarithms."""
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyfcn import gradcheck, reference
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.operations import Operations, on
+from tinyfcn.ops.softmax_cross_entropy import LOSS_THREADS, MOST_CLASSES, MOST_PARTS
+
+# A fast kernel is compiled for each number of classes: these tests have few.
+CLASSES = (1, 3, 10, 11)
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["fast", "naive"])
+def naive(request: pytest.FixtureRequest) -> bool:
+    """Which form of the kernels."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def ops(ops: Operations, naive: bool) -> Operations:
+    """Both forms of the kernels on each device."""
+    return Operations(type(ops.device)(naive=naive))
 
 
 @dataclass(frozen=True)
@@ -32,7 +51,7 @@ class Loss:
 
 @st.composite
 def losses(draw: st.DrawFn, side: int = 9) -> Loss:
-    n, k = draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    n, k = draw(st.integers(1, 4)), draw(st.sampled_from(CLASSES))
     picture = draw(st.sampled_from([(), (draw(st.integers(1, side)), draw(st.integers(1, side)))]))
     ignore_index = draw(st.sampled_from([None, 0, k - 1, k]))  # k: beyond the classes, as 10 is in the design early
     unlabelled = draw(st.sampled_from(["zero", "softmax"]))
@@ -44,11 +63,12 @@ def losses(draw: st.DrawFn, side: int = 9) -> Loss:
 
 # More places than several blocks, none a multiple of 256.
 SEVERAL_BLOCKS = [
-    Loss((3, 11, 13, 17)),
+    Loss((3, 10, 13, 17)),
     Loss((3, 10, 13, 17), 10, "softmax"),
     Loss((3, 10, 13, 17), 10, "zero"),
     Loss((601, 10), spread=30.0),
 ]
+AS_IN_TRAINING = [Loss((128, 10)), Loss((2, 11, 64, 84))]
 
 
 def check_loss(ops: Operations, case: Loss) -> None:
@@ -88,8 +108,59 @@ def test_several_blocks(ops: Operations, case: Loss) -> None:
     check_softmax(ops, case)
 
 
+@pytest.mark.parametrize("places", [1, 31, 32, 33, 255, 256, 257])
+def test_blocks_full_and_not(ops: Operations, places: int) -> None:
+    check_loss(ops, Loss((places, 3)))
+    check_loss(ops, Loss((1, 3, 1, places), 0, "softmax"))
+
+
+@pytest.mark.parametrize("case", AS_IN_TRAINING, ids=str)
+def test_sizes_of_training(ops: Operations, case: Loss) -> None:
+    check_loss(ops, case)
+
+
+def check_more_places_than_threads(ops: Operations) -> None:
+    """Of 140,000 places some threads of the fast kernel have two, and some one."""
+    case = Loss((4, 3, 5, 7000), 0)
+    places = case.inputs()[1].size
+    assert MOST_PARTS * LOSS_THREADS < places < 2 * MOST_PARTS * LOSS_THREADS
+    check_loss(ops, case)
+
+
+def test_more_places_than_threads(ops: Operations) -> None:
+    check_more_places_than_threads(ops)
+    check_more_places_than_threads(Operations(Emulator(mode="check", order="random", naive=ops.device.naive)))
+
+
+def test_more_classes_than_registers(ops: Operations) -> None:
+    check_loss(ops, Loss((3, MOST_CLASSES + 1, 4, 5), 0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "launched"),
+    [
+        ((128, 10), ["softmax_cross_entropy"]),
+        ((1, 10, 16, 16), ["softmax_cross_entropy"]),
+        ((1, 10, 1, 257), ["softmax_cross_entropy", "softmax_cross_entropy_mean"]),
+        ((4, MOST_CLASSES + 1), ["softmax_cross_entropy_naive", "softmax_cross_entropy_mean_naive"]),
+    ],
+)
+def test_which_kernels_are_launched(ops: Operations, shape: tuple[int, ...], launched: list[str]) -> None:
+    given = on_device(ops, *Loss(shape).inputs())
+    recording = ops.device.record(lambda: ops.softmax_cross_entropy(*given))
+    if ops.device.naive:
+        launched = ["softmax_cross_entropy_naive", "softmax_cross_entropy_mean_naive"]
+    assert [launch.kernel.name for launch in recording.launches] == launched
+
+
+def test_sizes_are_the_kernels() -> None:
+    text = (KERNELS / "softmax_cross_entropy.cu").read_text()
+    for name, number in (("LOSS_THREADS", LOSS_THREADS), ("MOST_PARTS", MOST_PARTS)):
+        assert re.search(rf"^constexpr int {name} = (\d+);", text, re.MULTILINE)[1] == str(number)
+
+
 @pytest.mark.parametrize("picture", [(), (3, 5)])
-@pytest.mark.parametrize("k", [2, 10, 11])
+@pytest.mark.parametrize("k", [3, 10, 11])
 def test_equal_logits_lose_ln_k(ops: Operations, k: int, picture: tuple[int, ...]) -> None:
     labels = np.random.default_rng(0).integers(0, k, (4, *picture)).astype(np.int32)
     for each in (ops, on("cpu")):
@@ -119,14 +190,14 @@ def test_large_logits(ops: Operations) -> None:
 
 def check_unlabelled(ops: Operations) -> None:
     """Places without a label add no loss, the mean counts them, and their gradient is 0 or the softmax."""
-    logits, labels = Loss((2, 4, 5, 3), ignore_index=4, seed=2).inputs()
-    ignored = labels == 4
+    logits, labels = Loss((2, 3, 5, 4), ignore_index=3, seed=2).inputs()
+    ignored = labels == 3
     assert ignored.any() and not ignored.all()
     p = reference.softmax(logits.astype(np.float64))
-    onehot = np.eye(5)[labels][..., :4].transpose(0, 3, 1, 2)  # all zero where ignored
+    onehot = np.eye(4)[labels][..., :3].transpose(0, 3, 1, 2)  # all zero where ignored
     expected_loss = -np.sum(onehot * np.log(p)) / labels.size
     for unlabelled, weight in (("zero", 0), ("softmax", 1)):
-        options = {"ignore_index": 4, "unlabelled": unlabelled}
+        options = {"ignore_index": 3, "unlabelled": unlabelled}
         loss, dlogits = ops.softmax_cross_entropy(*on_device(ops, logits, labels), **options)
         expected = (p - onehot) * np.where(ignored, weight, 1)[:, None] / labels.size
         assert_close(ops.to_numpy(loss), np.array([expected_loss]), "one kernel", f"loss, {unlabelled}")
@@ -217,5 +288,5 @@ def test_another_gradient_for_unlabelled_places_is_refused(ops: Operations) -> N
 
 def test_labels_of_another_type_are_refused(ops: Operations) -> None:
     logits, labels = on_device(ops, np.zeros((2, 3), np.float32), np.zeros(2, np.int64))
-    with pytest.raises(TypeError, match="softmax_cross_entropy: argument 'labels' expects int32, got int64"):
+    with pytest.raises(TypeError, match=r"softmax_cross_entropy\w*: argument 'labels' expects int32, got int64"):
         ops.softmax_cross_entropy(logits, labels)

@@ -12,13 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_digits import TEST, TRAIN, write_tiny_digits
+from idx_files import write_idx
+from tiny_digits import TEST, TRAIN, draw, write_tiny_digits
 
 import tinyfcn
 from tinyfcn.data import Digits, read_m2nist, split_indices, write_m2nist
+from tinyfcn.devices.conflicts import conflicts
 from tinyfcn.errors import CheckpointError, DataError, TinyfcnError
 from tinyfcn.networks import Design
-from tinyfcn.reference.adam import adam_step
+from tinyfcn.operations import DEVICES
+from tinyfcn.reference.adam import RING, adam_schedule, adam_step
+from tinyfcn.reference.philox import permutation
 from tinyfcn.runs import RESULT, STATE, Run, load_tensors
 from tinyfcn.training import (
     ClassifierSettings,
@@ -30,13 +34,14 @@ from tinyfcn.training import (
     available_threads,
     composed_chunks,
     evaluate_run,
+    loop,
     resume,
     start,
     trainer_of,
 )
 from tinyfcn.training.classifier import ClassifierTrainer
 from tinyfcn.training.fcn import FcnTrainer, pretrained_weights
-from tinyfcn.training.sources import Composed, Stored, as_bytes, evaluation_pictures
+from tinyfcn.training.sources import ORDERED_STEPS, Composed, Stored, as_bytes, evaluation_pictures
 
 TEST_PICTURES = 20
 FROZEN = Design("early", freeze=True)
@@ -85,8 +90,6 @@ def figures():
 
 def digits(split):
     """The tiny digits without files."""
-    from tiny_digits import draw
-
     return Digits(*(draw(TRAIN, 0, odd=False) if split == "train" else draw(TEST, 1, odd=True)), "mnist")
 
 
@@ -117,6 +120,12 @@ def outcome(run):
     return state(run), [without_seconds(record) for record in run.metrics()], without_seconds(run.result())
 
 
+def batch(source, step):
+    """Network input and labels of a step, from Stored or Composed, on the cpu."""
+    source.prepare(step)
+    return source.batch(np.array([step], np.int32))
+
+
 def at_step(monkeypatch, number, act):
     """Calls `act` before the step `number`, counted from 0, is computed."""
     step = Trainer.step
@@ -124,7 +133,7 @@ def at_step(monkeypatch, number, act):
     def watched(trainer, current):
         if current == number:
             act()
-        return step(trainer, current)
+        step(trainer, current)
 
     monkeypatch.setattr(Trainer, "step", watched)
 
@@ -171,7 +180,7 @@ def test_another_seed_gives_other_weights_and_pictures(data, cnn, fixed):
     for one, other in (classifiers, fcns):
         mine, theirs = one.network.numpy_parameters(), other.network.numpy_parameters()
         assert all((mine[name] != theirs[name]).any() for name in ("conv1.weight", "dense32.weight"))
-        assert (one.batch(0)[0] != other.batch(0)[0]).any()
+        assert (batch(one.pictures, 0)[0] != batch(other.pictures, 0)[0]).any()
 
 
 def test_another_number_of_threads_differs_by_rounding_only(data, cnn, tmp_path):
@@ -556,10 +565,9 @@ def test_the_learning_rate_climbs_then_falls_to_0(data, tmp_path, monkeypatch, w
     step = Trainer.step
 
     def watched(trainer, number):
-        loss = step(trainer, number)
+        step(trainer, number)
         rates.append(float(trainer.state.rates[0]))
         trainers.append(trainer)
-        return loss
 
     monkeypatch.setattr(Trainer, "step", watched)
     start(classifier(data, warmup=warmup, learning_rate=0.01), tmp_path / "run")
@@ -569,8 +577,11 @@ def test_the_learning_rate_climbs_then_falls_to_0(data, tmp_path, monkeypatch, w
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
     assert rates[-1] < 0.01 * max(rates)
     trainer = trainers[-1]
-    adam_step(trainer.network.parameters, trainer.network.gradients, trainer.state)  # one more would do nothing
-    assert trainer.state.rates[0] == 0
+    network, state = trainer.network, trainer.state
+    before = network.parameters.copy()
+    adam_schedule(state)
+    adam_step(network.parameters, network.gradients, state, state.losses[:1])
+    assert state.rates[0] == 0 and (network.parameters == before).all(), "one more does nothing"
 
 
 def test_the_classifier_learns(data, tmp_path):
@@ -636,19 +647,19 @@ def test_a_reporter_hears_of_everything(data, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_training_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
-    batch = ClassifierTrainer.batch
+    batch = Stored.batch
 
-    def poisoned(trainer, step):
-        x, labels = batch(trainer, step)
-        return (x * np.float32(np.nan) if step == 13 else x), labels
+    def poisoned(stored, step):
+        x, labels = batch(stored, step)
+        return (x * np.float32(np.nan) if step[0] == 13 else x), labels
 
-    monkeypatch.setattr(ClassifierTrainer, "batch", poisoned)
+    monkeypatch.setattr(Stored, "batch", poisoned)
     with pytest.raises(TinyfcnError, match=r"loss became nan near step .*--learning-rate"):
         start(classifier(data), tmp_path / "run")
     run = Run(tmp_path / "run")
     assert int(run.load()[0]["adam.step"][0]) == 10
     assert all(np.isfinite(value).all() for value in run.load()[0].values())
-    monkeypatch.setattr(ClassifierTrainer, "batch", batch)
+    monkeypatch.setattr(Stored, "batch", batch)
     resume(run.folder)
     assert outcome(run) == outcome(start(classifier(data), tmp_path / "whole")[0])
 
@@ -795,11 +806,11 @@ def parity(pictures):
 @pytest.mark.parametrize("design", [Design(), FROZEN, Design(labels="binary")], ids=lambda design: design.name)
 def test_training_pictures_hold_training_digits_and_test_pictures_test_digits(data, cnn, design, fixed):
     trainer = FcnTrainer(fcn(data, cnn, design=design, fixed=fixed, batch=8), Reporter())
-    trained_on = [as_bytes(trainer.batch(step)[0]) for step in range(5)]
+    trained_on = [as_bytes(batch(trainer.pictures, step)[0]) for step in range(5)]
     assert parity(np.concatenate(trained_on)) == {0}
     assert parity(as_bytes(trainer.test_pictures)) == {1}
     assert len(trainer.test_pictures) == TEST_PICTURES
-    pictures, labels = evaluation_pictures(design, "auto", data, None)
+    pictures, labels = evaluation_pictures(tinyfcn.on("cpu"), design, "auto", data, None)
     np.testing.assert_array_equal(pictures, trainer.test_pictures)
     np.testing.assert_array_equal(labels, trainer.test_labels)
     ink = as_bytes(pictures) > 0
@@ -809,8 +820,10 @@ def test_training_pictures_hold_training_digits_and_test_pictures_test_digits(da
 
 def test_the_classifier_trains_on_the_training_digits_and_is_tested_on_the_others(data):
     trainer = ClassifierTrainer(classifier(data), Reporter())
-    assert parity(np.concatenate([as_bytes(trainer.batch(step)[0]) for step in range(10)])) == {0}
+    assert parity(np.concatenate([as_bytes(batch(trainer.pictures, step)[0]) for step in range(10)])) == {0}
     assert parity(trainer.test.images) == {1}
+    np.testing.assert_array_equal(as_bytes(trainer.test_pictures), trainer.test.images)
+    np.testing.assert_array_equal(trainer.test_labels, trainer.test.labels)
     assert len(trainer.test) == TEST
 
 
@@ -827,39 +840,67 @@ def test_m2nist_files_are_split_into_pictures_to_train_and_to_test_on(cnn, m2nis
     assert (len(train), len(test)) == (24, 6)
     np.testing.assert_array_equal(as_bytes(trainer.test_pictures), files.pictures[test])
     np.testing.assert_array_equal(trainer.test_labels, files.labels[test])
-    epoch = [trainer.batch(step) for step in range(3)]
+    epoch = [batch(trainer.pictures, step) for step in range(3)]
     seen = np.concatenate([as_bytes(x) for x, _ in epoch])
-    order = np.concatenate([trainer.pictures.indices(step) for step in range(3)])
+    order = trainer.pictures.indices(range(3)).ravel()
     np.testing.assert_array_equal(seen, files.pictures[train][order])
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in epoch]), files.labels[train][order])
 
 
-@pytest.mark.parametrize(("count", "batch"), [(10, 4), (7, 7), (5, 12), (6, 1)])
-def test_stored_pictures_come_once_an_epoch_in_a_new_order(count, batch):
+def stored_numbers(count, size, seed, ops=None):
+    """Pictures that show their own number, which is their label too."""
     pictures = np.arange(count, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
-    labels = np.arange(count, dtype=np.int32)
-    stored = Stored(tinyfcn.on("cpu"), pictures, labels, batch, seed=2)
+    return Stored(ops or tinyfcn.on("cpu"), pictures, np.arange(count), size, seed)
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 4), (7, 7), (5, 12), (6, 1)])
+def test_stored_pictures_come_once_an_epoch_in_a_new_order(count, size):
+    stored = stored_numbers(count, size, seed=2)
     epochs = 4
-    batches = [stored.batch(step) for step in range(epochs * count // batch + 1)]
-    assert all(x.shape == (batch, 1, 2, 3) and y.shape == (batch,) for x, y in batches)
+    batches = [batch(stored, step) for step in range(epochs * count // size + 1)]
+    assert all(x.shape == (size, 1, 2, 3) and y.shape == (size,) for x, y in batches)
     order = np.concatenate([y for _, y in batches])[: epochs * count].reshape(epochs, count)
     for epoch in order:
         assert sorted(epoch) == list(range(count))
     assert len({tuple(epoch) for epoch in order}) == epochs  # (of 7! orders and more, so no chance)
     for x, y in batches:
         np.testing.assert_array_equal(np.rint(x[:, 0, 0, 0] * 127 + 127), y)  # label and picture stay together
-    again = Stored(tinyfcn.on("cpu"), pictures, labels, batch, seed=2)
+    again = stored_numbers(count, size, seed=2)
     for step in reversed(range(len(batches))):  # a function of the step alone, as resuming needs
-        np.testing.assert_array_equal(again.batch(step)[1], batches[step][1])
-    other = Stored(tinyfcn.on("cpu"), pictures, labels, batch, seed=3)
-    assert any((other.batch(step)[1] != batches[step][1]).any() for step in range(len(batches)))
+        np.testing.assert_array_equal(batch(again, step)[1], batches[step][1])
+    other = stored_numbers(count, size, seed=3)
+    assert any((batch(other, step)[1] != batches[step][1]).any() for step in range(len(batches)))
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 4), (1000, 3), (5, 12)])
+def test_which_pictures_a_step_has_does_not_depend_on_how_it_is_asked(count, size):
+    stored = stored_numbers(count, size, seed=1)
+    whole = stored.indices(range(300))
+    assert whole.shape == (300, size) and whole.dtype == np.int32
+    for first, last in ((0, 1), (7, 8), (128, 256), (299, 300), (3, 20)):
+        np.testing.assert_array_equal(stored.indices(range(first, last)), whole[first:last])
+    by_the_book = [permutation(count, 1, place // count)[place % count] for place in range(250 * size, 260 * size)]
+    np.testing.assert_array_equal(whole[250:260].ravel(), by_the_book)
+
+
+def test_the_device_is_told_what_comes_every_so_many_steps(ops):
+    """Whatever step a training begins with, and though the array that holds the order stays the same."""
+    for first in (0, ORDERED_STEPS - 1, ORDERED_STEPS + 5):
+        stored = stored_numbers(7, 2, seed=4, ops=ops)
+        counter, order = ops.asarray(np.array([first], np.int32)), stored.order
+        for step in range(first, 2 * ORDERED_STEPS + 3, 13):
+            counter[...] = step
+            stored.prepare(step)
+            _, labels = stored.batch(counter)
+            np.testing.assert_array_equal(ops.to_numpy(labels), stored.indices(range(step, step + 1))[0])
+        assert stored.order is order
 
 
 def test_composed_pictures_never_come_twice():
     composed = Composed(tinyfcn.on("cpu"), digits("train"), Design(), batch=6, seed=2)
-    pictures = np.concatenate([composed.batch(step)[0] for step in range(6)])
+    pictures = np.concatenate([batch(composed, step)[0] for step in range(6)])
     assert len({picture.tobytes() for picture in pictures}) == 36
-    np.testing.assert_array_equal(composed.batch(3)[0], pictures[18:24])
+    np.testing.assert_array_equal(batch(composed, 3)[0], pictures[18:24])
 
 
 def test_composed_chunks_add_up():
@@ -939,7 +980,7 @@ def test_the_kernels_train_the_classifier_as_numpy_does(ops, data, tmp_path):
     changes = {"batch": 4, "epochs": 1}
     for number, device in enumerate(("cpu", ops.device_name)):
         trainer = ClassifierTrainer(classifier(data, device=device, **changes), Reporter())
-        trainer.test = Digits(trainer.test.images[:10], trainer.test.labels[:10], "mnist")
+        trainer.test_pictures, trainer.test_labels = trainer.test_pictures[:10], trainer.test_labels[:10]
         trainer.steps, trainer.evaluate_every = 3, 3
         run = Run(tmp_path / device)
         run.folder.mkdir()
@@ -957,6 +998,65 @@ def test_the_kernels_train_an_fcn_as_numpy_does(ops, data, cnn, tmp_path, monkey
     expected, run = (start(each, tmp_path / each.device)[0] for each in settings)
     assert run.config()["device"] == ops.device_name
     assert_alike(run, expected)
+
+
+REPLAYED = {
+    "classifier": (
+        5,
+        lambda data, cnn, device: ClassifierTrainer(classifier(data, batch=2, device=device), Reporter()),
+    ),
+    "skip": (3, lambda data, cnn, device: FcnTrainer(fcn(data, cnn, batch=1, device=device), Reporter())),
+}
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_a_recorded_step_is_the_step_to_the_bit(ops, data, cnn, monkeypatch, name):
+    """Of two trainings one records its step and replays it, the other goes through Python every time."""
+    monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", 1)
+    monkeypatch.setattr("tinyfcn.training.sources.ORDERED_STEPS", 3)  # new orders on the way
+    steps, make = REPLAYED[name]
+    states = []
+    for replays in (True, False):
+        trainer = make(data, cnn, ops.device_name)
+        trainer.begin()
+        worked = []
+        work = trainer.work
+        monkeypatch.setattr(trainer, "work", lambda work=work, worked=worked: (worked.append(1), work()))
+        for step in range(steps):
+            if replays:
+                trainer.step(step)
+            else:
+                trainer.pictures.prepare(step)
+                trainer.work()
+        assert len(worked) == (1 if replays else steps)
+        assert not conflicts(ops.device.record(work).launches), (
+            "what runs beside other launches is of no matter to them"
+        )
+        losses = trainer.state.last_losses(ops, steps)
+        assert len({*losses.tolist()}) == steps
+        kept = [trainer.network.parameters, *(getattr(trainer.state, part) for part in ("m", "v", "step", "rates"))]
+        states.append([losses.tobytes(), *(ops.to_numpy(array).tobytes() for array in kept)])
+    assert states[0] == states[1]
+
+
+def test_a_training_that_replays_may_be_stopped_and_resumed(ops, tmp_path, monkeypatch):
+    """To the same bits, although it records anew, and reads the losses at other steps."""
+    for prefix, count in (("train", 8), ("t10k", 2)):
+        images, labels = draw(count, seed=0, odd=prefix == "t10k")
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte", images)
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte", labels)
+    settings = classifier(tmp_path, device=ops.device_name, batch=2)  # 8 steps
+    whole, _ = start(settings, tmp_path / "whole")
+    at_step(monkeypatch, 5, press_ctrl_c)
+    with pytest.raises(Interrupted):
+        start(settings, tmp_path / "stopped")
+    resume(tmp_path / "stopped")
+    assert outcome(Run(tmp_path / "stopped")) == outcome(whole)
+
+
+def test_no_loss_is_overwritten_before_it_is_read():
+    assert max(loop.REPORT_EVERY.values()) <= RING
+    assert {*loop.REPORT_EVERY} == {*DEVICES} - {"auto"}
 
 
 def test_a_run_remembers_which_device_auto_was(data, cnn, tmp_path):

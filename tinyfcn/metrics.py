@@ -1,4 +1,8 @@
-"""How good a prediction is. "IoU" is not one number, so each has its own name here."""
+"""How good a prediction is. "IoU" is not one number, so each has its own name here.
+
+Pixels are counted where the prediction is, by kernels/segmentation_counts.cu or its reference; the figures are made of
+the counts here.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,12 +11,6 @@ import numpy as np
 
 ARTICLE_THRESHOLD = 0.1  # the source article calls a pixel a digit's where softmax gives that digit more
 ARTICLE_BATCH = 4  # pictures whose IoU the article pools before it averages
-
-
-def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How often class t was called p: int64 (classes, classes)[t, p], from integer arrays of one shape."""
-    pairs = true.astype(np.int64).ravel() * classes + predicted.ravel()
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def iou_per_class(counts: np.ndarray) -> np.ndarray:
@@ -24,7 +22,7 @@ def iou_per_class(counts: np.ndarray) -> np.ndarray:
 
 @dataclass
 class SegmentationScore:
-    """What was predicted for some pictures, summed up by `result`. Scores of batches add up, in order.
+    """What was predicted for some pictures, summed up by `result`. Batches are added in their order.
 
     classes: channels of the network: 11 (digits, background), 10 (no background: design early) or 2 (ink,
     background). Labels are 0 .. classes - 1; without a background channel, `background` marks the pixels that
@@ -46,26 +44,21 @@ class SegmentationScore:
         """Whether the network has a channel for the background."""
         return self.background < self.classes
 
-    def add(self, probabilities: np.ndarray, labels: np.ndarray, loss: float) -> None:
-        """Probabilities (N, classes, H, W), labels (N, H, W), and the batch's mean loss."""
-        predicted = probabilities.argmax(axis=1)
-        known = labels < self.classes
-        self.counts += confusion(labels[known], predicted[known], self.classes)
-        channels = self.classes - self.has_background
-        claimed = probabilities[:, :channels] > ARTICLE_THRESHOLD
-        true = labels[:, None] == np.arange(channels)[:, None, None]
-        both = (claimed & true).sum(axis=(1, 2, 3))
-        either = (claimed | true).sum(axis=(1, 2, 3))
-        self.article.append(np.stack([both, either]))
-        self.loss_sum += loss * len(labels)
-        self.pictures += len(labels)
+    @property
+    def foreground(self) -> int:
+        """Channels that stand for something other than background; they come first."""
+        return self.classes - self.has_background
 
-    def merge(self, other: "SegmentationScore") -> None:
-        """Takes in the score of the pictures that follow."""
-        self.counts += other.counts
-        self.article += other.article
-        self.loss_sum += other.loss_sum
-        self.pictures += other.pictures
+    def count(self, ops: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
+        """What `add` takes of logits (N, classes, H, W) and labels (N, H, W): computed and left on their device."""
+        return ops.segmentation_counts(logits, labels, self.foreground, ARTICLE_THRESHOLD)
+
+    def add(self, confusion: np.ndarray, overlap: np.ndarray, loss: float) -> None:
+        """What `count` gave for a batch: int32 (N, classes, classes) and (N, 2); and the batch's mean loss."""
+        self.counts += confusion.sum(axis=0)
+        self.article.append(overlap)
+        self.loss_sum += loss * len(overlap)
+        self.pictures += len(overlap)
 
     def result(self) -> dict[str, Any]:
         """The figures, as fractions.
@@ -87,7 +80,7 @@ class SegmentationScore:
             background_only = self.counts[b, b]
             ink_both = total - self.counts[b].sum() - self.counts[:, b].sum() + background_only
             ink = _share(ink_both, total - background_only)
-        both, either = np.concatenate(self.article, axis=1)
+        both, either = np.concatenate(self.article).T
         groups = np.arange(0, self.pictures, ARTICLE_BATCH)
         both, either = np.add.reduceat(both, groups), np.add.reduceat(either, groups)
         return {

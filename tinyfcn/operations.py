@@ -1,5 +1,6 @@
 """One face for every place to compute: NumPy, the kernels on a GPU, the same kernels on the emulator."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -31,6 +32,15 @@ class Operations:
 
     def __repr__(self) -> str:
         return f"tinyfcn.on({self.device_name!r})"
+
+    def beside(self) -> AbstractContextManager[None]:
+        """What is done inside may be done at the same time as what follows, up to the next `join`: Device.beside."""
+        return self.device.beside() if self.device else nullcontext()
+
+    def join(self) -> None:
+        """What follows needs the results of what was done `beside`."""
+        if self.device:
+            self.device.join()
 
     def asarray(self, array: np.ndarray) -> Any:
         """A C-contiguous copy of a NumPy array on the device, of the same dtype."""

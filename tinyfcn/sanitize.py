@@ -8,7 +8,7 @@ Whether results are right is gradcheck's question.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tinyfcn.devices.emulator.emulator import ORDERS, Statistics
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
 from tinyfcn.devices.watched import Found, Watched, place
 from tinyfcn.operations import Operations
+from tinyfcn.ops.compose_m2nist import MANY, place_m2nist_naive
 
 EXTENTS = (1, 2, 3, 5, 8, 8, 13)  # of pictures; 8 often, so that some sums have 64 terms and some arrays 256 elements
 COUNTS = (1, 63, 64, 65, 255, 256, 257, 512, 700)  # around the blocks of 256 and of SUM_THREADS
@@ -28,7 +29,10 @@ NEVER_LAUNCHED = "never launched"
 
 
 def conv(name: str) -> Callable[[np.random.Generator], list[Case]]:
-    """conv2d, or conv_transpose2d, which looks at the same two pictures from the other side."""
+    """conv2d, or conv_transpose2d, which looks at the same two pictures from the other side.
+
+    The naive kernels on whatever is drawn, and a fast one of those that are compiled for this.
+    """
 
     def draw(random: np.random.Generator) -> list[Case]:
         n, c, o, *kernel = map(int, random.integers(1, 5, 5))
@@ -42,7 +46,9 @@ def conv(name: str) -> Callable[[np.random.Generator], list[Case]]:
             case = cases.convolution(name, random, (n, c, *fine + left_over), (o, c, *kernel), stride, padding)
         else:
             case = cases.convolution(name, random, (n, c, *coarse), (c, o, *kernel), stride, padding)
-        return [case]
+        transposed = name == "conv_transpose2d"
+        number = int(random.integers(len(cases.TRANSPOSED if transposed else cases.CORRELATIONS)))
+        return [replace(case, naive=True), cases.correlation(random, number, transposed, most=13)]
 
     return draw
 
@@ -68,13 +74,34 @@ def add(random: np.random.Generator) -> list[Case]:
 
 
 def softmax_cross_entropy(random: np.random.Generator) -> list[Case]:
-    """Places of a picture, or one each; logits up to 1e4 and more; the last class ignored or not."""
-    n, k = random.choice(COUNTS[:-2]), int(random.integers(1, 8))
+    """Places of a picture, or one each; of a few or several blocks; logits up to 1e4; the last class ignored or not."""
+    n, k = random.choice(COUNTS), int(random.choice((1, 7)))  # few, as a fast kernel is compiled for each
     shape = (n, k) if random.integers(2) else (int(random.integers(1, 5)), k, *random.choice(EXTENTS, 2))
-    logits = random.standard_normal(shape) * random.choice((1, 1e4))
-    labels = random.integers(0, k, (shape[0], *shape[2:])).astype(np.int32)
     unlabelled = random.choice((None, "zero", "softmax"))
-    return [cases.softmax(logits), cases.cross_entropy(logits, labels, unlabelled)]
+
+    def loss(*shape: int) -> Case:
+        logits = random.standard_normal(shape) * random.choice((1, 1e4))
+        return cases.cross_entropy(logits, random.integers(0, k, (shape[0], *shape[2:])).astype(np.int32), unlabelled)
+
+    few, many = loss(*shape), loss(int(random.integers(257, 800)), k)
+    return [cases.softmax(few.inputs["logits"]), *cases.both_forms(few), many]
+
+
+def segmentation_counts(random: np.random.Generator) -> list[Case]:
+    """Ties, labels without a channel, and up to as many classes as there can be."""
+    n, k = int(random.integers(1, 4)), int(random.choice((1, 2, 10, 11, 32)))
+    picture = random.choice((1, 3, 8, 13, 19), 2)
+    inputs = {
+        "logits": np.round(random.standard_normal((n, k, *picture)), int(random.integers(3))),
+        "labels": random.integers(0, k + int(random.integers(2)), (n, *picture)).astype(np.int32),
+        "foreground": int(random.integers(0, k + 1)),
+        "threshold": 0.1,
+    }
+
+    def forward(ops: Operations, **given: Any) -> dict[str, Any]:
+        return dict(zip(("confusion", "overlap"), ops.segmentation_counts(**given), strict=True))
+
+    return [Case("segmentation_counts", "", inputs, forward)]
 
 
 def adam(random: np.random.Generator) -> list[Case]:
@@ -84,34 +111,50 @@ def adam(random: np.random.Generator) -> list[Case]:
 
 
 def gather_normalise(random: np.random.Generator) -> list[Case]:
-    """Some pictures are taken twice, and most of them not at all."""
-    m, n = random.integers(1, 10, 2)
+    """Some pictures are taken twice, and most of them not at all; one label a picture, or one a pixel."""
+    m, n, rows = map(int, random.integers(1, 10, 3))
     images = random.integers(0, 256, (m, *random.choice(EXTENTS, 2))).astype(np.uint8)
-    inputs = {"images": images, "indices": random.integers(0, m, n).astype(np.int32)}
-    return [Case("gather_normalise", "", inputs, lambda ops, **given: {"batch": ops.gather_normalise(**given)})]
+    order = random.integers(0, m, (rows, n)).astype(np.int32)
+    shape = images.shape if random.integers(2) else (m,)
+    stored = {
+        "images": images,
+        "labels": random.integers(0, 11, shape).astype(np.uint8),
+        "order": order,
+        "step": random.integers(0, 3 * rows, 1).astype(np.int32),
+    }
+
+    def batch(ops: Operations, **given: Any) -> dict[str, Any]:
+        return dict(zip(("batch", "labels"), ops.gather_batch(**given), strict=True))
+
+    alone = {"images": images, "indices": order[0]}
+    return [
+        Case("gather_normalise", "", alone, lambda ops, **given: {"batch": ops.gather_normalise(**given)}),
+        Case("gather_normalise", "batch", stored, batch),
+    ]
 
 
 def compose_m2nist(random: np.random.Generator) -> list[Case]:
-    """Few whole pictures; the boxes alone of many."""
+    """Few whole pictures, and now and then so many that each has one block; the naive kernel's boxes of many."""
     m = int(random.integers(1, 6))
     inputs = {
         "digits": random.integers(0, 256, (m, 28, 28)).astype(np.uint8),
         "digit_labels": random.integers(0, 10, m).astype(np.uint8),
         "seed": int(random.integers(1 << 32)),
-        "step": int(random.integers(1 << 32)),
-        "count": int(random.integers(1, 3)),
+        "step": random.integers(-(1 << 31), 1 << 31, 1).astype(np.int32),
+        "count": int(random.integers(1, 3)) if random.integers(100) else MANY + 1,
     }
 
-    def boxes(ops: Operations, M: int, count: int, seed: int, step: int) -> dict[str, Any]:
-        boxes = ops.device.empty((count, 3, 3), np.int32)
-        ops.device.launch_for_each("compose_m2nist_place", count, (boxes, M, count, seed, step))
-        return {"boxes": boxes}
+    def boxes(ops: Operations, **given: Any) -> dict[str, Any]:
+        return {"boxes": place_m2nist_naive(ops.device, **given)}
 
     def pictures(ops: Operations, **given: Any) -> dict[str, Any]:
         return dict(zip(("batch", "labels"), ops.compose_m2nist(**given), strict=True))
 
-    alone = {"M": m, "count": int(random.choice(COUNTS)), "seed": inputs["seed"], "step": inputs["step"]}
-    return [Case("compose_m2nist", "boxes", alone, boxes), Case("compose_m2nist", "pictures", inputs, pictures)]
+    alone = {"digit_count": m, "seed": inputs["seed"], "step": inputs["step"], "count": int(random.choice(COUNTS))}
+    return [
+        Case("compose_m2nist", "boxes", alone, boxes),
+        *cases.both_forms(Case("compose_m2nist", "pictures", inputs, pictures)),
+    ]
 
 
 # Operation -> what draws inputs for its kernels, all those of its file.
@@ -124,6 +167,7 @@ EXERCISES: dict[str, Callable[[np.random.Generator], list[Case]]] = {
     "gather_normalise": gather_normalise,
     "max_pool2d": max_pool2d,
     "relu": relu,
+    "segmentation_counts": segmentation_counts,
     "softmax_cross_entropy": softmax_cross_entropy,
 }
 

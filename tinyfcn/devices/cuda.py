@@ -7,10 +7,11 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +70,30 @@ def why_not() -> str | None:
 
 
 SIDE_STREAMS = 4  # for launches that run beside others
+MOST_COMPILERS = 8  # at once; each takes some hundred megabytes
 
 
 @dataclass
 class GraphRecording(Recording):
-    """A recording that is a CUDA graph: all launches in one call, with next to nothing between them.
+    """A recording that becomes a CUDA graph: all launches in one call, with next to nothing between them.
 
     `pool` holds the arrays that were made meanwhile. Nobody else is given its memory while the graph lives.
     """
 
-    graph: Any = None
     pool: Any = None
+    graph: Any = None
 
     def replay(self) -> None:
-        """Runs the graph on the current stream: after what was launched before, and before what comes."""
-        self.graph.launch()
+        """Runs all launches on the current stream, after what was launched before: once plainly, then as a graph.
+
+        Before the first, all kernels are compiled. It warms them up, so that the capture meets nothing that is new.
+        """
+        if self.graph is not None:
+            self.graph.launch()
+            return
+        self.device.compile(launch.kernel for launch in self.launches)
+        super().replay()
+        self.graph = self.device.capture(self.launches)
 
 
 class Cuda(Device):
@@ -117,38 +127,55 @@ class Cuda(Device):
             return self.cupy.asnumpy(array)
 
     def record(self, work: Callable[[], Any]) -> GraphRecording:
-        """As Device.record; the launches are then captured into a CUDA graph."""
+        """As Device.record; the recording becomes a CUDA graph when it is replayed."""
         pool = self.cupy.cuda.MemoryPool()
         with self.cupy.cuda.using_allocator(pool.malloc):
-            launches = super().record(work).launches
-        with self._errors("the capture of a step"):
-            return GraphRecording(self, launches, self._capture(launches), pool)
+            return GraphRecording(self, super().record(work).launches, pool)
 
-    def _capture(self, launches: list[Launch]) -> Any:
-        """A CUDA graph of the launches. A stream that waits for an event of a captured stream is captured with it."""
-        new_stream = partial(self.cupy.cuda.Stream, non_blocking=True)
-        main, sides = new_stream(), [new_stream() for _ in range(SIDE_STREAMS)]
+    def compile(self, kernels: Iterable[kernel_source.Kernel]) -> None:
+        """Compiles kernels, several at once."""
+        device = self.cupy.cuda.Device()
+
+        def compile_one(kernel: kernel_source.Kernel) -> None:
+            with device:  # a thread begins on device 0
+                self._function(kernel)
+
+        missing = {kernel.expression: kernel for kernel in kernels if kernel.expression not in self._functions}
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_COMPILERS)) as pool:
+            for _ in pool.map(compile_one, missing.values()):
+                pass  # asks for the result, and so raises what the thread raised
+
+    def capture(self, launches: list[Launch]) -> Any:
+        """A CUDA graph of the launches.
+
+        The streams are never run: while they are captured, what would go to them is written down, and what waits for an
+        event of a captured stream is captured with it.
+        """
+        cuda = self.cupy.cuda
+        main, *sides = (cuda.Stream(non_blocking=True) for _ in range(1 + SIDE_STREAMS))
         begun: dict[int, Any] = {}  # branch -> its stream
 
+        def wait(waiting: Any, awaited: Any) -> None:
+            waiting.wait_event(awaited.record(cuda.Event(disable_timing=True)))
+
         def join() -> None:
-            for side in {id(side): side for side in begun.values()}.values():
-                main.wait_event(side.record())
+            for side in sides:
+                if side in begun.values():
+                    wait(main, side)
             begun.clear()
 
-        main.begin_capture()
-        for launch in launches:
-            if launch.joins:
-                join()
-            stream = main
-            if launch.branch:
-                if launch.branch not in begun:
+        with self._errors("the capture of a step"):
+            main.begin_capture()
+            for launch in launches:
+                if launch.joins:
+                    join()
+                if launch.branch and launch.branch not in begun:
                     begun[launch.branch] = sides[launch.branch % SIDE_STREAMS]
-                    begun[launch.branch].wait_event(main.record())
-                stream = begun[launch.branch]
-            with stream:
-                self._launch(launch)
-        join()
-        return main.end_capture()
+                    wait(begun[launch.branch], main)
+                with begun[launch.branch] if launch.branch else main:
+                    self._launch(launch)
+            join()
+            return main.end_capture()
 
     def _launch(self, launch: Launch) -> None:
         kernel = launch.kernel

@@ -95,10 +95,11 @@ class Device(ABC):
         read and written by kernels. All kernels should have run before, so that they are compiled.
 
         Raises:
-            KernelError: `work` brings an array to the host or from it.
+            KernelError: `work` brings an array to the host or from it, or records something itself.
         """
+        self._expect_no_recording("a step is recorded")
         recording = Recording(self)
-        self._recording = recording
+        self._recording, self._branches, self._joins = recording, 0, False
         try:
             work()
         finally:
@@ -110,7 +111,12 @@ class Device(ABC):
         """Launches inside may run at the same time as those that follow, up to the next `join`.
 
         They do where the step is a recording on a GPU. Elsewhere launches come one after another.
+
+        Raises:
+            KernelError: inside of another `beside`: a branch has no branches.
         """
+        if self._branch:
+            raise KernelError("beside within beside: a branch of a step has no branches of its own")
         self._branches += 1
         self._branch = self._branches
         try:
@@ -162,8 +168,8 @@ class Device(ABC):
             )
         checked = checked_arguments(kernel, arguments, self.array_type, self.dtypes)
         kernel = replace(kernel, instance=tuple(template))
-        launch = Launch(kernel, grid, block, checked, shared_bytes, self._branch, self._joins and not self._branch)
-        self._joins = self._joins and bool(self._branch)
+        launch = Launch(kernel, grid, block, checked, shared_bytes, self._branch, self._joins)
+        self._joins = False
         if self._recording is None:
             self._launch(launch)
         else:

@@ -26,18 +26,18 @@ class Classifier(Network):
     def forward(self, x: Any) -> Any:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
-        out["dense32"] = ops.relu(ops.conv2d(pool2, *self.weights("dense32")))
+        out["dense32"] = ops.conv2d(pool2, *self.weights("dense32"), relu=True)
         out["dense10"] = ops.conv2d(out["dense32"], *self.weights("dense10"))
         return out["dense10"]
 
     def backward(self, dlogits: Any) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
+        parameter, into = self.parameter, self.gradient_out
         d["dense10"] = dlogits
         d["dense32"], _, _ = ops.conv2d_backward(
-            dlogits, out["dense32"], self.parameter["dense10.weight"], out=self.gradient_out("dense10")
+            dlogits, out["dense32"], parameter["dense10.weight"], out=into("dense10"), through_relu=True
         )
-        dsum = ops.relu_backward(d["dense32"], out["dense32"])
         dpool2, _, _ = ops.conv2d_backward(
-            dsum, out["pool2"], self.parameter["dense32.weight"], out=self.gradient_out("dense32")
+            d["dense32"], out["pool2"], parameter["dense32.weight"], out=into("dense32"), through_relu=True
         )
         encode_backward(self, dpool2)

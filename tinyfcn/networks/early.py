@@ -69,9 +69,9 @@ class Early(Network):
     def forward(self, x: Any) -> Any:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
-        out["hidden"] = y = ops.relu(ops.conv2d(pool2, *self.weights("hidden")))
+        out["hidden"] = y = ops.conv2d(pool2, *self.weights("hidden"), relu=True)
         if self.reduce_first:
-            out["reduce"] = y = ops.relu(ops.conv2d(y, *self.weights("reduce")))
+            out["reduce"] = y = ops.conv2d(y, *self.weights("reduce"), relu=True)
         out["up1"] = y = ops.conv_transpose2d(y, *self.weights("up1"), stride=self.strides["up1"])
         if self.article_skip:
             seen = ops.conv2d(out["pool1"], *self.weights("skip1"))
@@ -108,16 +108,26 @@ class Early(Network):
             )
         d["up1"] = dy
         dy, _, _ = ops.conv_transpose2d_backward(
-            dy, out[before_up1], parameter["up1.weight"], stride=self.strides["up1"], out=into("up1")
+            dy,
+            out[before_up1],
+            parameter["up1.weight"],
+            stride=self.strides["up1"],
+            out=into("up1"),
+            through_relu=True,
         )
         if self.reduce_first:
             d["reduce"] = dy
-            dsum = ops.relu_backward(dy, out["reduce"])
-            dy, _, _ = ops.conv2d_backward(dsum, out["hidden"], parameter["reduce.weight"], out=into("reduce"))
+            dy, _, _ = ops.conv2d_backward(
+                dy, out["hidden"], parameter["reduce.weight"], out=into("reduce"), through_relu=True
+            )
         d["hidden"] = dy
-        dsum = ops.relu_backward(dy, out["hidden"])
         dpool2, _, _ = ops.conv2d_backward(
-            dsum, out["pool2"], parameter["hidden.weight"], need_dx=train_encoder, out=into("hidden")
+            dy,
+            out["pool2"],
+            parameter["hidden.weight"],
+            need_dx=train_encoder,
+            out=into("hidden"),
+            through_relu=True,
         )
         if train_encoder:
             encode_backward(self, dpool2, dpool1)

@@ -63,55 +63,50 @@ class Skip(Network):
     def forward(self, x: Any) -> Any:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
-        out["dense32"] = ops.relu(ops.conv2d(pool2, *self.weights("dense32"), padding=2))
-        out["context"] = ops.relu(ops.conv2d(out["dense32"], *self.weights("context"), padding=1))
-
-        grown = ops.conv_transpose2d(out["context"], *self.weights("up1"), stride=2)
-        seen = ops.conv2d(out["pool1"], *self.weights("skip1"))
-        out["up1"] = ops.relu(ops.add(grown, seen))
-
-        grown = ops.conv_transpose2d(out["up1"], *self.weights("up2"), stride=2)
-        seen = ops.conv2d(x, *self.weights("skip0"))
-        out["up2"] = ops.relu(ops.add(grown, seen))
-
+        with ops.beside():  # what the skips add is not needed before the map has grown
+            seen1 = ops.conv2d(out["pool1"], *self.weights("skip1"))
+            seen0 = ops.conv2d(x, *self.weights("skip0"))
+        out["dense32"] = ops.conv2d(pool2, *self.weights("dense32"), padding=2, relu=True)
+        out["context"] = ops.conv2d(out["dense32"], *self.weights("context"), padding=1, relu=True)
+        ops.join()
+        out["up1"] = ops.conv_transpose2d(out["context"], *self.weights("up1"), stride=2, add=seen1, relu=True)
+        out["up2"] = ops.conv_transpose2d(out["up1"], *self.weights("up2"), stride=2, add=seen0, relu=True)
         out["score"] = ops.conv2d(out["up2"], *self.weights("score"))
         return out["score"]
 
     def backward(self, dlogits: Any) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
         parameter, into = self.parameter, self.gradient_out
+        train_encoder = not self.freeze
         d["score"] = dlogits
-        d["up2"], _, _ = ops.conv2d_backward(dlogits, out["up2"], parameter["score.weight"], out=into("score"))
-
-        dsum = ops.relu_backward(d["up2"], out["up2"])  # the gradient of both summands
-        ops.conv2d_backward(dsum, out["x"], parameter["skip0.weight"], need_dx=False, out=into("skip0"))
-        d["up1"], _, _ = ops.conv_transpose2d_backward(
-            dsum, out["up1"], parameter["up2.weight"], stride=2, out=into("up2")
+        d["up2"], _, _ = ops.conv2d_backward(
+            dlogits, out["up2"], parameter["score.weight"], out=into("score"), through_relu=True
         )
-
-        dsum = ops.relu_backward(d["up1"], out["up1"])
+        # The gradient of a sum is that of both summands.
+        ops.conv2d_backward(d["up2"], out["x"], parameter["skip0.weight"], need_dx=False, out=into("skip0"))
+        d["up1"], _, _ = ops.conv_transpose2d_backward(
+            d["up2"], out["up1"], parameter["up2.weight"], stride=2, out=into("up2"), through_relu=True
+        )
         dpool1, _, _ = ops.conv2d_backward(
-            dsum, out["pool1"], parameter["skip1.weight"], need_dx=not self.freeze, out=into("skip1")
+            d["up1"], out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=into("skip1")
         )
         d["context"], _, _ = ops.conv_transpose2d_backward(
-            dsum, out["context"], parameter["up1.weight"], stride=2, out=into("up1")
+            d["up1"], out["context"], parameter["up1.weight"], stride=2, out=into("up1"), through_relu=True
         )
-
-        dsum = ops.relu_backward(d["context"], out["context"])
         ddense32, _, _ = ops.conv2d_backward(
-            dsum,
+            d["context"],
             out["dense32"],
             parameter["context.weight"],
             padding=1,
-            need_dx=not self.freeze,
+            need_dx=train_encoder,
             out=into("context"),
+            through_relu=True,
         )
         if self.freeze:
             return
         d["dense32"] = ddense32
-        dsum = ops.relu_backward(d["dense32"], out["dense32"])
         dpool2, _, _ = ops.conv2d_backward(
-            dsum, out["pool2"], parameter["dense32.weight"], padding=2, out=into("dense32")
+            d["dense32"], out["pool2"], parameter["dense32.weight"], padding=2, out=into("dense32"), through_relu=True
         )
         encode_backward(self, dpool2, dpool1)
 

@@ -1,15 +1,22 @@
-"""Launches kernels/conv2d.cu."""
+"""Launches kernels/conv2d.cu: the naive forms here, the fast ones through correlation.py."""
 
 from typing import Any
 
 from tinyfcn.devices.device import Device
 from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
+from tinyfcn.ops.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.ops.relu import relu as rectify
+from tinyfcn.ops.relu import relu_backward
 
 SUM_THREADS = 64  # as in kernels/common.cuh: the block that owns one sum
 
 
-def conv2d(device: Device, x: Any, weight: Any, bias: Any, stride: int = 1, padding: int = 0) -> Any:
+def conv2d(
+    device: Device, x: Any, weight: Any, bias: Any, stride: int = 1, padding: int = 0, relu: bool = False
+) -> Any:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C, KH, KW), bias (O,); OH = (H + 2P - KH) // S + 1.
+
+    relu: y is put through a ReLU, max(y, 0).
 
     Raises:
         ValueError: shapes that do not fit each other, or a kernel larger than the padded picture.
@@ -17,9 +24,13 @@ def conv2d(device: Device, x: Any, weight: Any, bias: Any, stride: int = 1, padd
     sizes = _sizes(x, weight, stride, padding)
     n, _, _, _, o, _, _, out_height, out_width = sizes
     expect_shape("conv2d: bias", bias, (o,))
-    y = device.empty((n, o, out_height, out_width), x.dtype)
+    shape = (n, o, out_height, out_width)
+    y = correlate(device, x, weight, shape, stride, padding, bias, relu=relu)
+    if y is not None:
+        return y
+    y = device.empty(shape, x.dtype)
     device.launch_for_each("conv2d_forward_naive", y.size, (x, weight, bias, y, *sizes, stride, padding))
-    return y
+    return rectify(device, y) if relu else y
 
 
 def conv2d_backward(
@@ -31,10 +42,12 @@ def conv2d_backward(
     padding: int = 0,
     need_dx: bool = True,
     out: tuple[Any, Any] | None = None,
+    through_relu: bool = False,
 ) -> tuple[Any, Any, Any]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 
-    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given.
+    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is what a
+    ReLU put out, and dx the gradient of what that ReLU took: 0 where x is 0.
 
     Raises:
         ValueError: shapes that do not fit each other.
@@ -44,20 +57,33 @@ def conv2d_backward(
     expect_shape("conv2d_backward: dout", dout, (n, o, out_height, out_width))
     dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
     expect_shape("conv2d_backward: dweight", dweight, weight.shape)
-    device.launch("conv2d_backward_weight_naive", weight.size, SUM_THREADS, (dout, x, dweight, *sizes, stride, padding))
-    bias_gradient(device, dout, dbias)
-    dx = None
-    if need_dx:
+    expect_shape("conv2d_backward: dbias", dbias, (o,))
+    with device.beside():  # only the optimiser needs them
+        if not correlate_weight(device, dout, x, dweight, dbias, stride, padding):
+            arguments = (dout, x, dweight, *sizes, stride, padding)
+            device.launch("conv2d_backward_weight_naive", weight.size, SUM_THREADS, arguments)
+            bias_gradient(device, dout, dbias)
+    if not need_dx:
+        return None, dweight, dbias
+    # Each output saw a patch of inputs; sending its gradient back to that patch is a transposed convolution.
+    dx = correlate_transposed(device, dout, weight, x.shape, stride, padding, gate=x if through_relu else None)
+    if dx is None:
         dx = device.empty(x.shape, x.dtype)
         device.launch_for_each("conv2d_backward_input_naive", dx.size, (dout, weight, dx, *sizes, stride, padding))
+        dx = relu_backward(device, dx, x) if through_relu else dx
     return dx, dweight, dbias
 
 
 def bias_gradient(device: Device, dout: Any, dbias: Any) -> None:
-    """Writes the sum of dout (N, O, OH, OW) over all but the channels into dbias (O,)."""
+    """Writes the sum of dout (N, O, OH, OW) over all but the channels into dbias (O,), with the naive kernel."""
     n, o, out_height, out_width = dout.shape
-    expect_shape("dbias", dbias, (o,))
     device.launch("conv2d_backward_bias_naive", o, SUM_THREADS, (dout, dbias, n, o, out_height, out_width))
+
+
+def output_shape(x: Any, weight: Any, stride: int = 1, padding: int = 0) -> tuple[int, int, int, int]:
+    """(N, O, OH, OW), checked."""
+    n, _, _, _, o, _, _, out_height, out_width = _sizes(x, weight, stride, padding)
+    return n, o, out_height, out_width
 
 
 def _sizes(x: Any, weight: Any, stride: int, padding: int) -> tuple[int, ...]:

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
+RING = 128  # losses that are kept
+
 
 @dataclass
 class AdamState:
     """What Adam remembers, as arrays on the device, and its settings.
 
     m, v (P,): the fading means of the gradients and of their squares. step (1,): steps done. rates (3,): the rate
-    of the last step, 1 - beta1^t, 1 - beta2^t. l2 (P,): the weight of each parameter's penalty l2 / 2 * p^2.
+    of the last step, 1 - beta1^t, 1 - beta2^t. losses (RING,): of the last steps, that of step t (from 1) at
+    (t - 1) % RING. l2 (P,): the weight of each parameter's penalty l2 / 2 * p^2.
 
     The rate climbs in a straight line over `warmup` steps and falls with half a cosine to 0 at `steps`
     (Loshchilov & Hutter, "SGDR", 2017); with `steps` 0 it stays.
@@ -24,6 +27,7 @@ class AdamState:
     v: Any
     step: Any
     rates: Any
+    losses: Any
     l2: Any
     base_rate: float
     steps: int
@@ -41,23 +45,35 @@ class AdamState:
             v=ops.asarray(zeros),
             step=ops.asarray(np.zeros(1, np.int32)),
             rates=ops.asarray(np.zeros(3, l2.dtype)),
+            losses=ops.asarray(np.zeros(RING, l2.dtype)),
             l2=ops.asarray(l2),
             base_rate=base_rate,
             steps=steps,
             **settings,
         )
 
+    def last_losses(self, ops: Any, count: int) -> np.ndarray:
+        """The losses of the last `count` steps, at most RING, in their order; waits for the device."""
+        done = int(ops.to_numpy(self.step)[0])
+        return ops.to_numpy(self.losses)[np.arange(done - count, done) % RING]
 
-def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState) -> None:
-    """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them."""
-    state.step += 1
-    t = int(state.step[0])
+
+def adam_schedule(state: AdamState) -> None:
+    """Works out `state.rates` of the step that comes."""
+    t = int(state.step[0]) + 1
     warmup_factor = min(t / state.warmup, 1) if state.warmup else 1
     progress = min((t - 1) / state.steps, 1) if state.steps else 0
     state.rates[0] = state.base_rate * warmup_factor * (1 + np.cos(np.pi * progress)) / 2
     state.rates[1] = 1 - state.beta1**t
     state.rates[2] = 1 - state.beta2**t
 
+
+def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState, loss: np.ndarray) -> None:
+    """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them.
+
+    `adam_schedule` comes before each step. `loss` (1,) is that of the batch which gave the gradients; it is kept in
+    the state.
+    """
     gradients = gradients + state.l2 * parameters
     state.m *= state.beta1
     state.m += (1 - state.beta1) * gradients
@@ -66,3 +82,5 @@ def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState) -
     m_hat = state.m / state.rates[1]
     v_hat = state.v / state.rates[2]
     parameters -= state.rates[0] * m_hat / (np.sqrt(v_hat) + state.epsilon)
+    state.losses[state.step[0] % RING] = loss[0]
+    state.step += 1

@@ -8,12 +8,14 @@ HEIGHT, WIDTH, SIDE = 64, 84, 28
 TRIES = 512
 
 
-def place_m2nist(digit_count: int, seed: int, step: int, count: int) -> np.ndarray:
+def place_m2nist(digit_count: int, seed: int, step: int | np.ndarray, count: int) -> np.ndarray:
     """Which digits go where: int32 (count, 3, 3) of digit, top, left; digit -1 where a picture has fewer than three.
 
     Every try places all boxes of a picture anew, until none overlap; so all layouts are equally likely. Boxes that
     found no place in 512 tries (2 in 100,000 pictures of three digits) stand side by side.
     """
+    if np.ndim(step):
+        step = int(step[0]) % 2**32
     picture = np.arange(count)
     choice = philox((0, picture, step, 0), (seed, 0))
     digits = 1 + choice[0] % 3
@@ -43,13 +45,19 @@ def place_m2nist(digit_count: int, seed: int, step: int, count: int) -> np.ndarr
 
 
 def compose_m2nist(
-    digits: np.ndarray, digit_labels: np.ndarray, seed: int, step: int, count: int, background: int = 10
+    digits: np.ndarray,
+    digit_labels: np.ndarray,
+    seed: int,
+    step: int | np.ndarray,
+    count: int,
+    background: int = 10,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` pictures, float32 (count, 1, 64, 84) = (pixel - 127) / 127, and their labels, int32 (count, 64, 84).
 
     Args:
         digits: uint8 (M, 28, 28) with labels uint8 (M,), 0 .. 9.
-        seed, step: below 2^32; the pictures are a function of them and of the digits.
+        seed, step: 0 .. 2^32 - 1; the pictures are a function of them and of the digits. step: a Python int, or an
+            int32 array (1,) whose bits are read as unsigned.
 
     A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits a picture,
     boxes never overlapping.

@@ -7,13 +7,19 @@ y[n, o, i, j] = bias[o] + sum over c, u, v of x[n, c, i * stride + u - padding, 
 import numpy as np
 
 from tinyfcn.reference.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.reference.relu import relu_backward
 
 
-def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0) -> np.ndarray:
-    """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C, KH, KW), bias (O,); OH = (H + 2P - KH) // S + 1."""
+def conv2d(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0, relu: bool = False
+) -> np.ndarray:
+    """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C, KH, KW), bias (O,); OH = (H + 2P - KH) // S + 1.
+
+    relu: y is put through a ReLU, max(y, 0).
+    """
     y = correlate(x, weight, stride, padding)
     y += bias[:, None, None]
-    return y
+    return np.maximum(y, 0, out=y) if relu else y
 
 
 def conv2d_backward(
@@ -24,14 +30,18 @@ def conv2d_backward(
     padding: int = 0,
     need_dx: bool = True,
     out: tuple[np.ndarray, np.ndarray] | None = None,
+    through_relu: bool = False,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 
-    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given.
+    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is what a
+    ReLU put out, and dx the gradient of what that ReLU took: 0 where x is 0.
     """
     dweight, dbias = out or (np.empty_like(weight), np.empty_like(weight, shape=weight.shape[:1]))
     dweight[...] = correlate_weight(dout, x, *weight.shape[2:], stride, padding)
     dbias[...] = dout.sum(axis=(0, 2, 3))
+    if not need_dx:
+        return None, dweight, dbias
     # Each output saw a patch of inputs; sending its gradient back to that patch is a transposed convolution.
-    dx = correlate_transposed(dout, weight, stride, padding, *x.shape[2:]) if need_dx else None
-    return dx, dweight, dbias
+    dx = correlate_transposed(dout, weight, stride, padding, *x.shape[2:])
+    return relu_backward(dx, x) if through_relu else dx, dweight, dbias

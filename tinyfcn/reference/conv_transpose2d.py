@@ -8,18 +8,30 @@ Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), 
 import numpy as np
 
 from tinyfcn.reference.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.reference.relu import relu_backward
 
 
 def conv_transpose2d(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    stride: int = 1,
+    padding: int = 0,
+    add: np.ndarray | None = None,
+    relu: bool = False,
 ) -> np.ndarray:
-    """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P."""
+    """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P.
+
+    add (N, O, OH, OW): is added to y, where a skip connection joins. relu: y then is put through a ReLU, max(y, 0).
+    """
     height, width = x.shape[2:]
     out_height = (height - 1) * stride + weight.shape[2] - 2 * padding
     out_width = (width - 1) * stride + weight.shape[3] - 2 * padding
     y = correlate_transposed(x, weight, stride, padding, out_height, out_width)
     y += bias[:, None, None]
-    return y
+    if add is not None:
+        y += add
+    return np.maximum(y, 0, out=y) if relu else y
 
 
 def conv_transpose2d_backward(
@@ -30,14 +42,18 @@ def conv_transpose2d_backward(
     padding: int = 0,
     need_dx: bool = True,
     out: tuple[np.ndarray, np.ndarray] | None = None,
+    through_relu: bool = False,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 
-    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given.
+    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is what a
+    ReLU put out, and dx the gradient of what that ReLU took: 0 where x is 0.
     """
     dweight, dbias = out or (np.empty_like(weight), np.empty_like(weight, shape=weight.shape[1:2]))
     dweight[...] = correlate_weight(x, dout, *weight.shape[2:], stride, padding)
     dbias[...] = dout.sum(axis=(0, 2, 3))
+    if not need_dx:
+        return None, dweight, dbias
     # Each input was stamped onto a patch of outputs; gathering that patch's gradient is a convolution.
-    dx = correlate(dout, weight, stride, padding) if need_dx else None
-    return dx, dweight, dbias
+    dx = correlate(dout, weight, stride, padding)
+    return relu_backward(dx, x) if through_relu else dx, dweight, dbias

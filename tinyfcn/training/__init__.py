@@ -13,7 +13,7 @@ from tinyfcn.training.fcn import FcnTrainer, evaluate_fcn
 from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import ClassifierSettings, FcnSettings, Settings, available_threads
-from tinyfcn.training.sources import composed_chunks, evaluation_pictures
+from tinyfcn.training.sources import composed_chunks, digits_test, evaluation_pictures
 
 __all__ = [
     "ClassifierSettings",
@@ -91,9 +91,10 @@ def evaluate_run(
         if model.design.name == "classifier":
             if m2nist is not None:
                 raise CheckpointError(f"{folder} is a classifier's run: --m2nist tests FCNs")
-            return evaluate_classifier(parallel, load_digits("test", dataset, data_dir))[0]
-        pictures, labels = evaluation_pictures(model.design, dataset, data_dir, m2nist)
-        return evaluate_fcn(parallel, model.design, pictures, labels)
+            test = load_digits("test", dataset, data_dir)
+            return evaluate_classifier(parallel, *digits_test(parallel.ops, test))[0]
+        test = evaluation_pictures(parallel.ops, model.design, dataset, data_dir, m2nist)
+        return evaluate_fcn(parallel, model.design, *test)
 
 
 def _folder(name: str | None) -> Path | None:

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.data import Digits, load_digits
+from tinyfcn.data import load_digits
 from tinyfcn.networks import Classifier, Network
 from tinyfcn.operations import on
-from tinyfcn.reference import compose_m2nist
 from tinyfcn.runs import Run
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import ClassifierSettings
-from tinyfcn.training.sources import TEST_SEED, Stored, as_bytes
+from tinyfcn.training.sources import TEST_SEED, Stored, as_bytes, digits_test
 
-EVALUATION_BATCH = 250
+EVALUATION_BATCH = {"cpu": 250, "emulator": 250, "cuda": 2500}  # whose layers' outputs take some 90 MB
 
 
 class ClassifierTrainer(Trainer):
@@ -32,19 +31,17 @@ class ClassifierTrainer(Trainer):
         self.test = load_digits("test", train.source, data_dir, reporter.notice)
         self.source = train.source
         ops = on(settings.device)
+        self.test_pictures, self.test_labels = digits_test(ops, self.test)
         self.network = Classifier(ops, settings.seed)
         self.parallel = ParallelNetwork(self.network, settings.threads)
-        self.digits = Stored(ops, train.images, train.labels.astype(np.int32), settings.batch, settings.seed)
+        self.pictures = Stored(ops, train.images, train.labels, settings.batch, settings.seed)
         self.steps = ceil(settings.epochs * len(train) / settings.batch)
         self.evaluate_every = ceil(len(train) / settings.batch)
         no_l2 = np.zeros(self.network.parameters.shape, np.float32)
         self.state = self.adam_state(no_l2)
 
-    def batch(self, step: int) -> tuple[Any, Any]:
-        return self.digits.batch(step)
-
     def evaluate(self) -> dict[str, Any]:
-        result, self.probabilities = evaluate_classifier(self.parallel, self.test)
+        result, self.probabilities = evaluate_classifier(self.parallel, self.test_pictures, self.test_labels)
         return result
 
     def record(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -57,10 +54,10 @@ class ClassifierTrainer(Trainer):
         predicted = self.probabilities.argmax(axis=1)
         confidence = self.probabilities.max(axis=1)
         figures.mistakes(run.folder / "mistakes.png", self.test.images, self.test.labels, predicted, confidence)
-        pictures, _ = compose_m2nist(self.test.images, self.test.labels, TEST_SEED, 0, 1)
         ops = self.network.ops
-        scores = ops.to_numpy(ops.softmax(self.network.forward(ops.asarray(pictures))))
-        figures.score_map(run.folder / "score-map.png", as_bytes(pictures)[0], scores[0])
+        pictures, _ = ops.compose_m2nist(*map(ops.asarray, (self.test.images, self.test.labels)), TEST_SEED, 0, 1)
+        scores = ops.to_numpy(ops.softmax(self.network.forward(pictures)))
+        figures.score_map(run.folder / "score-map.png", as_bytes(ops.to_numpy(pictures))[0], scores[0])
 
     def config(self) -> dict[str, Any]:
         return {
@@ -72,19 +69,17 @@ class ClassifierTrainer(Trainer):
         }
 
 
-def evaluate_classifier(parallel: ParallelNetwork, test: Digits) -> tuple[dict[str, Any], np.ndarray]:
-    """{"accuracy", "loss"} on the test digits, and the probabilities, float32 (N, 10)."""
+def evaluate_classifier(parallel: ParallelNetwork, pictures: Any, labels: Any) -> tuple[dict[str, Any], np.ndarray]:
+    """{"accuracy", "loss"} on test digits (N, 1, 28, 28), and the probabilities, float32 (N, 10)."""
     ops = parallel.ops
-    images = ops.asarray(test.images)
 
-    def work(network: Network, part: slice) -> tuple[np.ndarray, float]:
-        indices = np.arange(part.start, part.stop, dtype=np.int32)
-        logits = network.forward(ops.gather_normalise(images, ops.asarray(indices)))[:, :, 0, 0]
-        labels = ops.asarray(test.labels[part].astype(np.int32))
-        loss, _ = ops.softmax_cross_entropy(logits, labels)
-        return ops.to_numpy(ops.softmax(logits)), float(ops.to_numpy(loss)[0]) * len(indices)
+    def work(network: Network, part: slice) -> tuple[Any, Any]:
+        logits = network.forward(pictures[part])[:, :, 0, 0]
+        loss, _ = ops.softmax_cross_entropy(logits, labels[part])
+        return ops.softmax(logits), loss
 
-    done = parallel.map(work, len(test), EVALUATION_BATCH)
-    probabilities = np.concatenate([part for part, _ in done])
-    accuracy = float((probabilities.argmax(axis=1) == test.labels).mean())
-    return {"accuracy": accuracy, "loss": sum(loss for _, loss in done) / len(test)}, probabilities
+    done = parallel.map(work, len(labels), EVALUATION_BATCH[ops.device_name])
+    probabilities = np.concatenate([ops.to_numpy(part) for part, _ in done])
+    accuracy = float((probabilities.argmax(axis=1) == ops.to_numpy(labels)).mean())
+    loss = sum(float(ops.to_numpy(loss)[0]) * len(part) for part, loss in done) / len(labels)
+    return {"accuracy": accuracy, "loss": loss}, probabilities

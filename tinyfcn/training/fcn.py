@@ -13,14 +13,22 @@ from tinyfcn.errors import CheckpointError
 from tinyfcn.metrics import SegmentationScore
 from tinyfcn.networks import BACKGROUND, Design, Network
 from tinyfcn.operations import on
-from tinyfcn.reference import compose_m2nist, gather_normalise
+from tinyfcn.reference import compose_m2nist
 from tinyfcn.runs import RESULT, STATE, Run, checked_parameters, load_tensors
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import FcnSettings
-from tinyfcn.training.sources import Composed, Stored, as_bytes, composed_test, design_labels, m2nist_part
+from tinyfcn.training.sources import (
+    Composed,
+    Stored,
+    as_bytes,
+    composed_test,
+    design_labels,
+    m2nist_part,
+    m2nist_test,
+)
 
-EVALUATION_BATCH = 20  # a multiple of the article's 4, over whose pictures article_iou is pooled
+EVALUATION_BATCH = {"cpu": 20, "emulator": 20, "cuda": 200}  # whose layers' outputs take some 200 MB
 SHOWN = 10  # pictures in the figure of masks; half as many, twice as large, in that of labels
 
 
@@ -49,17 +57,15 @@ class FcnTrainer(Trainer):
         self.dataset = settings.dataset
         if settings.m2nist is not None:
             files = read_m2nist(Path(settings.m2nist))
-            train, test = split_indices(len(files))
+            train, _ = split_indices(len(files))
             self.pictures = Stored(ops, *m2nist_part(design, files, train), *chosen)
-            test_pictures, self.test_labels = m2nist_part(design, files, test)
-            self.test_pictures = gather_normalise(test_pictures, np.arange(len(test)))
+            self.test_pictures, self.test_labels = m2nist_test(ops, design, files)
             return
         data_dir = Path(settings.data_dir) if settings.data_dir else None
         digits = load_digits("train", settings.dataset, data_dir, reporter.notice)
         self.dataset = digits.source
-        self.test_pictures, self.test_labels = composed_test(
-            design, load_digits("test", digits.source, data_dir, reporter.notice)
-        )
+        test_digits = load_digits("test", digits.source, data_dir, reporter.notice)
+        self.test_pictures, self.test_labels = composed_test(ops, design, test_digits)
         if settings.fixed is None:
             self.pictures = Composed(ops, digits, design, *chosen)
         else:
@@ -69,9 +75,6 @@ class FcnTrainer(Trainer):
     def begin(self) -> None:
         if self.settings.cnn is not None:
             self.network.load(pretrained_weights(self.network, Path(self.settings.cnn)))
-
-    def batch(self, step: int) -> tuple[Any, Any]:
-        return self.pictures.batch(step)
 
     def evaluate(self) -> dict[str, Any]:
         return evaluate_fcn(self.parallel, self.settings.design, self.test_pictures, self.test_labels)
@@ -83,10 +86,10 @@ class FcnTrainer(Trainer):
     def draw(self, run: Run) -> None:
         from tinyfcn import figures  # matplotlib takes its time to import
 
-        shown = self.test_pictures[:SHOWN]
         ops, design = self.network.ops, self.settings.design
-        p = ops.to_numpy(ops.softmax(self.network.forward(ops.asarray(shown))))
-        pictures, labels = as_bytes(shown), self.test_labels[:SHOWN]
+        shown = self.test_pictures[:SHOWN]
+        p = ops.to_numpy(ops.softmax(self.network.forward(shown)))
+        pictures, labels = as_bytes(ops.to_numpy(shown)), ops.to_numpy(self.test_labels[:SHOWN])
         figures.learning_curves(run.folder / "learning-curves.png", run.metrics())
         true = np.stack([labels == channel for channel in range(p.shape[1])], axis=1).astype(np.float32)
         figures.mask_grid(run.folder / "masks.png", pictures, p, true)
@@ -157,19 +160,17 @@ def pretrained_weights(network: Network, path: Path) -> dict[str, np.ndarray]:
     return checked_parameters(tensors, wanted, source)
 
 
-def evaluate_fcn(parallel: ParallelNetwork, design: Design, pictures: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """All figures of SegmentationScore on pictures float32 (N, 1, H, W) and labels int32 (N, H, W)."""
+def evaluate_fcn(parallel: ParallelNetwork, design: Design, pictures: Any, labels: Any) -> dict[str, Any]:
+    """All figures of SegmentationScore on pictures (N, 1, H, W) and labels int32 (N, H, W) that are on the device."""
     ops = parallel.ops
     ignore_index = BACKGROUND if design.name == "early" else None
+    score = SegmentationScore(design.classes, design.background)
 
-    def work(network: Network, part: slice) -> SegmentationScore:
-        logits = network.forward(ops.asarray(pictures[part]))
-        loss, _ = ops.softmax_cross_entropy(logits, ops.asarray(labels[part]), ignore_index)
-        score = SegmentationScore(design.classes, design.background)
-        score.add(ops.to_numpy(ops.softmax(logits)), labels[part], float(ops.to_numpy(loss)[0]))
-        return score
+    def work(network: Network, part: slice) -> tuple[Any, Any, Any]:
+        logits = network.forward(pictures[part])
+        loss, _ = ops.softmax_cross_entropy(logits, labels[part], ignore_index)
+        return *score.count(ops, logits, labels[part]), loss
 
-    total = SegmentationScore(design.classes, design.background)
-    for score in parallel.map(work, len(labels), EVALUATION_BATCH):
-        total.merge(score)
-    return total.result()
+    for confusion, overlap, loss in parallel.map(work, len(labels), EVALUATION_BATCH[ops.device_name]):
+        score.add(ops.to_numpy(confusion), ops.to_numpy(overlap), float(ops.to_numpy(loss)[0]))
+    return score.result()

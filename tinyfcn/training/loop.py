@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from tinyfcn.devices.device import Recording
 from tinyfcn.errors import CheckpointError, TinyfcnError
 from tinyfcn.networks import Network
 from tinyfcn.reference.adam import AdamState
 from tinyfcn.runs import RESULT, STATE, Run, checked_parameters
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import Settings
+from tinyfcn.training.sources import Composed, Stored
 
-REPORT_EVERY = 10  # steps; reading the loss makes a GPU wait
+# Steps after which the losses are read and reported. Reading makes a GPU wait, which takes longer than a step.
+REPORT_EVERY = {"cpu": 10, "emulator": 10, "cuda": 100}
 
 
 class Reporter:
@@ -43,26 +46,24 @@ class Interrupted(TinyfcnError):
 
 
 class Trainer(ABC):
-    """What the loop trains: a network with its optimiser, its batches and its evaluation."""
+    """What the loop trains: a network with its optimiser, its pictures and its evaluation."""
 
     kind: str  # the run folder's name before its number: "cnn" or "fcn"
     settings: Settings
     network: Network
     parallel: ParallelNetwork
     state: AdamState
+    pictures: Stored | Composed
     steps: int
     evaluate_every: int
     first_trained: int = 0
     ignore_index: int | None = None
     unlabelled: str = "zero"
+    recording: Recording | None = None
 
     def begin(self) -> None:
         """Prepares a new run, not one that is resumed, by loading pretrained weights where there are any."""
         return
-
-    @abstractmethod
-    def batch(self, step: int) -> tuple[Any, Any]:
-        """Pictures and labels of step 0 .. steps - 1: a function of the seed and the step alone."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any]:
@@ -88,12 +89,27 @@ class Trainer(ABC):
             self.network.ops, l2, chosen.learning_rate, steps, warmup=chosen.warmup, beta2=chosen.beta2
         )
 
-    def step(self, step: int) -> Any:
-        """One step of training; the loss stays on the device."""
-        loss = self.parallel.gradients(*self.batch(step), self.ignore_index, self.unlabelled)
-        trained = slice(self.first_trained, None)
-        self.network.ops.adam_step(self.network.parameters[trained], self.network.gradients[trained], self.state)
-        return loss
+    def work(self) -> None:
+        """One step of training: batch, forward, loss, backward, update.
+
+        Which step it is, and what its loss was, the state keeps: nothing here comes from the host or goes to it.
+        """
+        network, trained = self.network, slice(self.first_trained, None)
+        network.ops.adam_schedule(self.state)
+        pictures, labels = self.pictures.batch(self.state.step)
+        loss = self.parallel.gradients(pictures, labels, self.ignore_index, self.unlabelled)
+        network.ops.adam_step(network.parameters[trained], network.gradients[trained], self.state, loss)
+
+    def step(self, step: int) -> None:
+        """Step 0 .. steps - 1, which is the next one. Where kernels run, it is recorded once, and then replayed."""
+        self.pictures.prepare(step)
+        device = self.network.ops.device
+        if device is None:
+            self.work()
+            return
+        if self.recording is None:
+            self.recording = device.record(self.work)
+        self.recording.replay()
 
     def save(self, run: Run, losses: list[float], seconds: float | None = None) -> None:
         """Writes the weights and all that is needed to go on.
@@ -114,14 +130,14 @@ class Trainer(ABC):
         self.network.load(checked_parameters(tensors, self.network.parameter_shapes(), source))
         ops = self.network.ops
         size = self.state.m.shape
-        self.state.m = ops.asarray(checked_parameters(tensors, {"adam.m": size}, source)["adam.m"])
-        self.state.v = ops.asarray(checked_parameters(tensors, {"adam.v": size}, source)["adam.v"])
+        self.state.m[...] = ops.asarray(checked_parameters(tensors, {"adam.m": size}, source)["adam.m"])
+        self.state.v[...] = ops.asarray(checked_parameters(tensors, {"adam.v": size}, source)["adam.v"])
         if not {"adam.step", "loop.losses"} <= tensors.keys():
             raise CheckpointError(f"{source} holds weights but no training to go on with")
         step = tensors["adam.step"]
         if step.shape != (1,) or step.dtype != np.int32 or not 0 <= step[0] <= self.steps:
             raise CheckpointError(f"{source}: adam.step is {step.tolist()}, expected one integer, 0 to {self.steps}")
-        self.state.step = ops.asarray(step)
+        self.state.step[...] = ops.asarray(step)
         return list(tensors["loop.losses"]), float(metadata["seconds"]) if "seconds" in metadata else None
 
 
@@ -138,21 +154,24 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
     if seconds_before is None:
         seconds_before = records[-1]["seconds"] if records else 0.0
     reporter.started(run, trainer, step)
-    waiting: list[Any] = []  # losses still on the device
+    report_every = REPORT_EVERY[trainer.network.ops.device_name]
+    waiting = 0  # losses still on the device
     result: dict[str, Any] | None = None
     start = time.perf_counter()
     with _ctrl_c() as stop, trainer.parallel.computing():
         while step < trainer.steps:
-            waiting.append(trainer.step(step))
+            trainer.step(step)
             step += 1
+            waiting += 1
             evaluate_now = step % trainer.evaluate_every == 0 or step == trainer.steps
-            if len(waiting) == REPORT_EVERY or evaluate_now or stop.is_set():
-                losses += [_finite(trainer, loss, step, records) for loss in waiting]
-                reporter.stepped(step, float(np.mean(losses[-len(waiting) :])))
-                waiting = []
+            if waiting == report_every or evaluate_now or stop.is_set():
+                read = trainer.state.last_losses(trainer.network.ops, waiting)
+                losses += [_finite(trainer, float(loss), step, records) for loss in read]
+                reporter.stepped(step, float(np.mean(losses[-waiting:])))
+                waiting = 0
             if evaluate_now:
                 result = trainer.evaluate()
-                _finite(trainer, np.array([result["loss"]]), step, records)
+                _finite(trainer, result["loss"], step, records)
                 seconds = seconds_before + time.perf_counter() - start
                 record = {"step": step, "seconds": round(seconds, 2), "train_loss": float(np.mean(losses))}
                 records.append({**record, **trainer.record(result)})
@@ -176,15 +195,14 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
     return result
 
 
-def _finite(trainer: Trainer, loss: Any, step: int, records: list[dict[str, Any]]) -> float:
-    value = float(trainer.network.ops.to_numpy(loss)[0])
-    if not np.isfinite(value):
+def _finite(trainer: Trainer, loss: float, step: int, records: list[dict[str, Any]]) -> float:
+    if not np.isfinite(loss):
         kept = f"the weights of step {records[-1]['step']:,} are kept" if records else "no weights were saved"
         raise TinyfcnError(
-            f"the loss became {value} near step {step:,}: try a lower --learning-rate than "
+            f"the loss became {loss} near step {step:,}: try a lower --learning-rate than "
             f"{trainer.settings.learning_rate:g}; {kept}"
         )
-    return value
+    return loss
 
 
 @contextmanager

@@ -24,7 +24,7 @@ CANNOT_TELL = -1  # whether an element was written: it may have any value
 _VARIABLE = re.compile(r"^(\w+) (\w+) ([bBdDrR]) (.*)::(\w+)$", re.MULTILINE)
 _KERNEL = re.compile(r"^(\w+) \w+ T kernel_(\w+)$", re.MULTILINE)
 # __shared__ float tile[16][17], sum;    extern __shared__ float4 tile[];
-_SHARED = re.compile(r"(extern\s+)?__shared__\s+(?:__align__\s*\(\d+\)\s*)?([^;(){}=]*);")
+_SHARED = re.compile(r"(extern\s+)?__shared__\s+(?:__align__\s*\(\d+\)\s*)?((?:[^;(){}=\[]|\[[^\]]*\])*);")
 _SHORT = {"unsigned": "unsigned int", "uint": "unsigned int", "uchar": "unsigned char"}
 
 # As in shadow.cpp.

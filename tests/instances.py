@@ -1,0 +1,32 @@
+"""Instances of the kernels' templates, compiled before they are needed: on all cores, which halves a test's time."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from tinyfcn.devices.device import Device
+from tinyfcn.devices.emulator import Emulator, build
+from tinyfcn.devices.kernel_source import Kernel
+from tinyfcn.errors import KernelError
+
+
+def compile_for(device: Device, work: Callable[[], Any]) -> None:
+    """Compiles what `work`, which must be fit to be recorded, launches on an emulator."""
+    if isinstance(device, Emulator):
+        compile_all(device, (launch.kernel for launch in device.record(work).launches))
+
+
+def compile_all(device: Emulator, kernels: Iterable[Kernel]) -> None:
+    """Compiles kernels, the templates among them instances, for an emulator."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for kernel in {kernel.expression: kernel for kernel in kernels}.values():
+            pool.submit(compile_one, device, kernel)
+
+
+def compile_one(device: Emulator, kernel: Kernel) -> None:
+    """An error comes again, where the kernel is needed."""
+    instance = kernel if kernel.instance else None
+    with suppress(KernelError):
+        build.library(kernel.operation, device.kernels, device.check, device.double, instance)

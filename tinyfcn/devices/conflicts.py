@@ -1,0 +1,59 @@
+"""Whether launches that may run at the same time leave each other's arrays alone.
+
+What `Device.beside` says may run beside other work is believed by a recording on a GPU. Where two launches without an
+order between them touch the same memory, and one of them writes it, a step would come out now so, now otherwise.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from tinyfcn.devices.device import Launch
+
+
+def conflicts(launches: Sequence[Launch]) -> list[str]:
+    """What is wrong with the order of a recording's launches, a line for each two arrays; or nothing."""
+    before = launched_before(launches)
+    memory = [_memory(launch) for launch in launches]
+    return [
+        f"{_name(launches, j)} takes '{second}' and {_name(launches, i)} takes '{first}', the same memory, "
+        "which one of them writes: nothing orders the two"
+        for i, j in combinations(range(len(launches)), 2)
+        if i not in before[j]
+        for first, start, end, writes in memory[i]
+        for second, other_start, other_end, writes_too in memory[j]
+        if (writes or writes_too) and start < other_end and other_start < end
+    ]
+
+
+def launched_before(launches: Sequence[Launch]) -> list[frozenset[int]]:
+    """For each launch the numbers of those that have ended when it begins, whatever a GPU does; see Launch."""
+    main: frozenset[int] = frozenset()  # what has ended when the next launch of branch 0 begins
+    branches: dict[int, frozenset[int]] = {}
+    before = []
+    for number, launch in enumerate(launches):
+        if launch.joins:
+            main = main.union(*branches.values())
+            branches.clear()
+        if launch.branch:
+            ended = branches.setdefault(launch.branch, main)
+            branches[launch.branch] = ended | {number}
+        else:
+            ended, main = main, main | {number}
+        before.append(ended)
+    return before
+
+
+def _memory(launch: Launch) -> list[tuple[str, int, int, bool]]:
+    """Of each array that a kernel is given: the parameter, where it begins and ends, whether it may be written."""
+    given = zip(launch.kernel.parameters, launch.arguments, strict=True)
+    arrays = [(parameter, array) for parameter, array in given if parameter.is_array and array is not None]
+    return [(p.name, _address(a), _address(a) + a.nbytes, not p.is_const) for p, a in arrays]
+
+
+def _address(array: Any) -> int:
+    return array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
+
+
+def _name(launches: Sequence[Launch], number: int) -> str:
+    return f"launch {number} ({launches[number].kernel.name})"

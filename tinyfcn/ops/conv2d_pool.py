@@ -1,0 +1,72 @@
+"""A convolution, ReLU and max-pooling in one: no kernels of its own, the fast convolutions do it on the way."""
+
+from typing import Any
+
+from tinyfcn.devices.device import Device
+from tinyfcn.ops.add import add as add_up
+from tinyfcn.ops.checks import expect_shape
+from tinyfcn.ops.conv2d import conv2d, conv2d_backward, output_shape
+from tinyfcn.ops.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.ops.max_pool2d import max_pool2d, max_pool2d_backward
+from tinyfcn.ops.relu import relu_backward
+
+
+def conv2d_pool(device: Device, x: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
+    """max_pool2d(conv2d(x, weight, bias, relu=True)), 2x2 / 2: y and winner (N, O, OH // 2, OW // 2).
+
+    The full-size map is never stored: it is four times as large, and only its winners have a gradient.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or an output smaller than the window.
+    """
+    shape = output_shape(x, weight)
+    expect_shape("conv2d_pool: bias", bias, weight.shape[:1])
+    if min(shape[2:]) >= 2:
+        pooled = correlate(device, x, weight, shape, 1, 0, bias, pool=True)
+        if pooled is not None:
+            return pooled
+    return max_pool2d(device, conv2d(device, x, weight, bias, relu=True))
+
+
+def conv2d_pool_backward(
+    device: Device,
+    dsum: Any,
+    winner: Any,
+    x: Any,
+    weight: Any,
+    need_dx: bool = True,
+    out: tuple[Any, Any] | None = None,
+    through_relu: bool = False,
+    add: Any = None,
+) -> tuple[Any, Any, Any]:
+    """(dx, dweight, dbias), of the shapes of x, weight and bias.
+
+    dsum (N, O, PH, PW): the gradient of what the ReLU took, at the winners: that of y, and 0 where y is 0. add (as x):
+    the gradient of x from a second use of it, added to dx before `through_relu`. The rest as in conv2d_backward.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    n, o, height, width = output_shape(x, weight)
+    expect_shape("conv2d_pool_backward: dsum", dsum, (n, o, height // 2, width // 2))
+    expect_shape("conv2d_pool_backward: winner", winner, dsum.shape)
+    dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
+    expect_shape("conv2d_pool_backward: dweight", dweight, weight.shape)
+    expect_shape("conv2d_pool_backward: dbias", dbias, (o,))
+    if add is not None:
+        expect_shape("conv2d_pool_backward: add", add, x.shape)
+    with device.beside():  # only the optimiser needs them
+        is_done = correlate_weight(device, dsum, x, dweight, dbias, 1, 0, winner)
+    gate = x if through_relu else None
+    dx = None
+    if need_dx and is_done:
+        dx = correlate_transposed(
+            device, dsum, weight, x.shape, 1, 0, add=add, gate=gate, winner=winner, size=(height, width)
+        )
+    if is_done and (dx is not None or not need_dx):
+        return dx, dweight, dbias
+    dout = max_pool2d_backward(device, dsum, winner, (n, o, height, width))
+    dx, _, _ = conv2d_backward(device, dout, x, weight, 1, 0, need_dx, (dweight, dbias))
+    if need_dx and add is not None:
+        dx = add_up(device, dx, add)
+    return relu_backward(device, dx, x) if need_dx and through_relu else dx, dweight, dbias

@@ -1,0 +1,232 @@
+"""Launches the fast forms of kernels/conv2d.cu and kernels/conv_transpose2d.cu, for whoever needs their sums.
+
+Forward and backward of both operations are the sums of tinyfcn/reference/correlation.py, so three kernels do for all:
+
+    correlate              conv2d_forward             forward of conv2d,  dx of conv_transpose2d
+    correlate_transposed   conv_transpose2d_forward   dx of conv2d,       forward of conv_transpose2d
+    correlate_weight       conv2d_backward_weight     dweight and dbias of both
+
+The kernels are templates: channels, kernel and stride are fixed when they are compiled, and so is the share of the work
+that a block and a thread take. The `..._tiles` functions choose that share. Where no choice fits a multiprocessor, or
+the device is to run the naive kernels, nothing is launched here, and the callers launch those.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tinyfcn.devices.device import Device
+from tinyfcn.devices.launch import MAX_GRID, MAX_THREADS_IN_BLOCK, ceil_div
+
+ENOUGH_THREADS = 1 << 15  # 8 warps on each of 128 multiprocessors: with fewer, a thread should do less
+ENOUGH_BLOCKS = 128  # one on each
+BLOCK = 192  # threads of a block, about
+FEW_THREADS = 64  # of a block that should take several pictures, or most of its work is to load the weights
+MOST_SUMS = 64  # of a thread, in registers
+MOST_PRODUCTS = 5000  # of a thread for one channel: they are written out, and the compiler has to read them
+SHARED_FLOATS = 6 * 1024  # of a block where there are many, so that several fit on a multiprocessor
+MOST_SHARED_FLOATS = 12 * 1024  # all that a block may have without asking: fewer and longer loads
+MOST_SPLITS = 8
+FLOAT4 = 4
+
+
+def correlate(
+    device: Device,
+    x: Any,
+    weight: Any,
+    shape: tuple[int, ...],
+    stride: int,
+    padding: int,
+    bias: Any = None,
+    add: Any = None,
+    gate: Any = None,
+    relu: bool = False,
+    pool: bool = False,
+    tiles: tuple[int, ...] | None = None,
+) -> Any | None:
+    """y of `shape` (N, O, OH, OW), x (N, C, H, W) correlated with weight (O, C, KH, KW); None where nothing fits.
+
+    bias (O,), add and gate (as y): y = sum + bias + add, through a ReLU where `relu`, 0 where gate is not above 0.
+    pool: instead (y, winner) of a max-pooling 2x2 / 2 of the ReLU of y. tiles: others than correlate_tiles chooses.
+    """
+    n, o, out_height, out_width = shape
+    tiles = None if device.naive else tiles or correlate_tiles(shape, weight.shape, stride, pool)
+    if tiles is None:
+        return None
+    rows, columns, tx, ty, groups, pictures, splits, _ = tiles
+    winner = None
+    if pool:
+        shape = (n, o, out_height // 2, out_width // 2)
+        winner = device.empty(shape, device.dtypes["int"])
+    y = device.empty(shape, x.dtype)
+    device.launch(
+        "conv2d_forward",
+        (ceil_div(n, pictures), ceil_div(out_height, ty * rows), ceil_div(out_width, tx * columns)),
+        tx * ty * groups * pictures * splits,
+        (x, weight, y, n, *x.shape[2:], out_height, out_width, padding, int(relu), bias, add, gate, winner),
+        template=(*weight.shape[1::-1], *weight.shape[2:], stride, *tiles),
+    )
+    return (y, winner) if pool else y
+
+
+def correlate_transposed(
+    device: Device,
+    x: Any,
+    weight: Any,
+    shape: tuple[int, ...],
+    stride: int,
+    padding: int,
+    bias: Any = None,
+    add: Any = None,
+    gate: Any = None,
+    relu: bool = False,
+    winner: Any = None,
+    size: tuple[int, int] | None = None,
+    tiles: tuple[int, ...] | None = None,
+) -> Any | None:
+    """y of `shape` (N, O, OH, OW), x (N, C, H, W) stamped with weight (C, O, KH, KW); None where nothing fits.
+
+    bias, add, gate and relu as in `correlate`. winner: x is pooled, (N, C, H // 2, W // 2), and stands for what has
+    the pooled values where they won and 0 elsewhere; its `size` (H, W) is then given. tiles: others than
+    correlate_transposed_tiles chooses.
+    """
+    height, width = size or x.shape[2:]
+    n, _, out_height, out_width = shape
+    tiles = None if device.naive else tiles or correlate_transposed_tiles(shape, weight.shape, stride, padding)
+    if tiles is None:
+        return None
+    columns, tx, ty, groups, pictures, splits, _ = tiles
+    y = device.empty(shape, x.dtype)
+    device.launch(
+        "conv_transpose2d_forward",
+        (
+            ceil_div(n, pictures),
+            ceil_div(out_height + padding, ty),
+            ceil_div(out_width + padding, tx * columns * stride),
+        ),
+        tx * ty * groups * pictures * splits,
+        (x, weight, y, n, height, width, out_height, out_width, padding, int(relu), bias, add, gate, winner),
+        template=(*weight.shape, stride, *tiles),
+    )
+    return y
+
+
+def correlate_weight(
+    device: Device,
+    coarse: Any,
+    fine: Any,
+    dweight: Any,
+    dbias: Any,
+    stride: int,
+    padding: int,
+    winner: Any = None,
+    bias_of: str = "coarse",
+) -> bool:
+    return False
+
+
+def correlate_tiles(
+    shape: tuple[int, ...], weight: tuple[int, ...], stride: int, pool: bool = False
+) -> tuple[int, ...] | None:
+    """ROWS, COLUMNS, TX, TY, GROUPS, PICTURES, SPLITS, CHUNK of conv2d_forward, for a weight (O, C, KH, KW)."""
+    n, o, out_height, out_width = shape
+    _, c, kernel_height, kernel_width = weight
+    rows = 2 if pool else 1
+    columns = next(size for size in (4, 2, 1) if out_width >= size or size == 1 + pool)
+    seen = _round_up((columns - 1) * stride + kernel_width)
+
+    def floats(tx: int, ty: int, channels: int) -> tuple[int, int]:
+        tile = ((ty * rows - 1) * stride + kernel_height) * ((tx - 1) * columns * stride + seen)
+        return tile, kernel_height * kernel_width * _pitch(channels)
+
+    products = kernel_height * kernel_width * rows * columns
+    lanes = ceil_div(out_width, columns), ceil_div(out_height, rows)
+    tiles = _tiles(n, c, o, lanes, 1, rows * columns, products, floats)
+    return tiles and (rows, columns, *tiles)
+
+
+def correlate_transposed_tiles(
+    shape: tuple[int, ...], weight: tuple[int, ...], stride: int, padding: int
+) -> tuple[int, ...] | None:
+    """COLUMNS, TX, TY, GROUPS, PICTURES, SPLITS, CHUNK of conv_transpose2d_forward, for a weight (C, O, KH, KW)."""
+    n, o, out_height, out_width = shape
+    c, _, kernel_height, kernel_width = weight
+    stamps = ceil_div(out_width + padding, stride)
+    columns = next(size for size in (4, 2, 1) if (stamps >= size and size * stride <= 16) or size == 1)
+    taps_height, taps_width = ceil_div(kernel_height, stride), ceil_div(kernel_width, stride)
+    seen = _round_up(columns + taps_width - 1)
+
+    def floats(tx: int, ty: int, channels: int) -> tuple[int, int]:
+        tile = (ty // stride + taps_height - 1) * ((tx - 1) * columns + seen)
+        return tile, taps_height * stride * kernel_width * _pitch(channels)
+
+    products = taps_height * kernel_width * columns
+    lanes = ceil_div(stamps, columns), out_height + padding
+    tiles = _tiles(n, c, o, lanes, stride, columns * stride, products, floats)
+    return tiles and (columns, *tiles)
+
+
+def _tiles(
+    n: int,
+    c: int,
+    o: int,
+    lanes: tuple[int, int],
+    rows_step: int,
+    pixels: int,
+    products: int,
+    floats: Callable[[int, int, int], tuple[int, int]],
+) -> tuple[int, ...] | None:
+    """TX, TY, GROUPS, PICTURES, SPLITS, CHUNK.
+
+    lanes: threads that the width and the height of the output need, of which a block takes a multiple of rows_step in
+    height. pixels: of a thread. products: of one of its output channels, for one input channel. floats(tx, ty, output
+    channels): of shared memory for one input channel, those of a picture and those of the weights.
+
+    A thread should have many output channels, as each input that it reads serves all of them. But there should be
+    enough threads: so its channels are divided among `groups`, and then the input channels among `splits`.
+    """
+    everywhere = n * lanes[0] * lanes[1]
+    groups = 1
+    while True:
+        outputs = _round_up(ceil_div(o, groups))
+        fits = outputs * pixels <= MOST_SUMS and outputs * products <= MOST_PRODUCTS
+        if outputs == FLOAT4 or (fits and everywhere * groups >= ENOUGH_THREADS):
+            break
+        groups += 1
+    groups = ceil_div(o, outputs)
+    splits = 1
+    while everywhere * groups * splits < ENOUGH_THREADS and c % (2 * splits) == 0 and splits < MOST_SPLITS:
+        splits *= 2
+    if outputs * pixels > MOST_SUMS or outputs * products > MOST_PRODUCTS or groups * splits * rows_step > 512:
+        return None
+    tx = _even(lanes[0], 16)
+    rows = ceil_div(lanes[1], rows_step)
+    rows_of_enough = rows * n * ceil_div(lanes[0], tx) // ENOUGH_BLOCKS
+    ty = rows_step * _even(rows, max(1, min(BLOCK // (tx * groups * splits * rows_step), rows_of_enough)))
+    members = tx * ty * groups
+    pictures = min(n, BLOCK // (members * splits)) if members * splits <= FEW_THREADS else 1
+    blocks = max(ceil_div(lanes[0], tx), ceil_div(lanes[1], ty))
+    if n < 1 or blocks > MAX_GRID[1] or members * splits > MAX_THREADS_IN_BLOCK:
+        return None
+    tile, taps = floats(tx, ty, groups * outputs)
+    parts = (splits - 1) * outputs * pixels * members * pictures
+    crowded = n * ceil_div(lanes[0], tx) * ceil_div(lanes[1], ty) > 2 * ENOUGH_BLOCKS
+    for most in (SHARED_FLOATS, MOST_SHARED_FLOATS) if crowded else (MOST_SHARED_FLOATS,):
+        for chunk in range(c, 0, -1):
+            fits = chunk * (pictures * tile + taps) + parts <= most
+            if c % chunk == 0 and chunk % splits == 0 and fits:
+                return tx, ty, groups, pictures, splits, chunk
+    return None
+
+
+def _even(lanes: int, most: int) -> int:
+    """Lanes of a block, at most `most`, such that all blocks have about as many."""
+    return ceil_div(lanes, ceil_div(lanes, most))
+
+
+def _round_up(floats: int) -> int:
+    return ceil_div(floats, FLOAT4) * FLOAT4
+
+
+def _pitch(floats: int) -> int:
+    """As pitch_of in kernels/common.cuh."""
+    return FLOAT4 * (ceil_div(floats, FLOAT4) | 1)

@@ -1,0 +1,36 @@
+"""A convolution, ReLU and 2x2 max-pooling in one, as what it is made of."""
+
+import numpy as np
+
+from tinyfcn.reference.conv2d import conv2d, conv2d_backward
+from tinyfcn.reference.max_pool2d import max_pool2d, max_pool2d_backward
+from tinyfcn.reference.relu import relu_backward
+
+
+def conv2d_pool(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """max_pool2d(conv2d(x, weight, bias, relu=True)), 2x2 / 2: y and winner (N, O, OH // 2, OW // 2)."""
+    return max_pool2d(conv2d(x, weight, bias, relu=True))
+
+
+def conv2d_pool_backward(
+    dsum: np.ndarray,
+    winner: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    need_dx: bool = True,
+    out: tuple[np.ndarray, np.ndarray] | None = None,
+    through_relu: bool = False,
+    add: np.ndarray | None = None,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """(dx, dweight, dbias), of the shapes of x, weight and bias.
+
+    dsum (N, O, PH, PW): the gradient of what the ReLU took, at the winners: that of y, and 0 where y is 0. add (as x):
+    the gradient of x from a second use of it, added to dx before `through_relu`. The rest as in conv2d_backward.
+    """
+    n, _, height, width = x.shape
+    o, _, kernel_height, kernel_width = weight.shape
+    dout = max_pool2d_backward(dsum, winner, (n, o, height - kernel_height + 1, width - kernel_width + 1))
+    dx, dweight, dbias = conv2d_backward(dout, x, weight, 1, 0, need_dx, out)
+    if need_dx and add is not None:
+        dx += add
+    return relu_backward(dx, x) if need_dx and through_relu else dx, dweight, dbias
