@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from tinyfcn.cli.bench import bench
 from tinyfcn.cli.evaluate import evaluate
 from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
@@ -55,9 +56,10 @@ def main() -> None:
     tinyfcn predict runs/fcn-1 photo.png
     tinyfcn gradcheck conv2d        after an edit of conv2d.cu: are the numbers right?
     tinyfcn sanitize conv2d         and: does it race, or touch what is not its own?
+    tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has, and what is missing
     """
 
 
-for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, gradcheck, sanitize, info):
+for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, gradcheck, sanitize, bench, info):
     main.add_command(command)

@@ -360,6 +360,19 @@ ZOO: dict[str, list[Bug]] = {
         Bug("the corrections are swapped", {"m[element] / rates[1]": "m[element] / rates[2]"},
             "double", WRONG, ("parameters[element] -= ",)),
     ],
+    "ceilings_copy": [
+        Bug("one four too many", {"< fours) held[k]": "<= fours) held[k]"},
+            "check", OUTSIDE, ("held[k] = reinterpret_cast<const float4*>(x)",), "memcheck"),
+        Bug("a thread's fours lie side by side in the copy",
+            {"reinterpret_cast<float4*>(y)[first + k * COPY_THREADS]": "reinterpret_cast<float4*>(y)[first + k]"},
+            "check", RACE, ("reinterpret_cast<float4*>(y)[first + k] = held[k]",)),
+    ],
+    "ceilings_multiply_add": [
+        Bug("one thread too many", {"if (element >= count) return;": "if (element > count) return;"},
+            "check", OUTSIDE, ("chain[k] = x[element] + k",), "memcheck"),
+        Bug("two threads store one sum", {"y[element] = sum": "y[element / 2] = sum"},
+            "check", RACE, ("y[element / 2] = sum",)),
+    ],
     "gather_normalise": [
         Bug("pictures and pixels are swapped",
             {"indices[element / S] * S + element % S": "indices[element % S] * S + element / S"},

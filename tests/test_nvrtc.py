@@ -3,13 +3,21 @@
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tinyfcn.devices import kernel_source, nvrtc
+from tinyfcn.devices.device import Launch
+from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.networks import Design
+from tinyfcn.operations import Operations
 
 # The machines for which pyproject.toml installs CuPy and NVRTC. There a missing NVRTC is a failure.
 HAS_WHEELS = (sys.platform, platform.machine()) in {("linux", "x86_64"), ("linux", "aarch64"), ("win32", "AMD64")}
@@ -28,10 +36,54 @@ MOST_REGISTERS = 64  # 65,536 in a multiprocessor: four blocks of 256 threads, o
 def test_kernels_compile_and_spill_nothing(operation: str, architecture: str) -> None:
     found = nvrtc.compile_for(operation, architecture)
     declared = kernel_source.parse((KERNELS / f"{operation}.cu").read_text(), operation)
-    assert sorted(kernel.kernel for kernel in found) == sorted(kernel.name for kernel in declared)
+    plain = [kernel.name for kernel in declared if not kernel.template]
+    assert sorted(kernel.kernel for kernel in found) == sorted(plain)
     for kernel in found:
         assert kernel.spilled_bytes == 0, kernel
         assert 0 < kernel.registers <= MOST_REGISTERS, kernel
+
+
+def step_of_skip(batch: int) -> list[Launch]:
+    """What a training step of the skip design launches; nothing runs, and nothing is compiled."""
+    ops = Operations(Emulator())
+    network = Design("skip").build(ops, seed=0)
+    pictures, labels = ops.device.empty((batch, 1, 64, 84)), ops.device.empty((batch, 64, 84), np.int32)
+    return ops.device.record(
+        lambda: network.backward(ops.softmax_cross_entropy(network.forward(pictures), labels)[1])
+    ).launches
+
+
+# The largest batch has the threads that do most. `tinyfcn bench` shows all kernels of all steps.
+STEP = [launch for launch in step_of_skip(1024) if launch.kernel.template]
+OLDEST_AND_AT_HAND = ("sm_75", "sm_90")
+
+
+@pytest.fixture(scope="module")
+def fast_kernels() -> Iterator[dict[tuple[str, str], dict[str, nvrtc.Resources]]]:
+    """What NVIDIA's compiler makes of the step's templates, by operation and architecture; it takes long over them."""
+    instances: dict[str, dict[str, None]] = {}
+    for launch in STEP:
+        instances.setdefault(launch.kernel.operation, {})[launch.kernel.expression] = None
+    with ThreadPoolExecutor() as pool:
+        compiled = {
+            (operation, architecture): pool.submit(nvrtc.compile_for, operation, architecture, instances=(*names,))
+            for operation, names in instances.items()
+            for architecture in OLDEST_AND_AT_HAND
+        }
+        yield {key: {each.kernel: each for each in future.result()} for key, future in compiled.items()}
+
+
+@pytest.mark.parametrize("architecture", OLDEST_AND_AT_HAND)
+def test_a_steps_fast_kernels_fit_a_multiprocessor_and_spill_nothing(fast_kernels: dict, architecture: str) -> None:
+    assert {"conv2d_forward", "conv_transpose2d_forward"} <= {launch.kernel.name for launch in STEP}
+    wrong = []
+    for launch in STEP:
+        found = fast_kernels[launch.kernel.operation, architecture][launch.kernel.expression]
+        warps = ceil_div(int(np.prod(launch.block)), 32)
+        registers = 8 * ceil_div(found.registers, 8) * 32 * warps  # as a multiprocessor gives them out
+        if found.spilled_bytes or found.shared_bytes > 48 * 1024 or registers > 65536:
+            wrong.append((found, launch.block))
+    assert not wrong
 
 
 def test_the_architectures_are_those_promised() -> None:

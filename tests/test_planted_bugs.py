@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import test_adam
 import test_add
+import test_ceilings
 import test_compose_m2nist
 import test_conv2d
 import test_conv_transpose2d
@@ -90,6 +91,14 @@ def check_softmax_cross_entropy_naive(ops: Operations) -> None:
 def check_adam(ops: Operations) -> None:
     test_adam.check_adam(ops, test_adam.Run(300, warmup=3, l2=2.0))
     test_adam.check_adam(ops, test_adam.Run(300, settings={"epsilon": 0.25}))
+
+
+def check_ceilings_copy(ops: Operations) -> None:
+    test_ceilings.check_copy(ops, 8192)
+
+
+def check_ceilings_multiply_add(ops: Operations) -> None:
+    test_ceilings.check_multiply_add(ops, 17)
 
 
 def check_gather_normalise(ops: Operations) -> None:
@@ -302,6 +311,21 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("steps not counted", "step[0] += 1;", ""),
             ("the loss is kept a place too far", "losses[step[0] % R]", "losses[(step[0] + 1) % R]"),
             ("no loss is kept but the first", "if (element == 0)", "if (element == 0 && step[0] == 0)"),
+        ],
+    ),
+    "ceilings_copy": (
+        check_ceilings_copy,
+        [
+            ("stored one further", "(y)[first + k * COPY_THREADS] =", "(y)[first + (k ^ 1) * COPY_THREADS] ="),
+            ("only the first block's", "blockIdx.x * COPY_THREADS * COPY_FOURS + threadIdx.x", "threadIdx.x"),
+        ],
+    ),
+    "ceilings_multiply_add": (
+        check_ceilings_multiply_add,
+        [
+            ("a round too few", "round < rounds", "round + 1 < rounds"),
+            ("a chain is not added", "float sum = 0.0f;", "float sum = -chain[3];"),
+            ("all chains alike", "x[element] + k", "x[element]"),
         ],
     ),
     "gather_normalise": (

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import cases
+from tinyfcn.bench import ceilings as bench_ceilings
 from tinyfcn.cases import Case
 from tinyfcn.devices.emulator.emulator import ORDERS, Statistics
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
@@ -157,10 +158,30 @@ def compose_m2nist(random: np.random.Generator) -> list[Case]:
     ]
 
 
+def ceilings(random: np.random.Generator) -> list[Case]:
+    """Around the blocks of 256 threads, and of the copy's 4,096 floats."""
+    count, rounds = int(random.choice(COUNTS)), int(random.integers(0, 20))
+    return [
+        Case(
+            "ceilings",
+            "copy",
+            {"x": random.standard_normal(4 * (count + 1024 * int(random.integers(2))))},
+            lambda ops, x: {"y": bench_ceilings.copy(ops.device, x)},
+        ),
+        Case(
+            "ceilings",
+            "multiply-add",
+            {"x": random.uniform(0, 1, count), "scale": 0.5, "shift": 1.0, "rounds": rounds},
+            lambda ops, **given: {"y": bench_ceilings.multiply_add(ops.device, **given)},
+        ),
+    ]
+
+
 # Operation -> what draws inputs for its kernels, all those of its file.
 EXERCISES: dict[str, Callable[[np.random.Generator], list[Case]]] = {
     "adam": adam,
     "add": add,
+    "ceilings": ceilings,
     "compose_m2nist": compose_m2nist,
     "conv2d": conv("conv2d"),
     "conv_transpose2d": conv("conv_transpose2d"),
