@@ -14,7 +14,7 @@
 //   dbias          (O)                      out  (bias)
 //   add, gate      (N,O,OH,OW)    in                       may be null, see finish_row in common.cuh
 //   winner         (N,O,OH/2,OW/2)  out     in   (weight)  may be null, see max_pool2d.cu
-//   partials       (SPLITS,...)             out  (weight)  sums of some places
+//   partials       (splits,length)          out  (weight)  see below
 //
 //   kernel                          grid                  block   global reads a thread            writes
 //   conv2d_forward_naive            ceil(N*O*OH*OW/256)   256     2*C*KH*KW + 1                    1
@@ -22,6 +22,8 @@
 //   conv2d_backward_weight_naive    O*C*KH*KW             64      2*N*OH*OW / 64                   1 a block
 //   conv2d_backward_bias_naive      O                     64      N*OH*OW / 64                     1 a block
 //   conv2d_forward                  N/PICTURES x tiles    below   C*(tile + taps) / block          its sums
+//   conv2d_backward_weight          ceil(C/B_TILE) x splits       below   its share of dout and x  its sums a split
+//   conv2d_sum_partials             ceil(length/32)       512     splits / 16                      1 for 16
 //
 // One row, kernel 3, stride 1, padding 1. Forward, an output asks which inputs it sees; backward, an input asks which
 // outputs saw it, and through which weight. Both only read what others wrote: no atomics, no races.
@@ -29,8 +31,6 @@
 //   x         .    x0   x1   x2   x3   .        y1  = w0 x0 + w1 x1 + w2 x2
 //                    \   |   /                   dx1 = w2 d0 + w1 d1 + w0 d2       (the weights in reverse: the gradient
 //   y, dout        d0   d1   d2   d3            dw0 = d1 x0 + d2 x1 + d3 x2        of a convolution is a transposed one)
-//
-// The weights are few and each sums over all pictures and places, so a whole block owns one weight's gradient.
 //
 // What conv2d_forward_naive pays. A thread owns one output. For each multiply-add it reads an input and a weight from
 // global memory and asks whether the input lies in the picture: two loads and some ten instructions beside the one that
@@ -48,7 +48,23 @@
 //   at last   y = sum + bias + add, through a ReLU if `relu`, 0 where gate is not above 0. With `winner`, which wants
 //             ROWS 2, instead the ReLU's maximum over 2x2 pixels, and which it was: the thread has all four.
 //
-// It is also conv_transpose2d's gradient of x, a convolution of dout. conv2d's own is a transposed one of dout:
+// What conv2d_backward_weight_naive pays. A block owns one weight: so dout is read C*KH*KW times and x O*KH*KW times.
+//
+// What conv2d_backward_weight saves. A block brings a tile of both into shared memory once, and a thread owns A_EACH *
+// B_EACH rows of KW weights, with their sums in registers. dout is the `coarse` picture here and x the `fine` one; of
+// conv_transpose2d they are x and dout, for it is the same sum. For four neighbouring places a thread reads
+//
+//   coarse, of each of A_EACH channels   c0 c1 c2 c3           one float4, the same for most of a warp
+//   fine, of each of B_EACH channels     f0 f1 f2 f3 f4 f5     a row of 3*STRIDE + KW floats     (here KW 3, STRIDE 1)
+//
+//   sum[v] += c0*f[v] + c1*f[STRIDE + v] + c2*f[2*STRIDE + v] + c3*f[3*STRIDE + v]
+//
+// which are 4*KW*A_EACH*B_EACH multiply-adds for A_EACH + B_EACH*SEEN/4 loads. Sums of all blocks add up to a weight's
+// gradient, but no block can wait for another. So each of `splits` has a share of the tiles and writes its sums into
+// partials (splits, length), length = all weights and then the biases; and conv2d_sum_partials adds them up, in their
+// order. With `winner`, coarse is the gradient of a 2x2 max-pooling's outputs, as in conv_transpose2d.cu.
+//
+// conv2d_forward is also conv_transpose2d's gradient of x, a convolution of dout. conv2d's own is a transposed one of dout:
 // conv_transpose2d_forward of conv_transpose2d.cu. Which tiles: tinyfcn/ops/correlation.py.
 //
 // Read next: conv_transpose2d.cu, the same two sums with forward and backward exchanged.
@@ -181,8 +197,8 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
 #pragma unroll
             for (int row = 0; row < (ROWS - 1) * STRIDE + KH; ++row) {
                 float seen[SEEN];
-                load_row<SEEN, COLUMNS * STRIDE % 4 == 0>(
-                    seen, tile + ((picture * CHUNK + c) * TILE_H + ty * ROWS * STRIDE + row) * TILE_W + tx * COLUMNS * STRIDE);
+                int line = (picture * CHUNK + c) * TILE_H + ty * ROWS * STRIDE + row;
+                load_row<SEEN, COLUMNS * STRIDE % 4 == 0>(seen, tile + line * TILE_W + tx * COLUMNS * STRIDE);
 #pragma unroll
                 for (int r = 0; r < ROWS; ++r) {
                     int u = row - r * STRIDE;  // the kernel's row that meets this one for output row r, if there is one
@@ -236,4 +252,165 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
                                 gate ? gate + element : nullptr, relu, y + element, j, OW);
         }
     }
+}
+
+// What this thread has to add up of the tile of one channel, of which it is member number `member` of MEMBERS: LINES
+// lines with WIDTH floats, PITCH apart. Of each picture's HEIGHT lines the first `rows` count, of a line the first
+// `columns`.
+template <int MEMBERS, int LINES, int HEIGHT, int WIDTH, int PITCH>
+__device__ inline float sum_of_share(const float* tile, int member, int rows, int columns) {
+    float sum = 0.0f;
+    if (member >= MEMBERS) return sum;  // where the channels do not divide the block's threads
+    for (int k = member; k < LINES * (WIDTH / 4); k += MEMBERS) {
+        int line = k / (WIDTH / 4), column = k % (WIDTH / 4) * 4;
+        if (line % HEIGHT >= rows || column >= columns) continue;
+        float4 four = *reinterpret_cast<const float4*>(tile + line * PITCH + column);
+        sum += (four.x + four.y) + (four.z + four.w);
+    }
+    return sum;
+}
+
+constexpr int OF_COARSE = 1, OF_FINE = 2;  // which picture's sums the gradient of the bias is, if one is wanted
+constexpr int SUM_ELEMENTS = 32, SUM_GROUPS = 16;  // of conv2d_sum_partials: numbers of a block, and threads for each
+
+template <int KH, int KW, int STRIDE, int A_EACH, int B_EACH, int A_LANES, int B_LANES, int GROUPS_X, int GROUPS_Y,
+          int PICTURES, int ROWS, int COLUMNS>
+__global__ void __launch_bounds__(A_LANES* B_LANES* KH* GROUPS_X* GROUPS_Y, 2)
+    conv2d_backward_weight(const float* __restrict__ coarse, const float* __restrict__ fine,
+                           float* __restrict__ partials, int N, int A, int OH, int OW, int B, int H, int W,
+                           int padding, int bias_of, const int* __restrict__ winner = nullptr) {
+    constexpr int GROUPS = GROUPS_X * GROUPS_Y, THREADS = A_LANES * B_LANES * KH * GROUPS;
+    constexpr int A_TILE = A_LANES * A_EACH, B_TILE = B_LANES * B_EACH;  // channels of a block
+    constexpr int SEEN = round_up(3 * STRIDE + (KW > STRIDE ? KW : STRIDE), 4);  // floats of fine for four places
+    constexpr int TILE_H = (ROWS - 1) * STRIDE + (KH > STRIDE ? KH : STRIDE), TILE_W = (COLUMNS - 4) * STRIDE + SEEN;
+    constexpr int PITCH = pitch_of(TILE_W), PLANE = PICTURES * TILE_H * PITCH;
+    constexpr int PLACES = PICTURES * ROWS * COLUMNS, COARSE_PLANE = pitch_of(PLACES);
+    constexpr int TILES = A_TILE * COARSE_PLANE + B_TILE * PLANE;
+    constexpr int WEIGHTS = A_TILE * B_TILE * KH * KW;  // of a block; every group has a sum for each
+    constexpr int PARTS = GROUPS * WEIGHTS + THREADS;
+    __shared__ __align__(16) float shared[TILES > PARTS ? TILES : PARTS];  // first the tiles, in the end the parts
+    float* coarse_tile = shared;
+    float* fine_tile = shared + A_TILE * COARSE_PLANE;
+
+    int u = threadIdx.x % KH;  // 0 .. KH - 1
+    int b_lane = threadIdx.x / KH % B_LANES;  // 0 .. B_LANES - 1
+    int a_lane = threadIdx.x / (KH * B_LANES) % A_LANES;  // 0 .. A_LANES - 1
+    int group = threadIdx.x / (KH * B_LANES * A_LANES);  // 0 .. GROUPS - 1
+    int first_b = blockIdx.x * B_TILE;  // 0 .. B - 1
+    int down = ceil_div(OH, ROWS), across = ceil_div(OW, COLUMNS), tiles = ceil_div(N, PICTURES) * down * across;
+    int plane = winner ? (OH / 2) * (OW / 2) : OH * OW;  // places of a channel of coarse
+
+    float sums[A_EACH][B_EACH][KW] = {};
+    float bias = 0.0f;  // the thread's share of one channel's sum
+    for (int tile = blockIdx.y; tile < tiles; tile += gridDim.y) {
+        int left = tile % across * COLUMNS;  // 0 .. OW - 1
+        int top = tile / across % down * ROWS;  // 0 .. OH - 1
+        int first_n = tile / (across * down) * PICTURES;  // 0 .. N - 1
+        __syncthreads();  // until nobody reads the last tile any more
+        for (int k = threadIdx.x; k < PLACES; k += THREADS) {
+            int j = left + k % COLUMNS, i = top + k / COLUMNS % ROWS, n = first_n + k / (COLUMNS * ROWS);
+            bool is_there = n < N && i < OH && j < OW && !(winner && (i / 2 >= OH / 2 || j / 2 >= OW / 2));
+            int from = is_there ? n * A * plane + (winner ? i / 2 * (OW / 2) + j / 2 : i * OW + j) : 0;
+#pragma unroll 8
+            for (int a = 0; a < A_TILE; ++a) {
+                float value = is_there && a < A ? coarse[from + a * plane] : 0.0f;
+                if (winner && is_there && a < A && winner[from + a * plane] != i * OW + j) value = 0.0f;
+                coarse_tile[a * COARSE_PLANE + k] = value;
+            }
+        }
+        for (int k = threadIdx.x; k < PICTURES * TILE_H * TILE_W; k += THREADS) {
+            int line = k / TILE_W, n = first_n + line / TILE_H;
+            int h = top * STRIDE - padding + line % TILE_H, w = left * STRIDE - padding + k % TILE_W;
+            bool is_there = n < N && within(h, H) && within(w, W);
+            int from = is_there ? ((n * B + first_b) * H + h) * W + w : 0;
+#pragma unroll 8
+            for (int b = 0; b < B_TILE; ++b)
+                fine_tile[b * PLANE + line * PITCH + k % TILE_W] =
+                    is_there && first_b + b < B ? fine[from + b * H * W] : 0.0f;
+        }
+        __syncthreads();  // until all have loaded their share
+
+        for (int row = group / GROUPS_X; row < PICTURES * ROWS; row += GROUPS_Y) {
+            int line = row / ROWS * TILE_H + row % ROWS * STRIDE + u;
+            const float* seen_from = fine_tile + b_lane * B_EACH * PLANE + line * PITCH;
+            const float* places_from = coarse_tile + a_lane * A_EACH * COARSE_PLANE + row * COLUMNS;
+#pragma unroll 1
+            for (int column = group % GROUPS_X * 4; column < COLUMNS; column += GROUPS_X * 4) {
+                float seen[B_EACH][SEEN];
+#pragma unroll
+                for (int b = 0; b < B_EACH; ++b) load_row<SEEN, true>(seen[b], seen_from + b * PLANE + column * STRIDE);
+#pragma unroll
+                for (int a = 0; a < A_EACH; ++a) {
+                    float places[4];
+                    load_row<4, true>(places, places_from + a * COARSE_PLANE + column);
+#pragma unroll
+                    for (int place = 0; place < 4; ++place)
+#pragma unroll
+                        for (int b = 0; b < B_EACH; ++b)
+#pragma unroll
+                            for (int v = 0; v < KW; ++v) sums[a][b][v] += places[place] * seen[b][place * STRIDE + v];
+                }
+            }
+        }
+        if (bias_of == OF_COARSE && blockIdx.x == 0)
+            bias += sum_of_share<THREADS / A_TILE, PICTURES * ROWS, ROWS, COLUMNS, COLUMNS>(
+                coarse_tile + threadIdx.x % A_TILE * COARSE_PLANE, threadIdx.x / A_TILE, ROWS, COLUMNS);
+        if (bias_of == OF_FINE)  // tiles overlap: each adds up what the next ones do not, and the last one all
+            bias += sum_of_share<THREADS / B_TILE, PICTURES * TILE_H, TILE_H, TILE_W, PITCH>(
+                fine_tile + threadIdx.x % B_TILE * PLANE, threadIdx.x / B_TILE,
+                top + ROWS < OH ? ROWS * STRIDE : TILE_H, left + COLUMNS < OW ? COLUMNS * STRIDE : TILE_W);
+    }
+
+    __syncthreads();  // until nobody reads the last tile any more
+#pragma unroll
+    for (int a = 0; a < A_EACH; ++a)
+#pragma unroll
+        for (int b = 0; b < B_EACH; ++b)
+#pragma unroll
+            for (int v = 0; v < KW; ++v)
+                shared[group * WEIGHTS +
+                       (((a_lane * A_EACH + a) * B_TILE + b_lane * B_EACH + b) * KH + u) * KW + v] = sums[a][b][v];
+    float* bias_parts = shared + GROUPS * WEIGHTS;
+    bias_parts[threadIdx.x] = bias;
+    __syncthreads();  // until all have written their parts
+
+    int biases = bias_of == OF_COARSE ? A : bias_of == OF_FINE ? B : 0;
+    float* mine = partials + blockIdx.y * (A * B * KH * KW + biases);
+    for (int k = threadIdx.x; k < WEIGHTS; k += THREADS) {
+        int a = k / (B_TILE * KH * KW);  // 0 .. A_TILE - 1, of which the last may be surplus
+        int b = first_b + k / (KH * KW) % B_TILE;  // 0 .. B - 1, and the last block's surplus
+        float total = 0.0f;
+        for (int part = 0; part < GROUPS; ++part) total += shared[part * WEIGHTS + k];
+        if (a < A && b < B) mine[(a * B + b) * KH * KW + k % (KH * KW)] = total;
+    }
+    int channels = bias_of == OF_COARSE ? A_TILE : B_TILE;
+    int channel = bias_of == OF_COARSE ? threadIdx.x : first_b + threadIdx.x;
+    if (threadIdx.x < channels && channel < biases && (bias_of == OF_FINE || blockIdx.x == 0)) {
+        float total = 0.0f;
+        for (int member = 0; member < THREADS / channels; ++member) total += bias_parts[member * channels + threadIdx.x];
+        mine[A * B * KH * KW + channel] = total;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(512) conv2d_sum_partials(const float* __restrict__ partials,
+                                                                      float* __restrict__ dweight, int weights,
+                                                                      int biases, int splits,
+                                                                      float* __restrict__ dbias = nullptr) {
+    __shared__ float parts[SUM_GROUPS][SUM_ELEMENTS];
+    int lane = threadIdx.x % SUM_ELEMENTS;  // 0 .. SUM_ELEMENTS - 1
+    int group = threadIdx.x / SUM_ELEMENTS;  // 0 .. SUM_GROUPS - 1
+    int element = blockIdx.x * SUM_ELEMENTS + lane;  // 0 .. weights + biases - 1, and the last block's surplus
+    int length = weights + biases;
+    float sum = 0.0f;
+    if (element < length)
+#pragma unroll 8
+        for (int split = group; split < splits; split += SUM_GROUPS) sum += partials[split * length + element];
+    parts[group][lane] = sum;
+    __syncthreads();  // until every group has written its part
+    if (group > 0 || element >= length) return;
+
+    float total = 0.0f;
+#pragma unroll
+    for (int part = 0; part < SUM_GROUPS; ++part) total += parts[part][lane];
+    (element < weights ? dweight[element] : dbias[element - weights]) = total;
 }

@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
     float sums[OUTPUTS * COLUMNS * STRIDE] = {};
     for (int first = 0; first < C; first += CHUNK) {
         __syncthreads();  // until nobody reads the last channels any more
-#pragma unroll 8
+#pragma unroll 4
         for (int k = threadIdx.x; k < PICTURES * CHUNK * TILE_H * TILE_W; k += THREADS) {
             int from = blockIdx.x * PICTURES + k / (TILE_W * TILE_H * CHUNK);
             int c = first + k / (TILE_W * TILE_H) % CHUNK;
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
             }
             tile[k] = value;
         }
-#pragma unroll 8
+#pragma unroll 4
         for (int k = threadIdx.x; k < CHUNK * GROUPS * OUTPUTS * TAPS_H * STRIDE * KW; k += THREADS) {
             int tap = k % (TAPS_H * STRIDE * KW);  // u * KW + v, and rows of zeros where KH is no multiple of STRIDE
             int o = k / (TAPS_H * STRIDE * KW) % (GROUPS * OUTPUTS);

@@ -4,12 +4,24 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from tinyfcn.devices.device import Device
+from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import Emulator, build
 from tinyfcn.devices.kernel_source import Kernel
 from tinyfcn.errors import KernelError
+
+
+class Dry(Emulator):
+    """An emulator on which nothing runs. `launched` says what would have."""
+
+    def __init__(self, kernels: Path) -> None:
+        super().__init__(kernels)
+        self.launched: list[Kernel] = []
+
+    def _launch(self, launch: Launch) -> None:
+        self.launched.append(launch.kernel)
 
 
 def compile_for(device: Device, work: Callable[[], Any]) -> None:

@@ -326,12 +326,12 @@ def cases(seed: int = 0) -> list[Case]:
     # More places than several blocks sum at once, and numbers that float32 holds exactly.
     large, many = np.round(1e4 * normal((2, 7, 19, 21))), random.integers(0, 7, (2, 19, 21)).astype(np.int32)
     return [
-        *both_forms(convolution("conv2d", random, (2, 3, 9, 11), (4, 3, 3, 5), 1, 1)),
+        *both_forms(convolution("conv2d", random, (2, 4, 9, 11), (6, 4, 3, 5), 1, 1)),
         *both_forms(convolution("conv2d", random, (2, 3, 9, 11), (4, 3, 2, 3), 2, 0, relu=True)),
-        *both_forms(convolution("conv_transpose2d", random, (2, 3, 9, 11), (3, 4, 4, 6), 2, 1)),
+        *both_forms(convolution("conv_transpose2d", random, (2, 4, 9, 11), (4, 6, 4, 6), 2, 1)),
         *both_forms(convolution("conv_transpose2d", random, (2, 3, 6, 7), (3, 4, 3, 2), 3, 0, (2, 4, 18, 20), True)),
         *both_forms(pooled_convolution(random, (2, 3, 9, 12), (4, 3, 3, 2))),
-        *both_forms(pooled_convolution(random, (2, 3, 8, 12), (4, 3, 3, 5), used_twice=True)),
+        *both_forms(pooled_convolution(random, (2, 4, 8, 12), (6, 4, 3, 5), used_twice=True)),
         pooling(spaced, 2, 2),
         pooling(spaced, 3, 2),
         replace(pooling(np.maximum(spaced - 3, 0), 3, 2), detail="ties", smooth=False),

@@ -28,6 +28,16 @@ MOST_SHARED_FLOATS = 12 * 1024  # all that a block may have without asking: fewe
 MOST_SPLITS = 8
 FLOAT4 = 4
 
+# Of conv2d_backward_weight:
+BLOCKS = 264  # of a weight gradient: two for each of 132 multiprocessors. The same on every GPU, for the same bits.
+BLOCKS_A_PICTURE = 16  # about, so that a batch of 16 has that many
+WEIGHT_THREADS = 256  # of a block at most, if all their sums fit into shared memory
+MOST_WEIGHT_SUMS = 48  # of a thread, in registers
+MOST_ROWS_OF_WEIGHTS = 64  # threads for all rows of the block's weights; there are more threads in several groups
+MOST_COLUMNS = 40  # of a tile
+OF_COARSE, OF_FINE = 1, 2  # as in kernels/conv2d.cu
+SUM_ELEMENTS, SUM_GROUPS = 32, 16
+
 
 def correlate(
     device: Device,
@@ -121,7 +131,44 @@ def correlate_weight(
     winner: Any = None,
     bias_of: str = "coarse",
 ) -> bool:
-    return False
+    """Writes the gradient of a weight (A, B, KH, KW), and of the bias unless dbias is None; False where nothing fits.
+
+    coarse (N, A, OH, OW) and fine (N, B, H, W) as in tinyfcn/reference/correlation.py. dbias: sums of coarse (A,), or
+    of fine (B,), as `bias_of` says. winner: coarse is pooled, (N, A, OH // 2, OW // 2), as x in correlate_transposed.
+    """
+    n, b, height, width = fine.shape
+    a, _, kernel_height, kernel_width = dweight.shape
+    out_height = (height + 2 * padding - kernel_height) // stride + 1
+    out_width = (width + 2 * padding - kernel_width) // stride + 1
+    if kernel_height == kernel_width == stride == 1 and padding == 0 and winner is None:
+        out_height, out_width = height, width = 1, height * width  # a picture is one long row
+    shape = a, b, kernel_height, kernel_width, out_height, out_width
+    tiles = None if device.naive else correlate_weight_tiles(*shape, stride)
+    if tiles is None:
+        return False
+    _, b_each, a_lanes, b_lanes, groups_x, groups_y, pictures, rows, columns = tiles
+    pieces = ceil_div(n, pictures) * ceil_div(out_height, rows) * ceil_div(out_width, columns)
+    blocks = ceil_div(b, b_lanes * b_each)
+    most = min(pieces, max(1, BLOCKS // blocks))
+    splits = ceil_div(pieces, ceil_div(pieces, most))  # all with about as many pieces
+    biases = 0 if dbias is None else dbias.size
+    partials = device.empty((splits, dweight.size + biases), fine.dtype)
+    sums = 0 if dbias is None else OF_COARSE if bias_of == "coarse" else OF_FINE
+    sizes = n, a, out_height, out_width, b, height, width, padding
+    device.launch(
+        "conv2d_backward_weight",
+        (blocks, splits),
+        a_lanes * b_lanes * kernel_height * groups_x * groups_y,
+        (coarse, fine, partials, *sizes, sums, winner),
+        template=(kernel_height, kernel_width, stride, *tiles),
+    )
+    device.launch(
+        "conv2d_sum_partials",
+        ceil_div(dweight.size + biases, SUM_ELEMENTS),
+        SUM_ELEMENTS * SUM_GROUPS,
+        (partials, dweight, dweight.size, biases, splits, dbias),
+    )
+    return True
 
 
 def correlate_tiles(
@@ -216,6 +263,72 @@ def _tiles(
             if c % chunk == 0 and chunk % splits == 0 and fits:
                 return tx, ty, groups, pictures, splits, chunk
     return None
+
+
+def correlate_weight_tiles(
+    a: int, b: int, kernel_height: int, kernel_width: int, out_height: int, out_width: int, stride: int
+) -> tuple[int, ...] | None:
+    """A_EACH, B_EACH, A_LANES, B_LANES, GROUPS_X, GROUPS_Y, PICTURES, ROWS, COLUMNS of conv2d_backward_weight, or None.
+
+    The tile does not depend on the batch: one compiled kernel does for all of them.
+    """
+    # A thread reads A_EACH + B_EACH * SEEN / 4 fours for A_EACH * B_EACH * KW sums.
+    a_lanes = ceil_div(a, max(1, min(8, MOST_WEIGHT_SUMS // kernel_width)))
+    a_each = ceil_div(a, a_lanes)
+    b_each = min(b, {1: 4, 2: 2, 3: 2}.get(kernel_width, 1))
+    most = MOST_ROWS_OF_WEIGHTS // (a_lanes * kernel_height)
+    b_lanes = _even_lanes(ceil_div(b, b_each), max(1, most))
+    members = a_lanes * b_lanes * kernel_height
+    sums = a_each * b_each * kernel_width
+    groups = min(WEIGHT_THREADS, MOST_SHARED_FLOATS // (sums + 1)) // members
+    if not groups or sums > MOST_WEIGHT_SUMS:
+        return None
+
+    def floats(pictures: int, rows: int, columns: int) -> int:
+        """Of the tiles, as the kernel declares them."""
+        seen = _round_up(3 * stride + max(kernel_width, stride))
+        tile_height = (rows - 1) * stride + max(kernel_height, stride)
+        fine = pictures * tile_height * _pitch((columns - 4) * stride + seen)
+        return a_lanes * a_each * _pitch(pictures * rows * columns) + b_lanes * b_each * fine
+
+    # Small enough that the blocks of 16 pictures fill a GPU, large enough that each group of threads has four places.
+    pieces = max(1, BLOCKS_A_PICTURE // ceil_div(b, b_lanes * b_each))
+    across = pieces if out_height == 1 else ceil_div(out_width, MOST_COLUMNS)
+    columns = _round_up(ceil_div(out_width, across))
+    if out_height == 1:
+        columns = min(_round_up(out_width), max(columns, FLOAT4 * groups))
+    rows = max(ceil_div(out_height * across, pieces), ceil_div(FLOAT4 * groups, columns))
+    rows = ceil_div(out_height, ceil_div(out_height, rows))
+    pictures = 1 if columns < out_width or rows < out_height else ceil_div(FLOAT4 * groups, rows * columns)
+    while floats(pictures, rows, columns) > MOST_SHARED_FLOATS:
+        if pictures > 1:
+            pictures = ceil_div(pictures, 2)
+        elif rows > 1:
+            rows = ceil_div(out_height, ceil_div(out_height, rows) + 1)
+        elif columns > FLOAT4:
+            columns = _round_up(columns // 2)
+        else:
+            return None
+    groups_x, groups_y = _groups(columns // FLOAT4, pictures * rows, groups)
+    if members * groups_x * groups_y < max(a_lanes * a_each, b_lanes * b_each):
+        return None  # the bias needs a thread for each channel
+    return a_each, b_each, a_lanes, b_lanes, groups_x, groups_y, pictures, rows, columns
+
+
+def _even_lanes(count: int, most: int) -> int:
+    """Lanes of a block, at most `most` and about that many, so that the last block has the fewest idle."""
+    most = min(count, most)
+    return min(range(most, (most - 1) // 2, -1), key=lambda lanes: ceil_div(count, lanes) * lanes)
+
+
+def _groups(across: int, down: int, most: int) -> tuple[int, int]:
+    """How many groups of threads side by side, and below each other, go over a tile in the fewest rounds."""
+    best = None
+    for x in range(1, min(across, most) + 1):
+        rounds = ceil_div(across, x), ceil_div(down, min(down, most // x))
+        x, y = ceil_div(across, rounds[0]), ceil_div(down, rounds[1])  # as many are enough
+        best = min(best or (rounds[0] * rounds[1], x * y, x, y), (rounds[0] * rounds[1], x * y, x, y))
+    return best[2:]
 
 
 def _even(lanes: int, most: int) -> int:
