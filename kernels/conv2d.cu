@@ -283,15 +283,19 @@ __global__ void __launch_bounds__(A_LANES* B_LANES* KH* GROUPS_X* GROUPS_Y, 2)
     constexpr int A_TILE = A_LANES * A_EACH, B_TILE = B_LANES * B_EACH;  // channels of a block
     constexpr int SEEN = round_up(3 * STRIDE + (KW > STRIDE ? KW : STRIDE), 4);  // floats of fine for four places
     constexpr int TILE_H = (ROWS - 1) * STRIDE + (KH > STRIDE ? KH : STRIDE), TILE_W = (COLUMNS - 4) * STRIDE + SEEN;
-    constexpr int PITCH = pitch_of(TILE_W), PLANE = PICTURES * TILE_H * PITCH;
+    constexpr int PITCH = pitch_of(TILE_W), LINES = PICTURES * TILE_H;
+    constexpr int PLANE = LINES * PITCH + ((KH - LINES) * (PITCH / 4) & 7) * 4;  // the next channel goes on as line KH
     constexpr int PLACES = PICTURES * ROWS * COLUMNS, COARSE_PLANE = pitch_of(PLACES);
     constexpr int TILES = A_TILE * COARSE_PLANE + B_TILE * PLANE;
-    constexpr int WEIGHTS = A_TILE * B_TILE * KH * KW;  // of a block; every group has a sum for each
-    constexpr int PARTS = GROUPS * WEIGHTS + THREADS;
+    constexpr int ROW = B_TILE * KH * KW, ROW_PITCH = ROW | 1;  // weights of one coarse channel; odd, for the banks
+    constexpr int PART = A_TILE * ROW_PITCH | 1;  // a group has a sum for each weight of the block, and
+    constexpr int PARTS = GROUPS * PART + THREADS;  // a thread one for the bias
     __shared__ __align__(16) float shared[TILES > PARTS ? TILES : PARTS];  // first the tiles, in the end the parts
     float* coarse_tile = shared;
     float* fine_tile = shared + A_TILE * COARSE_PLANE;
 
+    // Lanes of a warp read what lies in different banks: of a channel consecutive lines of odd float4s, then the next
+    // channel's; so a thread's own channels are B_LANES, and A_LANES, apart.
     int u = threadIdx.x % KH;  // 0 .. KH - 1
     int b_lane = threadIdx.x / KH % B_LANES;  // 0 .. B_LANES - 1
     int a_lane = threadIdx.x / (KH * B_LANES) % A_LANES;  // 0 .. A_LANES - 1
@@ -318,7 +322,7 @@ __global__ void __launch_bounds__(A_LANES* B_LANES* KH* GROUPS_X* GROUPS_Y, 2)
                 coarse_tile[a * COARSE_PLANE + k] = value;
             }
         }
-        for (int k = threadIdx.x; k < PICTURES * TILE_H * TILE_W; k += THREADS) {
+        for (int k = threadIdx.x; k < LINES * TILE_W; k += THREADS) {
             int line = k / TILE_W, n = first_n + line / TILE_H;
             int h = top * STRIDE - padding + line % TILE_H, w = left * STRIDE - padding + k % TILE_W;
             bool is_there = n < N && within(h, H) && within(w, W);
@@ -332,17 +336,18 @@ __global__ void __launch_bounds__(A_LANES* B_LANES* KH* GROUPS_X* GROUPS_Y, 2)
 
         for (int row = group / GROUPS_X; row < PICTURES * ROWS; row += GROUPS_Y) {
             int line = row / ROWS * TILE_H + row % ROWS * STRIDE + u;
-            const float* seen_from = fine_tile + b_lane * B_EACH * PLANE + line * PITCH;
-            const float* places_from = coarse_tile + a_lane * A_EACH * COARSE_PLANE + row * COLUMNS;
+            const float* seen_from = fine_tile + b_lane * PLANE + line * PITCH;
+            const float* places_from = coarse_tile + a_lane * COARSE_PLANE + row * COLUMNS;
 #pragma unroll 1
             for (int column = group % GROUPS_X * 4; column < COLUMNS; column += GROUPS_X * 4) {
                 float seen[B_EACH][SEEN];
 #pragma unroll
-                for (int b = 0; b < B_EACH; ++b) load_row<SEEN, true>(seen[b], seen_from + b * PLANE + column * STRIDE);
+                for (int b = 0; b < B_EACH; ++b)
+                    load_row<SEEN, true>(seen[b], seen_from + b * B_LANES * PLANE + column * STRIDE);
 #pragma unroll
                 for (int a = 0; a < A_EACH; ++a) {
                     float places[4];
-                    load_row<4, true>(places, places_from + a * COARSE_PLANE + column);
+                    load_row<4, true>(places, places_from + a * A_LANES * COARSE_PLANE + column);
 #pragma unroll
                     for (int place = 0; place < 4; ++place)
 #pragma unroll
@@ -356,38 +361,38 @@ __global__ void __launch_bounds__(A_LANES* B_LANES* KH* GROUPS_X* GROUPS_Y, 2)
             bias += sum_of_share<THREADS / A_TILE, PICTURES * ROWS, ROWS, COLUMNS, COLUMNS>(
                 coarse_tile + threadIdx.x % A_TILE * COARSE_PLANE, threadIdx.x / A_TILE, ROWS, COLUMNS);
         if (bias_of == OF_FINE)  // tiles overlap: each adds up what the next ones do not, and the last one all
-            bias += sum_of_share<THREADS / B_TILE, PICTURES * TILE_H, TILE_H, TILE_W, PITCH>(
+            bias += sum_of_share<THREADS / B_TILE, LINES, TILE_H, TILE_W, PITCH>(
                 fine_tile + threadIdx.x % B_TILE * PLANE, threadIdx.x / B_TILE,
                 top + ROWS < OH ? ROWS * STRIDE : TILE_H, left + COLUMNS < OW ? COLUMNS * STRIDE : TILE_W);
     }
 
-    __syncthreads();  // until nobody reads the last tile any more
+    __syncthreads();  // until nobody reads the tiles any more, whose place the parts take
 #pragma unroll
     for (int a = 0; a < A_EACH; ++a)
 #pragma unroll
         for (int b = 0; b < B_EACH; ++b)
 #pragma unroll
             for (int v = 0; v < KW; ++v)
-                shared[group * WEIGHTS +
-                       (((a_lane * A_EACH + a) * B_TILE + b_lane * B_EACH + b) * KH + u) * KW + v] = sums[a][b][v];
-    float* bias_parts = shared + GROUPS * WEIGHTS;
+                shared[group * PART + (a_lane + a * A_LANES) * ROW_PITCH +
+                       ((b_lane + b * B_LANES) * KH + u) * KW + v] = sums[a][b][v];
+    float* bias_parts = shared + GROUPS * PART;
     bias_parts[threadIdx.x] = bias;
     __syncthreads();  // until all have written their parts
 
     int biases = bias_of == OF_COARSE ? A : bias_of == OF_FINE ? B : 0;
     float* mine = partials + blockIdx.y * (A * B * KH * KW + biases);
-    for (int k = threadIdx.x; k < WEIGHTS; k += THREADS) {
-        int a = k / (B_TILE * KH * KW);  // 0 .. A_TILE - 1, of which the last may be surplus
-        int b = first_b + k / (KH * KW) % B_TILE;  // 0 .. B - 1, and the last block's surplus
+    for (int k = threadIdx.x; k < A_TILE * ROW; k += THREADS) {
+        int a = k / ROW;  // 0 .. A_TILE - 1, of which the last may be surplus
+        int b = first_b + k % ROW / (KH * KW);  // 0 .. B - 1, and the last block's surplus
         float total = 0.0f;
-        for (int part = 0; part < GROUPS; ++part) total += shared[part * WEIGHTS + k];
-        if (a < A && b < B) mine[(a * B + b) * KH * KW + k % (KH * KW)] = total;
+        for (int part = 0; part < GROUPS; ++part) total += shared[part * PART + a * ROW_PITCH + k % ROW];
+        if (a < A && b < B) mine[(a * B + first_b) * KH * KW + k % ROW] = total;
     }
     int channels = bias_of == OF_COARSE ? A_TILE : B_TILE;
     int channel = bias_of == OF_COARSE ? threadIdx.x : first_b + threadIdx.x;
     if (threadIdx.x < channels && channel < biases && (bias_of == OF_FINE || blockIdx.x == 0)) {
         float total = 0.0f;
-        for (int member = 0; member < THREADS / channels; ++member) total += bias_parts[member * channels + threadIdx.x];
+        for (int part = threadIdx.x; part < THREADS / channels * channels; part += channels) total += bias_parts[part];
         mine[A * B * KH * KW + channel] = total;
     }
 }

@@ -12,20 +12,24 @@ The mode named has to find it, and to name the line.
 
 import os
 import re
+import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import planting
 import pytest
-from planting import DETECTED, SEEDS, compute_sanitizer, exercise, line_of, operation_of, plant
+from instances import Dry
+from planting import DETECTED, SEEDS, SEEN_BY, compute_sanitizer, exercise, line_of, operation_of, plant
 
 from tinyfcn import gradcheck, sanitize
-from tinyfcn.cases import cases
+from tinyfcn.cases import Case, cases
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import Emulator, build
-from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.devices.kernel_source import KERNELS, Kernel
 from tinyfcn.operations import Operations
 
 
@@ -121,7 +125,8 @@ ZOO: dict[str, list[Bug]] = {
             "trap", "by 32 bits", ("0xD2511F53u * c0 >> 32",)),
     ],
     "load_row": [
-        Bug("four floats at once from wherever a row begins", {"BY_FOUR ? 4 : 1": "4", "if constexpr (BY_FOUR)": "if (true)"},
+        Bug("four floats at once from wherever a row begins",
+            {"BY_FOUR ? 4 : 1": "4", "if constexpr (BY_FOUR)": "if (true)"},
             "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(from + k)",), "memcheck"),
     ],
     "add_splits": [
@@ -159,6 +164,20 @@ ZOO: dict[str, list[Bug]] = {
         Bug("every group multiplies with the first one's weights", {"* PITCH + group * OUTPUTS": "* PITCH"},
             "double", WRONG, ("y[k] = values[k];",)),
     ],
+    "conv2d_backward_weight": [
+        Bug("a group's sums are put where others still read the last tile",
+            {"    __syncthreads();  // until nobody reads the last tile any more\n#pragma": "#pragma"},
+            "check", RACE, ("float4 four = *reinterpret_cast<const float4*>(from",), "racecheck"),
+        Bug("channels that only fill up the tile are written", {"if (a < A && b < B) mine": "mine"},
+            "check", RACE, ("mine[(a * B + b) * KH * KW + ",)),
+    ],
+    "conv2d_sum_partials": [
+        Bug("the first group adds up what the others are still writing",
+            {"__syncthreads();  // until every group": "// until every group"},
+            "check", RACE, ("parts[group][lane] = sum;", "total += parts[part][lane];"), "racecheck"),
+        Bug("surplus threads read behind the last split's sums", {"if (element < length)": ""},
+            "check", OUTSIDE, ("sum += partials[split * length + element];",), "memcheck"),
+    ],
     "conv_transpose2d_forward": [
         Bug("rows of the kernel that only fill up the last phase are read behind its end", {" && tap < KH * KW": ""},
             "check", OUTSIDE, ("is_there ? weight[",), "memcheck"),
@@ -187,7 +206,7 @@ ZOO: dict[str, list[Bug]] = {
     y[first + 1] = fmaxf(four.y, 0.0f);
     y[first + 2] = fmaxf(four.z, 0.0f);
     y[first + 3] = fmaxf(four.w, 0.0f);"""},
-            "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>",), "memcheck"),
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(x + first)",), "memcheck"),
         Bug("surplus threads return before a barrier",
             {"if (element >= count) return;": """__shared__ float tile[256];
     if (element >= count) return;
@@ -586,6 +605,48 @@ def each_of(bugs: list[tuple[str, Bug]]) -> pytest.MarkDecorator:
     )
 
 
+DRY = Dry(KERNELS)
+DRAW = {**sanitize.EXERCISES}
+all_cases = cases
+# What the other functions of common.cuh are seen by are all cases.
+CALLED_BY = dict.fromkeys(("add_splits", "finish_row", "load_row"), "conv2d_forward")
+
+
+def launched(case: Case) -> list[Kernel]:
+    DRY.launched.clear()
+    case.run(Operations(DRY))
+    return [*DRY.launched]
+
+
+def with_kernel(name: str, some: Iterable[Case]) -> list[Case]:
+    """The cases that launch a kernel, or one that calls a function: what else they do need not be compiled."""
+    kernel = CALLED_BY.get(name, name)
+    some = [case for case in some if case.operation == operation_of(name)]
+    return [case for case in some if kernel in SEEN_BY or kernel in {each.name for each in launched(case)}]
+
+
+def exercised(name: str, random: np.random.Generator) -> list[Case]:
+    return with_kernel(name, DRAW[operation_of(name)](random))
+
+
+@cache
+def needed(name: str, mode: str) -> list[Kernel | None]:
+    """The instances to compile, and None for all that are no templates, to find a bug."""
+    operation = operation_of(name)
+    drawn = (case for seed in SEEDS for case in exercised(name, np.random.default_rng(seed)))
+    kernels = [
+        kernel
+        for case in (with_kernel(name, all_cases()) if mode == "double" else drawn)
+        for kernel in launched(case)
+        if kernel.operation == operation
+    ]
+    return [
+        *{
+            kernel.expression if kernel.instance else "": kernel if kernel.instance else None for kernel in kernels
+        }.values()
+    ]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Most of these tests' time is the compiler's. So it is called beforehand, on all cores, for all bugs chosen."""
@@ -596,12 +657,18 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
                 name, bug = item.callspec.params["name"], item.callspec.params["bug"]
                 kernels = plant(name, bug.changes, folder / str(number))
                 for flags in COMPILED[bug.mode]:
-                    pool.submit(build.library, operation_of(name), kernels, *flags)  # errors come again in the test
+                    for instance in needed(name, bug.mode)[: 2 if bug.mode == "trap" else None]:  # a trap ends it
+                        # Errors come again in the test.
+                        pool.submit(build.library, operation_of(name), kernels, *flags, instance)
 
 
 @each_of(BUGS)
-def test_a_bug_is_found_and_its_line_named(name: str, bug: Bug, tmp_path: Path) -> None:
+def test_a_bug_is_found_and_its_line_named(
+    name: str, bug: Bug, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     operation, kernels = operation_of(name), plant(name, bug.changes, tmp_path / "kernels")
+    monkeypatch.setitem(sanitize.EXERCISES, operation, partial(exercised, name))
+    monkeypatch.setattr(sys.modules[__name__], "cases", lambda: with_kernel(name, all_cases()))
     said = MODES[bug.mode](operation, kernels)
     lines = {line_of(text, operation, kernels) for text in bug.lines}
     assert lines
@@ -630,7 +697,7 @@ def test_what_only_looks_wrong_passes(name: str, changes: dict[str, str], mode: 
 
 
 def test_the_zoo_is_large_and_names_its_lines() -> None:
-    assert {*ZOO} == {*kernel_source.kernels(), *planting.SEEN_BY}
+    assert {*ZOO} == {*kernel_source.kernels(), *SEEN_BY}
     assert len(BUGS) >= 30 and all(ZOO.values())
     for mode in MODES:
         assert sum(bug.mode == mode for _, bug in BUGS) >= 3, mode

@@ -418,7 +418,7 @@ def test_gradcheck_finds_a_wrong_reference(monkeypatch):
 
 def test_gradcheck_finds_a_wrong_kernel_and_its_line(monkeypatch, tmp_path):
     kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
-    monkeypatch.setattr("tinyfcn.operations.Emulator", lambda: Emulator(kernels))
+    monkeypatch.setattr("tinyfcn.operations.Emulator", partial(Emulator, kernels))
     result = run("gradcheck", "relu")
     assert result.exit_code == 1
     assert "WRONG" in result.stdout
@@ -457,7 +457,7 @@ def test_gradcheck_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch,
     with open(tmp_path / "kernels" / "relu.cu", "a") as file:
         file.write("int nonsense = ;\n")
     line = len((tmp_path / "kernels" / "relu.cu").read_text().splitlines())
-    monkeypatch.setattr("tinyfcn.operations.Emulator", lambda: Emulator(tmp_path / "kernels"))
+    monkeypatch.setattr("tinyfcn.operations.Emulator", partial(Emulator, tmp_path / "kernels"))
     result = run("gradcheck", "relu")
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)

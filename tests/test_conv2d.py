@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfcn import gradcheck, reference
-from tinyfcn.cases import CORRELATIONS
+from tinyfcn.cases import CORRELATIONS, WEIGHT_GRADIENTS
 from tinyfcn.operations import Operations, on
 
 
@@ -99,6 +99,11 @@ def test_sizes_of_the_networks_and_extremes(naive_ops: Operations, case: Convolu
 @pytest.mark.parametrize("number", range(len(CORRELATIONS)))
 def test_the_fast_kernel_on_many_sizes(ops: Operations, number: int) -> None:
     test_correlation.check_sizes(ops, False, number)
+
+
+@pytest.mark.parametrize("number", range(len(WEIGHT_GRADIENTS)))
+def test_the_fast_weight_gradient_on_many_sizes(ops: Operations, number: int) -> None:
+    test_correlation.check_weight_gradients(ops, number)
 
 
 def test_the_fixed_sizes_fill_several_blocks_none_evenly() -> None:

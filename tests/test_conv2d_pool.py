@@ -26,17 +26,22 @@ def few_levels(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     return [random.integers(-1, 2, shape).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_it_is_the_composition_with_the_same_winners(either: Operations, size: tuple[int, ...]) -> None:
+def check_composition(ops: Operations, size: tuple[int, ...]) -> None:
+    """conv2d_pool on the device against conv2d, ReLU and max_pool2d of the references: y and winners, exactly."""
     for seed in range(10):
         x, weight, bias = few_levels(seed, size, WEIGHT, WEIGHT[:1])
-        found = either.conv2d_pool(*on_device(either, x, weight, bias))
+        found = ops.conv2d_pool(*on_device(ops, x, weight, bias))
         expected = reference.max_pool2d(reference.conv2d(x, weight, bias, relu=True))
         for name, a, b in zip(("y", "winner"), found, expected, strict=True):
-            assert_equal(either.to_numpy(a), b, name)
+            assert_equal(ops.to_numpy(a), b, name)
         if size == SIZES[0]:
             windows = reference.conv2d(x, weight, bias, relu=True)[:, :, :6, :10].reshape(2, 5, 3, 2, 5, 2)
             assert (windows.max(axis=(3, 5)) == windows.min(axis=(3, 5))).any(), "windows where all are equal"
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_it_is_the_composition_with_the_same_winners(either: Operations, size: tuple[int, ...]) -> None:
+    check_composition(either, size)
 
 
 def test_numbers_that_are_no_integers(either: Operations) -> None:

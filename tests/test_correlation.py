@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfcn import reference
-from tinyfcn.cases import CORRELATIONS, TRANSPOSED, correlation
+from tinyfcn.cases import CORRELATIONS, TRANSPOSED, WEIGHT_GRADIENTS, correlation, weight_gradient
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import COMMON, KERNELS
@@ -30,6 +30,18 @@ def check_sizes(ops: Operations, transposed: bool, number: int, shapes: int = SH
     for seed in range(shapes):
         for verdict in check_kernel(correlation(np.random.default_rng(seed), number, transposed), ops):
             assert verdict.error <= tolerance, (seed, verdict)
+
+
+def check_weight_gradients(ops: Operations, number: int, shapes: int = SHAPES, tolerance: float = 1e-6) -> None:
+    """An instance of the weight gradient, in both its stages, on pictures of many sizes and channels."""
+    for seed in range(shapes):
+        for verdict in check_kernel(weight_gradient(np.random.default_rng(seed), number), ops):
+            assert verdict.error <= tolerance, (seed, verdict)
+
+
+@pytest.mark.parametrize("number", range(len(WEIGHT_GRADIENTS)))
+def test_weight_gradients_in_double(number: int) -> None:
+    check_weight_gradients(Operations(Emulator(precision="double")), number, tolerance=1e-14)
 
 
 # In single precision in test_conv2d.py and test_conv_transpose2d.py.

@@ -13,7 +13,9 @@ import test_add
 import test_ceilings
 import test_compose_m2nist
 import test_conv2d
+import test_conv2d_pool
 import test_conv_transpose2d
+import test_correlation
 import test_gather_normalise
 import test_max_pool2d
 import test_philox
@@ -41,6 +43,36 @@ def check_conv_transpose2d_forward(ops: Operations) -> None:
 
 def check_conv_transpose2d_backward(ops: Operations) -> None:
     test_conv_transpose2d.check_backward(ops, test_conv_transpose2d.SEVERAL_BLOCKS)
+
+
+def check_fast_conv2d(ops: Operations) -> None:
+    for number in (2, 3):  # with a stride and splits; with groups, several pictures and pooling
+        test_correlation.check_sizes(ops, False, number, shapes=20)
+
+
+def check_fast_conv2d_and_winners(ops: Operations) -> None:
+    check_fast_conv2d(ops)
+    test_conv2d_pool.check_composition(ops, test_conv2d_pool.SIZES[0])
+
+
+def check_fast_conv_transpose2d(ops: Operations) -> None:
+    for number in (0, 1, 2):  # with groups and splits; with phases of no row; with a pooling
+        test_correlation.check_sizes(ops, True, number, shapes=20)
+
+
+def check_fast_weight_gradient(ops: Operations) -> None:
+    for number in (0, 1):  # with a pooling; with a stride and several pictures
+        test_correlation.check_weight_gradients(ops, number)
+
+
+def check_splits(ops: Operations) -> None:
+    for number in (0, 2):  # two and four
+        test_correlation.check_sizes(ops, False, number, shapes=20)
+
+
+def check_rows(ops: Operations) -> None:
+    for number in (3, 4):  # read by four and one by one
+        test_correlation.check_sizes(ops, False, number, shapes=20)
 
 
 def check_max_pool2d_forward(ops: Operations) -> None:
@@ -190,6 +222,77 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
             ("first picture only", "place < N * H * W", "place < H * W"),
             ("channel of the input", "dout[((n * O + o)", "dout[((n * O + c)"),
             ("stride forgotten", "j * stride + v - padding", "j + v - padding"),
+        ],
+    ),
+    "conv2d_forward": (
+        check_fast_conv2d_and_winners,
+        [
+            ("padding's sign", "left * STRIDE - padding", "left * STRIDE + padding"),
+            ("stride forgotten where the tile is read", "ty * ROWS * STRIDE + row", "ty * ROWS + row"),
+            ("every group has the first one's weights", "* PITCH + group * OUTPUTS", "* PITCH"),
+            ("every picture of a block is the first", "(picture * CHUNK + c) * TILE_H", "c * TILE_H"),
+            ("last input channels left out", "first < C;", "first < C && first == 0;"),
+            ("bias forgotten", "bias ? bias[channel] : 0.0f", "0.0f"),
+            (
+                "winner's row and column swapped",
+                "(i + best / 2) * OW + j + p + best % 2",
+                "(i + best % 2) * OW + j + p + best / 2",
+            ),
+            ("the last of equals wins", "value > largest ||", "value >= largest ||"),
+        ],
+    ),
+    "conv2d_backward_weight": (
+        check_fast_weight_gradient,
+        [
+            ("kernel's row forgotten", "row % ROWS * STRIDE + u", "row % ROWS * STRIDE"),
+            ("losers count too", "winner[from + a * plane] != i * OW + j", "false"),
+            ("padding's sign", "top * STRIDE - padding", "top * STRIDE + padding"),
+            ("last group left out", "part < GROUPS;", "part < GROUPS - 1;"),
+            ("overlapping rows of tiles added twice", "top + ROWS < OH ? ROWS * STRIDE : TILE_H", "TILE_H"),
+            ("first pictures alone", "tiles; tile += gridDim.y", "1; tile += gridDim.y"),
+        ],
+    ),
+    "conv2d_sum_partials": (
+        check_fast_weight_gradient,
+        [
+            ("every group adds up the first splits", "split = group;", "split = 0;"),
+            ("one bias for all", "dbias[element - weights]", "dbias[0]"),
+            ("every second split left out", "split += SUM_GROUPS", "split += 2 * SUM_GROUPS"),
+        ],
+    ),
+    "conv_transpose2d_forward": (
+        check_fast_conv_transpose2d,
+        [
+            ("phase's rows mixed up", "phase + a * STRIDE", "phase * TAPS_H + a"),
+            ("kernel not reversed", "ty + TAPS_H - 1 - a", "ty + a"),
+            ("columns not reversed", "p + TAPS_W - 1 - v / STRIDE", "p + v / STRIDE"),
+            ("padding's sign", "* STRIDE + phase - padding", "* STRIDE + phase + padding"),
+            ("losers get it too", "if (winner[pooled] == i * W + j) ", ""),
+            ("weight as conv2d's", "((first + c) * O + o)", "(o * C + first + c)"),
+        ],
+    ),
+    "add_splits": (
+        check_splits,
+        [
+            ("added twice", "sums[k] += parts", "sums[k] += 2 * parts"),
+            ("the first of the others alone", "other < SPLITS - 1;", "other < 1;"),
+            ("last sum left out", "+ k) * MEMBERS + member];", "+ k - k / (COUNT - 1)) * MEMBERS + member];"),
+        ],
+    ),
+    "finish_row": (
+        check_fast_conv2d,
+        [
+            ("ReLU before the summand", "relu && value < 0.0f", "relu && sums[k] + bias < 0.0f"),
+            ("the gate lets 0 pass", "!(gate[k] > 0.0f)", "!(gate[k] >= 0.0f)"),
+            ("summand of the first alone", "add[k]", "add[0]"),
+            ("bias forgotten", "sums[k] + bias", "sums[k]"),
+        ],
+    ),
+    "load_row": (
+        check_rows,
+        [
+            ("the second twice", "row[k + 2] = four.z", "row[k + 2] = four.y"),
+            ("the first of them all", "row[k] = from[k]", "row[k] = from[0]"),
         ],
     ),
     "max_pool2d_forward": (
@@ -440,7 +543,7 @@ def with_bug(name: str, text: str, instead: str, folder: Path) -> Operations:
     kernels = plant(name, {text: instead}, folder)
     if name == "philox":
         test_philox.add_kernel(kernels)
-    return Operations(Emulator(kernels))
+    return Operations(Emulator(kernels, naive=name.endswith("_naive") or name == "block_sum"))
 
 
 @pytest.mark.parametrize(

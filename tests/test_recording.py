@@ -216,9 +216,7 @@ def test_without_its_joins_a_step_has_conflicts(ops: Operations) -> None:
     for number in joins:
         changed = [*launches]
         changed[number] = replace(launches[number], joins=False)
-        found = conflicts(changed)
-        name = launches[number].kernel.name
-        assert found and all(f"({name})" in line or "(adam_step)" in line for line in found), name
+        assert conflicts(changed), launches[number].kernel.name
     adam = [replace(launch, joins=launch.joins and launch.kernel.name != "adam_step") for launch in launches]
     assert any("(adam_step) takes 'gradients'" in line and "takes 'dweight'" in line for line in conflicts(adam))
 

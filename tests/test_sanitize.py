@@ -60,8 +60,9 @@ def test_convolutions_are_awkward(operation: str) -> None:
 
 
 def test_fast_convolutions_are_awkward() -> None:
-    for operation, gives in (("conv2d", {"bias", "add", "gate"}), ("conv_transpose2d", {"bias", "add", "gate", "winner"})):
-        cases = [case for case in drawn(operation) if not case.naive]
+    extras = {"bias", "add", "gate"}
+    for operation, gives in (("conv2d", extras), ("conv_transpose2d", {*extras, "winner"})):
+        cases = [case for case in drawn(operation) if "relu" in case.inputs]
         given = [{*case.inputs} for case in cases]
         for name in gives:
             assert 10 < sum(name in names for names in given) < SHAPES - 10, name
@@ -69,7 +70,11 @@ def test_fast_convolutions_are_awkward() -> None:
             assert len({case.inputs[settings] for case in cases}) > 1, settings
         assert {case.inputs["x"].shape[0] for case in cases} == {1, 2, 3}
         assert len({case.detail for case in cases}) >= 4
-    assert {case.inputs.get("pool") for case in drawn("conv2d") if not case.naive} == {True, False}
+    assert {case.inputs.get("pool", True) for case in drawn("conv2d")} == {True, False}
+    gradients = [case for case in drawn("conv2d") if "weight gradient" in case.detail]
+    assert {"winner" in case.inputs for case in gradients} == {True, False}
+    for of in ("bias of coarse", "bias of fine", "bias of None"):
+        assert any(of in case.detail for case in gradients), of
 
 
 def test_other_exercises_are_awkward() -> None:

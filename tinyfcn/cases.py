@@ -9,7 +9,8 @@ import numpy as np
 
 from tinyfcn import reference
 from tinyfcn.operations import Operations
-from tinyfcn.ops.correlation import correlate, correlate_transposed
+from tinyfcn.ops.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.reference import correlation as sums
 from tinyfcn.reference.adam import AdamState
 
 
@@ -221,6 +222,54 @@ def _correlated(
     if pool:
         return dict(zip(("y", "winner"), reference.max_pool2d(np.maximum(y, 0)), strict=True))
     return {"y": np.where(gate > np.zeros(1), np.maximum(y, 0) if relu else y, 0)}
+
+
+# Of the fast weight gradient likewise: the kernel, the stride, the tiles. It takes any number of channels.
+WEIGHT_GRADIENTS = (
+    (
+        (3, 2),
+        1,
+        (2, 2, 3, 2, 2, 2, 1, 3, 8),
+    ),  # a_each, b_each, a_lanes, b_lanes, groups (x, y), pictures, rows, columns
+    ((2, 5), 3, (3, 1, 2, 3, 1, 3, 2, 5, 4)),
+    ((4, 3), 2, (1, 2, 5, 1, 1, 1, 3, 2, 12)),
+    ((1, 1), 1, (4, 4, 1, 1, 8, 1, 1, 1, 32)),
+)
+
+
+def weight_gradient(random: np.random.Generator, number: int, most: int = 13) -> Case:
+    """The kernels behind the fast gradient of a weight and of a bias, which is of either picture's channels or none."""
+    kernel, stride, tiles = WEIGHT_GRADIENTS[number]
+    a_each, b_each, a_lanes, b_lanes = tiles[:4]
+    n, a, b = (int(random.integers(1, 1 + count)) for count in (4, a_each * a_lanes, 2 * b_each * b_lanes + 1))
+    bias_of = random.choice(("coarse", "fine", None))
+    pools = stride == 1 and bool(random.integers(2))
+    coarse = random.integers(1 + pools, most + 1, 2)
+    padding = int(random.integers(0, 1 + min(*(((coarse - 1) * stride + kernel - 1) // 2), 2)))
+    fine = (coarse - 1) * stride + kernel - 2 * padding
+    if bias_of != "fine":
+        fine += random.integers(0, stride, 2)  # rows and columns that no output sees
+    inputs = {"coarse": random.standard_normal((n, a, *coarse)), "fine": random.standard_normal((n, b, *fine))}
+    if pools:
+        inputs["coarse"], inputs["winner"] = reference.max_pool2d(inputs["coarse"])
+
+    def forward(ops: Operations, **given: Any) -> dict[str, Any]:
+        if ops.device is None:
+            pooled, winner = given["coarse"], given.get("winner")
+            whole = (
+                pooled if winner is None else reference.max_pool2d_backward(pooled, winner, (n, a, *map(int, coarse)))
+            )
+            gradients = {"dweight": sums.correlate_weight(whole, given["fine"], *kernel, stride, padding)}
+            picture = whole if bias_of == "coarse" else given["fine"]
+            return gradients if bias_of is None else gradients | {"dbias": picture.sum(axis=(0, 2, 3))}
+        dweight = ops.device.empty((a, b, *kernel))
+        dbias = None if bias_of is None else ops.device.empty((a if bias_of == "coarse" else b,))
+        options = {"winner": given.get("winner"), "bias_of": bias_of, "tiles": tiles}
+        correlate_weight(ops.device, given["coarse"], given["fine"], dweight, dbias, stride, padding, **options)
+        return {"dweight": dweight} if dbias is None else {"dweight": dweight, "dbias": dbias}
+
+    settings = f"{kernel[0]}x{kernel[1]} stride {stride} padding {padding}, bias of {bias_of}"
+    return Case("conv2d", f"weight gradient {settings}, tiles {tiles}", inputs, forward)
 
 
 def pooling(x: np.ndarray, size: int, stride: int) -> Case:

@@ -32,7 +32,7 @@ NEVER_LAUNCHED = "never launched"
 def conv(name: str) -> Callable[[np.random.Generator], list[Case]]:
     """conv2d, or conv_transpose2d, which looks at the same two pictures from the other side.
 
-    The naive kernels on whatever is drawn, and a fast one of those that are compiled for this.
+    The naive kernels on whatever is drawn, and of the fast ones those that are compiled for this.
     """
 
     def draw(random: np.random.Generator) -> list[Case]:
@@ -49,7 +49,10 @@ def conv(name: str) -> Callable[[np.random.Generator], list[Case]]:
             case = cases.convolution(name, random, (n, c, *coarse), (c, o, *kernel), stride, padding)
         transposed = name == "conv_transpose2d"
         number = int(random.integers(len(cases.TRANSPOSED if transposed else cases.CORRELATIONS)))
-        return [replace(case, naive=True), cases.correlation(random, number, transposed, most=13)]
+        drawn = [replace(case, naive=True), cases.correlation(random, number, transposed, most=13)]
+        if not transposed:
+            drawn.append(cases.weight_gradient(random, int(random.integers(len(cases.WEIGHT_GRADIENTS)))))
+        return drawn
 
     return draw
 

@@ -130,11 +130,14 @@ def correlate_weight(
     padding: int,
     winner: Any = None,
     bias_of: str = "coarse",
+    tiles: tuple[int, ...] | None = None,
+    most_blocks: int = BLOCKS,
 ) -> bool:
     """Writes the gradient of a weight (A, B, KH, KW), and of the bias unless dbias is None; False where nothing fits.
 
     coarse (N, A, OH, OW) and fine (N, B, H, W) as in tinyfcn/reference/correlation.py. dbias: sums of coarse (A,), or
     of fine (B,), as `bias_of` says. winner: coarse is pooled, (N, A, OH // 2, OW // 2), as x in correlate_transposed.
+    tiles: others than correlate_weight_tiles chooses. most_blocks: where there are more tiles, a block takes several.
     """
     n, b, height, width = fine.shape
     a, _, kernel_height, kernel_width = dweight.shape
@@ -143,13 +146,13 @@ def correlate_weight(
     if kernel_height == kernel_width == stride == 1 and padding == 0 and winner is None:
         out_height, out_width = height, width = 1, height * width  # a picture is one long row
     shape = a, b, kernel_height, kernel_width, out_height, out_width
-    tiles = None if device.naive else correlate_weight_tiles(*shape, stride)
+    tiles = None if device.naive else tiles or correlate_weight_tiles(*shape, stride)
     if tiles is None:
         return False
     _, b_each, a_lanes, b_lanes, groups_x, groups_y, pictures, rows, columns = tiles
     pieces = ceil_div(n, pictures) * ceil_div(out_height, rows) * ceil_div(out_width, columns)
     blocks = ceil_div(b, b_lanes * b_each)
-    most = min(pieces, max(1, BLOCKS // blocks))
+    most = min(pieces, max(1, most_blocks // blocks))
     splits = ceil_div(pieces, ceil_div(pieces, most))  # all with about as many pieces
     biases = 0 if dbias is None else dbias.size
     partials = device.empty((splits, dweight.size + biases), fine.dtype)
@@ -221,6 +224,7 @@ def _tiles(
     pixels: int,
     products: int,
     floats: Callable[[int, int, int], tuple[int, int]],
+    most_splits: int = MOST_SPLITS,
 ) -> tuple[int, ...] | None:
     """TX, TY, GROUPS, PICTURES, SPLITS, CHUNK.
 
@@ -241,7 +245,7 @@ def _tiles(
         groups += 1
     groups = ceil_div(o, outputs)
     splits = 1
-    while everywhere * groups * splits < ENOUGH_THREADS and c % (2 * splits) == 0 and splits < MOST_SPLITS:
+    while everywhere * groups * splits < ENOUGH_THREADS and c % (2 * splits) == 0 and splits < most_splits:
         splits *= 2
     if outputs * pixels > MOST_SUMS or outputs * products > MOST_PRODUCTS or groups * splits * rows_step > 512:
         return None
@@ -262,7 +266,8 @@ def _tiles(
             fits = chunk * (pictures * tile + taps) + parts <= most
             if c % chunk == 0 and chunk % splits == 0 and fits:
                 return tx, ty, groups, pictures, splits, chunk
-    return None
+    # Each split has channels of its own in shared memory: with fewer splits, fewer may do.
+    return _tiles(n, c, o, lanes, rows_step, pixels, products, floats, splits // 2) if splits > 1 else None
 
 
 def correlate_weight_tiles(
@@ -279,16 +284,19 @@ def correlate_weight_tiles(
     most = MOST_ROWS_OF_WEIGHTS // (a_lanes * kernel_height)
     b_lanes = _even_lanes(ceil_div(b, b_each), max(1, most))
     members = a_lanes * b_lanes * kernel_height
-    sums = a_each * b_each * kernel_width
-    groups = min(WEIGHT_THREADS, MOST_SHARED_FLOATS // (sums + 1)) // members
-    if not groups or sums > MOST_WEIGHT_SUMS:
+    if a_each * b_each * kernel_width > MOST_WEIGHT_SUMS:
+        return None
+    part = a_lanes * a_each * (b_lanes * b_each * kernel_height * kernel_width | 1) | 1
+    groups = min(WEIGHT_THREADS // members, MOST_SHARED_FLOATS // (part + members))
+    if not groups:
         return None
 
     def floats(pictures: int, rows: int, columns: int) -> int:
         """Of the tiles, as the kernel declares them."""
         seen = _round_up(3 * stride + max(kernel_width, stride))
         tile_height = (rows - 1) * stride + max(kernel_height, stride)
-        fine = pictures * tile_height * _pitch((columns - 4) * stride + seen)
+        lines, pitch = pictures * tile_height, _pitch((columns - FLOAT4) * stride + seen)
+        fine = lines * pitch + ((kernel_height - lines) * (pitch // FLOAT4) & 7) * FLOAT4
         return a_lanes * a_each * _pitch(pictures * rows * columns) + b_lanes * b_each * fine
 
     # Small enough that the blocks of 16 pictures fill a GPU, large enough that each group of threads has four places.
@@ -304,7 +312,7 @@ def correlate_weight_tiles(
         if pictures > 1:
             pictures = ceil_div(pictures, 2)
         elif rows > 1:
-            rows = ceil_div(out_height, ceil_div(out_height, rows) + 1)
+            rows = ceil_div(out_height, ceil_div(out_height, rows - 1))
         elif columns > FLOAT4:
             columns = _round_up(columns // 2)
         else:
