@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -166,10 +167,10 @@ ZOO: dict[str, list[Bug]] = {
     ],
     "conv2d_backward_weight": [
         Bug("a group's sums are put where others still read the last tile",
-            {"    __syncthreads();  // until nobody reads the last tile any more\n#pragma": "#pragma"},
+            {"__syncthreads();  // until nobody reads the tiles": "// until nobody reads the tiles"},
             "check", RACE, ("float4 four = *reinterpret_cast<const float4*>(from",), "racecheck"),
         Bug("channels that only fill up the tile are written", {"if (a < A && b < B) mine": "mine"},
-            "check", RACE, ("mine[(a * B + b) * KH * KW + ",)),
+            "check", RACE, ("mine[(a * B + first_b) * KH * KW + ",)),
     ],
     "conv2d_sum_partials": [
         Bug("the first group adds up what the others are still writing",
@@ -655,7 +656,9 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         for number, item in enumerate(request.session.items):
             if getattr(item, "function", None) is test_a_bug_is_found_and_its_line_named:
                 name, bug = item.callspec.params["name"], item.callspec.params["bug"]
-                kernels = plant(name, bug.changes, folder / str(number))
+                with suppress(AssertionError):  # where the bug finds no place, its own test says so
+                    plant(name, bug.changes, folder / str(number))
+                kernels = folder / str(number)
                 for flags in COMPILED[bug.mode]:
                     for instance in needed(name, bug.mode)[: 2 if bug.mode == "trap" else None]:  # a trap ends it
                         # Errors come again in the test.
