@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,15 @@ from tinyfcn.cli.tables import show, table
 from tinyfcn.files import make_folder, new_file
 
 PLOT = "step-times.png"
-PARTS = ("steps", "kernels", "sweep")
 
 
 def batch_sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """ "16,64" as numbers."""
-    if value is None:
-        return None
     try:
-        sizes = tuple(int(size) for size in value.split(","))
+        sizes = tuple(int(size) for size in value.split(",")) if value is not None else None
     except ValueError:
         sizes = ()
-    if not sizes or min(sizes) < 1:
+    if sizes is not None and (not sizes or min(sizes) < 1):
         raise click.BadParameter(f"{value!r} is no list of numbers from 1, such as 16,64")
     return sizes
 
@@ -44,7 +42,9 @@ def batch_sizes(context: click.Context, parameter: click.Parameter, value: str |
     metavar="N,N,...",
     help="Batches of the design skip. Default: 16,64,256,1024; on the cpu 16,64. The classifier's is 128.",
 )
-@click.option("--only", type=click.Choice(PARTS), help="Measure just this. Default: steps and kernels.")
+@click.option(
+    "--only", type=click.Choice(["steps", "kernels", "sweep"]), help="Measure just this. Default: steps and kernels."
+)
 @click.option("--sweep", is_flag=True, help=f"Also how time grows with batch and pictures, drawn in OUT/{PLOT}.")
 @click.option(
     "--card",
@@ -53,7 +53,6 @@ def batch_sizes(context: click.Context, parameter: click.Parameter, value: str |
     show_default=True,
     help="Without a GPU: the card from whose datasheet the kernels' floors are reckoned.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Of the device cpu. Default: its cores, at most 8.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all numbers here.")
 @click.option("--out", type=FOLDER, default=Path("bench"), show_default=True, help="Folder for the plot.")
 @click.option(
@@ -71,7 +70,6 @@ def bench(
     only: str | None,
     sweep: bool,
     card: str,
-    threads: int | None,
     json_file: Path | None,
     out: Path,
     readme: Path | None,
@@ -92,11 +90,9 @@ def bench(
     tinyfcn bench --only kernels --card a100
     tinyfcn bench --sweep --json bench.json --update-readme
     """
-    from tinyfcn.bench import report
-    from tinyfcn.bench.run import QUICK, Bench, Plan
+    from tinyfcn.bench import report, run
 
-    parts = {only} if only else {"steps", "kernels"}
-    parts |= {"sweep"} if sweep else set()
+    parts = {only or "steps", only or "kernels", *(["sweep"] if sweep else [])}
     if readme is not None:
         if "steps" not in parts:
             raise click.UsageError(f"--update-readme writes the table of steps: leave out --only {only}")
@@ -106,56 +102,60 @@ def bench(
     if "sweep" in parts:
         make_folder(out, "name another folder with --out")
 
-    plan = replace(QUICK if quick else Plan(), device=device, parts=frozenset(parts), card=card)
-    plan = replace(plan, batches=batches or plan.batches, threads=threads or plan.threads)
-    measured = Bench(plan, lambda text: click.echo(text, err=True)).run()
-
-    print_tables(measured)
-    if json_file is not None:
-        with new_file(json_file, "name another file with --json") as file:
-            file.write((json.dumps(measured, indent=2) + "\n").encode())
-    if "sweep" in measured:
+    measure = run.Bench(device, lambda text: click.echo(text, err=True), run.QUICK if quick else None)
+    found: dict[str, Any] = {"machine": measure.machine()}
+    if batches:
+        measure.plan = replace(measure.plan, batches=batches)
+    click.echo(report.described(found["machine"]))
+    if measure.torch is None:
+        click.echo("PyTorch is not installed, or not for this device: ours alone. pip install torch")
+    if "steps" in parts:
+        found["steps"] = measure.steps()
+        print_rows(report.step_rows(found["steps"]))
+        click.echo("composing: ours with fresh pictures composed in the step, as in training; PyTorch best: in float32")
+        for step in found["steps"]:
+            name = f"{step['design']}, batch {step['batch']}"
+            if step["equal_bits"] is not None:
+                click.echo(
+                    f"{name}: two runs with one seed: {'equal bits' if step['equal_bits'] else 'DIFFERENT BITS'}"
+                )
+            for mode, why in step["failed"].items():
+                click.echo(f"{name}: PyTorch, {mode}, not timed: {why}")
+    if "kernels" in parts:
+        kernels = found["kernels"] = measure.kernels(card)
+        click.echo(f"\nthe kernels of a step, {kernels['task']}")
+        print_rows(report.part_rows(kernels))
+        click.echo(report.about_floors(kernels))
+        click.echo(f"\nwhat they use, compiled for {kernels['architecture']}")
+        print_rows(report.used_rows(kernels))
+    if "sweep" in parts:
+        found["sweep"] = measure.sweep()
+        for growth in found["sweep"]:
+            click.echo(f"\ntime of a step of skip against {'the batch' if growth['by'] == 'batch' else 'the picture'}")
+            for name, line in report.growth_lines(growth).items():
+                why = growth["stopped"].get(name)
+                click.echo(f"  {line}" + (f"; ended at {why}" if why else ""))
         from tinyfcn.bench.plots import step_times
 
-        click.echo(f"\ndrawn: {step_times(out / PLOT, measured)}")
+        click.echo(f"drawn: {step_times(out / PLOT, found['machine'], found['sweep'])}")
+    if json_file is not None:
+        with new_file(json_file, "name another file with --json") as file:
+            file.write((json.dumps(found, indent=2) + "\n").encode())
+        click.echo(f"written: {json_file}")
     if readme is not None:
-        report.update_readme(readme, measured)
-    sys.exit(0 if all(measured.get("same_bits", {}).values()) else 1)
+        report.update_readme(readme, found["machine"], found["steps"])
+        click.echo(f"updated: {readme}")
+    sys.exit(1 if any(step["equal_bits"] is False for step in found.get("steps", ())) else 0)
 
 
-def print_tables(measured: dict[str, Any]) -> None:
-    """All that was measured, on the terminal."""
-    from tinyfcn.bench import report
-
-    def filled(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-        made = table(*columns)
+def print_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    """A table, an empty line before it."""
+    if rows:
+        made = table(*rows[0])
         made.columns[0].no_wrap = True
+        for column in made.columns:
+            column.overflow = "fold"  # what does not fit goes on below: nothing is cut
         for row in rows:
-            made.add_row(*row)
+            made.add_row(*row.values())
+        click.echo()
         show(made)
-
-    machine = measured["machine"]
-    click.echo(report.described(machine))
-    if machine["torch"] is None:
-        click.echo("PyTorch is not installed, or not for this device: ours alone. pip install torch")
-    if "steps" in measured:
-        click.echo()
-        filled(report.STEP_COLUMNS, report.step_rows(measured["steps"]))
-        for step in measured["steps"]:
-            for mode, why in step["failed"].items():
-                click.echo(f"{step['design']}, batch {step['batch']}: PyTorch, {mode}, not timed: {why}")
-        for task, same in measured["same_bits"].items():
-            click.echo(f"two runs with one seed, {task}: {'equal bits' if same else 'DIFFERENT BITS'}")
-    if "kernels" in measured:
-        kernels = measured["kernels"]
-        click.echo(f"\nkernels of a step, {kernels['task']}")
-        filled(report.PART_COLUMNS, report.part_rows(kernels))
-        click.echo(report.about_floors(kernels))
-        click.echo(f"\ncompiled for {kernels['architecture']}")
-        filled(report.USED_COLUMNS, report.used_rows(kernels))
-    if "sweep" in measured:
-        click.echo()
-        filled(report.SWEEP_COLUMNS, report.sweep_rows(measured["sweep"]))
-        for growth in measured["sweep"]:
-            for name, why in growth["stopped"].items():
-                click.echo(f"{report.who(name)} ended at {why}")

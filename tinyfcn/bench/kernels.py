@@ -1,19 +1,15 @@
 """Every kernel that a training step launches: what it must move and compute, what it uses, how long it takes.
 
-The kernels are those of a real step: each operation that the network asks for is recorded by itself, once with the fast
-kernels and once with the naive ones. A `Part` is what gives some results of an operation: a forward pass, dx, or
-dweight and dbias; of one kernel or of several. Its two forms, and PyTorch's equivalent, do the same work, and are
-compared part by part.
-
-Least bytes: each array that comes from outside the part is read once, each result is written once. Operations: those
-that the results need; a multiply-add is two, and products with the zeros around a picture or beside a pooling's winners
-are none. So a share of a ceiling says how near a kernel is to what is possible, however it goes about it.
+Each operation that the network asks for is recorded by itself, once with the fast kernels and once with the naive ones.
+A `Part` is what gives some results of an operation: a forward pass, dx, or dweight and dbias; of one kernel or of
+several. Its two forms, and PyTorch's equivalent, do the same work, and are compared part by part.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,19 +19,16 @@ from tinyfcn.bench.resources import MULTIPROCESSORS, blocks_at_once, occupancy
 from tinyfcn.bench.steps import Batches, Step, Task
 from tinyfcn.bench.timing import Clock, Patience, Timing, in_turn
 from tinyfcn.devices import nvrtc
-from tinyfcn.devices.device import Device, Launch, Recording
+from tinyfcn.devices.device import Device, Launch
+from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.gradcheck import relative_error
 from tinyfcn.operations import Operations
 
-# Arrays that a kernel reads and writes, though its parameters do not say so; and those of which it reads little, for
-# each element of its largest result a byte at the most.
-READ_AND_WRITTEN = {"adam_step": {"parameters", "m", "v", "step"}}
-READ_IN_PART = {"digits", "digit_labels", "images", "all_labels", "order"}
-
+READ_IN_PART = {"digits", "digit_labels"}  # arrays of which a launch reads little: a byte for each result at the most
 TOLERANCE = 1e-3  # between the fast and the naive form, each after all of its own step before
-FEWEST_COPIES, MOST_COPIES = 2, 64  # of a part's arrays,
-COPIED_BYTES = 1 << 28  # which together should be more than a cache holds
+COPIED_BYTES = 1 << 28  # of a part's arrays, all copies together: more than a cache holds
+FEWEST_COPIES, MOST_COPIES = 2, 64
 FEWEST_LAUNCHES = 20  # in a graph that is timed
 
 
@@ -45,29 +38,25 @@ class Call:
 
     operation: str
     given: Mapping[str, Any]
-    results: tuple[Any, ...]
-    recording: Recording
+    results: list[Any]
+    launches: list[Launch]
 
-    def parts(self) -> dict[str, tuple[list[Any], list[Launch]]]:
-        """What the results are called that belong together -> they, and the launches that they need.
+    def parts(self) -> dict[str, "Call"]:
+        """What is to be had apart from the rest: of a layer's backward pass "dx" and "dweight", else "", all of it.
 
-        A launch that several need is the first one's.
+        Launchers start what gives dweight and dbias beside what gives dx.
         """
         if not (self.operation.endswith("_backward") and len(self.results) == 3):
-            return {"": ([result for result in self.results if result is not None], self.recording.launches)}
+            return {"": self}
         dx, *others = self.results
-        wanted = {"dx": [dx], "dweight": others} if dx is not None else {"dweight": others}
-        left, parts = self.recording.launches, {}
-        for name, results in wanted.items():
-            needed, mine = {address(result) for result in results}, []
-            for launch in reversed(left):
-                reads, writes = reads_and_writes(launch)
-                if needed & {address(array) for array in writes}:
-                    needed |= {address(array) for array in reads}
-                    mine.insert(0, launch)
-            left = [launch for launch in left if not any(launch is one for one in mine)]
-            parts[name] = results, mine
-        return parts
+        if dx is None:
+            return {"dweight": replace(self, results=others)}
+        first = [launch for launch in self.launches if not launch.branch]
+        beside = [launch for launch in self.launches if launch.branch]
+        return {
+            "dx": replace(self, results=[dx], launches=first),
+            "dweight": replace(self, results=others, launches=beside),
+        }
 
 
 class Recorder(Device):
@@ -108,28 +97,29 @@ class Traced(Operations):
             recording.replay()
         [result] = results
         results = list(result) if isinstance(result, tuple) else results
-        self.calls.append(Call(name, given.arguments, tuple(results), recording))
+        self.calls.append(Call(name, given.arguments, results, recording.launches))
         return result
 
 
 @dataclass
 class Part:
-    """What gives some results of an operation, in its fast and its naive form. `layer` is "" where there is none."""
+    """What gives some results of an operation, in both forms. `what`: "dx", "dweight" or "", see Call.parts; `layer`:
+    "" where there is none."""
 
-    operation: str
     what: str
     layer: str
-    sizes: str
-    bytes: int
-    operations: int
-    given: Mapping[str, Any]
-    results: list[Any]
-    fast: list[Launch]
-    naive: list[Launch]
-    naive_results: list[Any]
+    fast: Call
+    naive: Call
 
     def __str__(self) -> str:
-        return f"{self.operation} {self.what}".strip()
+        return f"{self.fast.operation} {self.what}".strip()
+
+    def sizes(self) -> str:
+        """ "16x8x30x40, 8x8x3x3": of the operation's input and its weight; of its first result where it has neither."""
+        given = self.fast.given
+        shown = [given[name] for name in ("x", "weight", "logits", "parameters") if name in given]
+        shown = shown or [result for result in self.fast.results if result is not None][:1]
+        return ", ".join("x".join(map(str, array.shape)) for array in shown)
 
 
 def parts_of(task: Task, batches: Batches, device: Device, runs: bool) -> list[Part]:
@@ -137,121 +127,60 @@ def parts_of(task: Task, batches: Batches, device: Device, runs: bool) -> list[P
 
     runs: run the kernels, so that arrays hold what they do in training. Without that nothing is compiled.
     """
-    source = "composed" if task.design == "skip" and task.scale == 1 else "gathered"
-    steps: list[tuple[Step, Traced]] = []
+    source = "composed" if task.design == "skip" else "gathered"
+    fast, naive = [], []
     try:
-        for device.naive in (False, True):
+        for device.naive, calls in ((True, naive), (False, fast)):
             if runs:
                 Step(task, batches, Operations(device), source, record=False).work()  # so that kernels are compiled
             traced = Traced(device, runs)
-            steps.append((Step(task, batches, traced, source, record=False), traced))
-            steps[-1][0].work()
-            steps[-1][0].start_again()  # the parameters with which all but Adam was done
+            step = Step(task, batches, traced, source, record=False)
+            step.work()
+            step.start_again()  # the parameters with which all but Adam was done
+            calls += traced.calls
     finally:
         device.naive = False
-    (step, fast), (_, naive) = steps
-    layers = {address(value): name.split(".")[0] for name, value in step.network.parameter.items()}
-    found = []
-    for call, plain in zip(fast.calls, naive.calls, strict=True):
-        plain_parts = plain.parts()
-        operations = operations_of(call.operation, call.given, call.results)
-        layer = layers.get(address(call.given["weight"]), "") if "weight" in call.given else ""
-        for what, (results, launches) in call.parts().items():
-            plain_results, plain_launches = plain_parts[what]
-            if launches:
-                found.append(
-                    Part(
-                        call.operation,
-                        what,
-                        layer,
-                        sizes_of(call),
-                        least_bytes(launches),
-                        operations[what],
-                        call.given,
-                        results,
-                        launches,
-                        plain_launches,
-                        plain_results,
-                    )
-                )
-    return found
-
-
-def address(array: Any) -> int | None:
-    """Where an array lies, as a number that no other array has which is in use."""
-    if array is None:
-        return None
-    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-
-
-def reads_and_writes(launch: Launch) -> tuple[list[Any], list[Any]]:
-    """The arrays that a launch reads, and those that it writes."""
-    arrays = [
-        (parameter, argument)
-        for parameter, argument in zip(launch.kernel.parameters, launch.arguments, strict=True)
-        if parameter.is_array and argument is not None
+    layers = {id(value): name.split(".")[0] for name, value in step.network.parameter.items()}
+    return [
+        Part(what, layers.get(id(call.given.get("weight")), ""), part, other)
+        for call, plain in zip(fast, naive, strict=True)
+        for (what, part), other in zip(call.parts().items(), plain.parts().values(), strict=True)
+        if part.launches
     ]
-    both = READ_AND_WRITTEN.get(launch.kernel.name, set())
-    reads = [array for parameter, array in arrays if parameter.is_const or parameter.name in both]
-    return reads, [array for parameter, array in arrays if not parameter.is_const]
 
 
-def least_bytes(launches: Sequence[Launch]) -> int:
-    """The bytes that some launches must move: what passes between them need not be, a small cache could hold it."""
-    read: dict[int, int] = {}
-    written: dict[int, int] = {}
-    passed: set[int] = set()
-    for launch in launches:
-        reads, writes = reads_and_writes(launch)
-        little = {
-            address(argument)
-            for parameter, argument in zip(launch.kernel.parameters, launch.arguments, strict=True)
-            if parameter.name in READ_IN_PART
-        }
-        most = max(array.size for array in writes)
-        for array in reads:
-            place = address(array)
-            if place in written and place not in read:
-                passed.add(place)
-            elif place not in written:
-                read[place] = min(array.nbytes, most) if place in little else array.nbytes
-        written |= {address(array): array.nbytes for array in writes}
-    return sum(read.values()) + sum(size for place, size in written.items() if place not in passed)
+# What a part must do
 
 
-def sizes_of(call: Call) -> str:
-    """ "16x8x30x40, 8x8x3x3": of the first array that the operation was given, and of its weight."""
-    shown = [value for name, value in call.given.items() if name in ("x", "weight", "logits", "parameters")]
-    shown = shown or [result for result in call.results if result is not None][:1]
-    return ", ".join("x".join(map(str, array.shape)) for array in shown)
+def least_bytes(part: Part) -> int:
+    """Each array that the part needs is read once, each result is written once: what no program can do without."""
+    given, results = part.fast.given, [result for result in part.fast.results if result is not None]
+    if part.fast.operation == "adam_step":
+        state = given["state"]
+        written = [given["parameters"], state.m, state.v]
+        return sum(array.nbytes for array in [*written, *written, state.l2, given["gradients"]])
+    unused = {"": set(), "dx": set() if given.get("through_relu") else {"x"}, "dweight": {"weight", "add"}}[part.what]
+    total = sum(result.nbytes for result in results)
+    for name, array in given.items():
+        if hasattr(array, "nbytes") and name not in unused:
+            total += min(array.nbytes, max(result.size for result in results)) if name in READ_IN_PART else array.nbytes
+    return total
 
 
-def operations_of(operation: str, given: Mapping[str, Any], results: Sequence[Any]) -> dict[str, int]:
-    """How many operations the results of an operation need, by the names of `Call.parts`."""
+def operations_of(part: Part) -> int:
+    """How many operations its results need: a multiply-add is two."""
+    operation, given = part.fast.operation, part.fast.given
     if operation == "adam_step":
-        return {"": 16 * given["parameters"].size}  # 3 for m, 4 for v, 2 for l2, 7 for the parameter
-    if operation == "softmax_cross_entropy":
-        logits, labels = given["logits"], given["labels"]
-        return {
-            "": 6 * logits.size + 3 * labels.size
-        }  # maximum, difference, exp, sum, quotient, scale; log, difference, sum
-    if operation not in (
-        "conv2d",
-        "conv2d_backward",
-        "conv2d_pool",
-        "conv2d_pool_backward",
-        "conv_transpose2d",
-        "conv_transpose2d_backward",
-    ):
-        return {"": sum(result.size for result in results if result is not None)}
-    products = convolution_products(operation, given)
-    if not operation.endswith("_backward"):
-        return {"": 2 * products}
-    bias = next(value.size for name, value in given.items() if name in ("dout", "dsum"))
-    return {"dx": 2 * products, "dweight": 2 * products + bias}
+        return 16 * given["parameters"].size  # 3 for m, 4 for v, 2 for l2, 7 for the parameter
+    if operation == "softmax_cross_entropy":  # maximum, difference, exp, sum, quotient, scale; log, difference, sum
+        return 6 * given["logits"].size + 3 * given["labels"].size
+    if not operation.startswith("conv"):
+        return sum(result.size for result in part.fast.results if result is not None)
+    bias = given["dsum" if "dsum" in given else "dout"].size if part.what == "dweight" else 0
+    return 2 * products_of(operation, given) + bias
 
 
-def convolution_products(operation: str, given: Mapping[str, Any]) -> int:
+def products_of(operation: str, given: Mapping[str, Any]) -> int:
     """How many products a convolution sums up: none of them with the zeros around the picture.
 
     A pooling's backward pass has one gradient for each of its windows, and no more products than they need.
@@ -273,62 +202,39 @@ def convolution_products(operation: str, given: Mapping[str, Any]) -> int:
 # What a kernel uses
 
 
-@dataclass(frozen=True)
-class Used:
-    """What a kernel uses on an architecture, and how much of a multiprocessor it can fill. `launches`: of a step."""
-
-    kernel: str
-    file: str
-    launches: int
-    blocks: int
-    threads: int
-    registers: int
-    shared_bytes: int
-    spilled_bytes: int
-    at_once: int
-    occupancy: float
-
-
-def used(launches: Iterable[Launch], architecture: str) -> list[Used]:
-    """What the kernels of some launches use, compiled for "sm_XX", each with its largest number of blocks.
+def used(parts: Iterable[Part], architecture: str) -> list[dict[str, Any]]:
+    """What the fast forms' kernels use, compiled for "sm_XX", and how much of a multiprocessor each can fill.
 
     Raises:
         DeviceError: NVRTC is not installed.
         KernelError: a kernel does not compile.
     """
-    by_kernel: dict[tuple[str, str, int], list[Launch]] = {}
-    for launch in launches:
-        key = launch.kernel.operation, launch.kernel.expression, int(np.prod(launch.block))
-        by_kernel.setdefault(key, []).append(launch)
-    instances: dict[str, set[str]] = {}
-    for file, expression, _ in by_kernel:
-        instances.setdefault(file, set()).update([expression] if "<" in expression else [])
-    compiled = {
-        (file, each.kernel): each
-        for file, names in instances.items()
-        for each in nvrtc.compile_for(file, architecture, instances=sorted(names))
-    }
+    by_kernel: dict[tuple[str, str, int], list[tuple[Launch, Part]]] = {}
+    for part in parts:
+        for launch in part.fast.launches:
+            key = launch.kernel.operation, launch.kernel.expression, prod(launch.block)
+            by_kernel.setdefault(key, []).append((launch, part))
+    compiled = {}
+    for file in {file for file, _, _ in by_kernel}:
+        instances = sorted({name for other, name, _ in by_kernel if other == file and "<" in name})
+        compiled |= {each.kernel: each for each in nvrtc.compile_for(file, architecture, instances=instances)}
     found = []
-    for (file, expression, threads), same in by_kernel.items():
-        each = compiled[file, expression]
-        shared = each.shared_bytes + same[0].shared_bytes
-        takes = architecture, threads, each.registers, shared
-        known = architecture in MULTIPROCESSORS
-        blocks = max(int(np.prod(launch.grid)) for launch in same)
-        at_once, share = (blocks_at_once(*takes), occupancy(*takes)) if known else (0, 0.0)
+    for (file, name, threads), launches in by_kernel.items():
+        registers, shared = compiled[name].registers, compiled[name].shared_bytes + launches[0][0].shared_bytes
+        takes = architecture, threads, registers, shared
         found.append(
-            Used(
-                expression,
-                f"{file}.cu",
-                len(same),
-                blocks,
-                threads,
-                each.registers,
-                shared,
-                each.spilled_bytes,
-                at_once,
-                share,
-            )
+            {
+                "kernel": name,
+                "file": f"{file}.cu",
+                "for": [f"{part.layer} {part.what}".strip() for _, part in launches],
+                "blocks": max(prod(launch.grid) for launch, _ in launches),
+                "threads": threads,
+                "registers": registers,
+                "shared_bytes": shared,
+                "spilled_bytes": compiled[name].spilled_bytes,
+                "blocks_at_once": blocks_at_once(*takes) if architecture in MULTIPROCESSORS else None,
+                "occupancy": occupancy(*takes) if architecture in MULTIPROCESSORS else None,
+            }
         )
     return found
 
@@ -336,98 +242,84 @@ def used(launches: Iterable[Launch], architecture: str) -> list[Used]:
 # How long it takes
 
 
-@dataclass(frozen=True)
-class Timed:
-    """Seconds of a part in each of its forms; PyTorch's is None where it has no equivalent, or is not there."""
-
-    fast: Timing
-    naive: Timing
-    torch: Timing | None
-
-
 def time_parts(
-    parts: Sequence[Part], device: Device, clock: Clock, patience: Patience, equivalents: Any = None
-) -> list[Timed]:
-    """Times all parts, each form on arrays that no cache holds. Nothing is timed before all results were compared.
+    parts: Sequence[Part], device: Device, clock: Clock, patience: Patience, equivalent: Callable[[Part], Any]
+) -> list[dict[str, Timing]]:
+    """Of each part the time "fast", "naive" and, where it has an equivalent, "torch", on arrays that no cache holds.
 
-    equivalents: of tinyfcn.bench.torch_kernels, or None.
+    Nothing is timed before all results were compared. equivalent: gives a torch_kernels.Equivalent, or None.
 
     Raises:
         TinyfcnError: two forms differ.
     """
-    others = [equivalents.of(part) if equivalents else None for part in parts]
+    others = [equivalent(part) for part in parts]
     for part, other in zip(parts, others, strict=True):
-        found = [device.to_numpy(result) for result in part.results]
-        compare(part, "naive", found, [device.to_numpy(result) for result in part.naive_results])
+        found = [device.to_numpy(result) for result in part.fast.results if result is not None]
+        expect_equal(
+            part, "the naive", found, [device.to_numpy(result) for result in part.naive.results if result is not None]
+        )
         if other:
-            compare(part, "PyTorch's", found, other.results())
+            expect_equal(part, "PyTorch's", found, other.results())
     timed = []
     for part, other in zip(parts, others, strict=True):
-        runs, each = {}, {}
-        for name, launches in (("fast", part.fast), ("naive", part.naive)):
-            runs[name], each[name] = repeated(device, launches)
+        copies = copies_of(part.fast.launches)
+        runs = {name: repeated(device, call.launches) for name, call in (("fast", part.fast), ("naive", part.naive))}
         if other:
-            runs["torch"], each["torch"] = other.repeated(copies_of(part.fast))
-        times = in_turn(runs, clock, patience)
-        of = {name: divided(timing, each[name]) for name, timing in times.items()}
-        timed.append(Timed(of["fast"], of["naive"], of.get("torch")))
+            runs["torch"] = other.repeated(copies)
+        times = in_turn({name: run for name, (run, _) in runs.items()}, clock, patience)
+        timed.append({name: timing.divided(runs[name][1]) for name, timing in times.items()})
     return timed
 
 
-def compare(part: Part, form: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray | None]) -> None:
+def expect_equal(part: Part, form: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
     """Raises TinyfcnError unless two forms of a part gave the same floats, but for rounding.
 
     Integers, such as a pooling's winners, may differ where two numbers are equal but for rounding.
     """
     for one, other in zip(found, expected, strict=True):
-        if other is None or one.dtype.kind != "f":
-            continue
-        error = relative_error(one.astype(np.float64), other.astype(np.float64))
+        error = relative_error(one.astype(np.float64), other.astype(np.float64)) if one.dtype.kind == "f" else 0
         if not error <= TOLERANCE:
             raise TinyfcnError(
-                f"{part}, {part.layer or part.sizes}: the fast kernel and the {form} differ by {error:.1e}, more than "
-                f"{TOLERANCE:.0e}, so none is timed"
+                f"{part}, {part.layer or part.sizes()}: the fast form and {form} differ by {error:.1e}, "
+                f"more than {TOLERANCE:.0e}, so none is timed"
             )
+
+
+def arrays_of(launches: Sequence[Launch]) -> dict[int, Any]:
+    """The arrays of some launches by where they lie, but for those of which little is read."""
+    return {
+        address(argument): argument
+        for launch in launches
+        for parameter, argument in zip(launch.kernel.parameters, launch.arguments, strict=True)
+        if parameter.is_array and argument is not None and parameter.name not in READ_IN_PART
+    }
+
+
+def address(array: Any) -> int:
+    """Where an array lies, as a number."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
 def copies_of(launches: Sequence[Launch]) -> int:
     """How many copies of its arrays a part takes turns with."""
-    size = sum({address(array): array.nbytes for launch in launches for array in copied(launch)}.values())
-    return int(np.clip(-(-COPIED_BYTES // max(size, 1)), FEWEST_COPIES, MOST_COPIES))
-
-
-def copied(launch: Launch) -> list[Any]:
-    """The arrays of a launch that are worth a copy: not those of which it reads little."""
-    return [
-        argument
-        for parameter, argument in zip(launch.kernel.parameters, launch.arguments, strict=True)
-        if parameter.is_array and argument is not None and parameter.name not in READ_IN_PART
-    ]
+    size = sum(array.nbytes for array in arrays_of(launches).values())
+    return min(max(ceil_div(COPIED_BYTES, max(size, 1)), FEWEST_COPIES), MOST_COPIES)
 
 
 def repeated(device: Device, launches: Sequence[Launch]) -> tuple[Callable[[], None], int]:
     """Runs launches many times over, on copies of their arrays by turns; and how many times."""
     copies = copies_of(launches)
-    sets: list[dict[int, Any]] = []
-    for _ in range(copies):
-        arrays = {address(array): array for launch in launches for array in copied(launch)}
-        sets.append({place: array.copy() for place, array in arrays.items()})
-    times = -(-FEWEST_LAUNCHES // copies)
+    sets = [{place: array.copy() for place, array in arrays_of(launches).items()} for _ in range(copies)]
+    times = ceil_div(FEWEST_LAUNCHES, copies)
 
     def work() -> None:
-        for _ in range(times):
-            for arrays in sets:
-                for launch in launches:
-                    arguments = [
-                        arrays.get(address(argument), argument) if parameter.is_array else argument
-                        for parameter, argument in zip(launch.kernel.parameters, launch.arguments, strict=True)
-                    ]
-                    name, template = launch.kernel.name, launch.kernel.instance
-                    device.launch(name, launch.grid, launch.block, arguments, launch.shared_bytes, template)
+        for arrays in sets * times:
+            for launch in launches:
+                arguments = [
+                    arrays.get(address(argument), argument) if parameter.is_array and argument is not None else argument
+                    for parameter, argument in zip(launch.kernel.parameters, launch.arguments, strict=True)
+                ]
+                name, template = launch.kernel.name, launch.kernel.instance
+                device.launch(name, launch.grid, launch.block, arguments, launch.shared_bytes, template)
 
     return device.record(work).replay, times * copies
-
-
-def divided(timing: Timing, count: int) -> Timing:
-    """The timing of one of so many."""
-    return Timing(timing.seconds / count, timing.low / count, timing.high / count, timing.turns, timing.runs * count)

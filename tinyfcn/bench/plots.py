@@ -1,65 +1,53 @@
 """How the time of a step grows, drawn: with the batch, and with the pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from tinyfcn.bench.report import described, in_words, who
-from tinyfcn.figures import GREY, HEADER, LINES, _axes, _page
-
-PIXELS = 64 * 84  # of an M2NIST picture
+from tinyfcn.bench.report import PIXELS, described, growth_lines, in_words
+from tinyfcn.figures import HEADER, INK, LINES, _axes, _page
 
 
-def step_times(path: Path, result: Mapping[str, Any]) -> Path:
+def step_times(path: Path, machine: Mapping[str, Any], sweep: Sequence[Mapping[str, Any]]) -> Path:
     """The time of a training step against the batch, and against the pictures' size, both axes by factors of ten.
 
-    Dots were measured. Through ours goes the line constant + slope * size that fits them best; its two parts, the floor
-    that even the smallest step has and what grows with the size, are drawn dashed.
+    Dots were measured. Through ours goes the line floor + each * size that fits them best, and dashed its two parts:
+    the floor, which even the smallest step takes, and what grows with the size.
     """
-    note = f"design skip, on {described(result['machine'])}; dashed: the floor of ours, and what grows with the size"
-    with _page(path, 1800, 880, "How the time of a training step grows", note) as figure:
-        for x, growth in zip((150, 1040), result["sweep"], strict=True):
-            axes = _axes(figure, x, HEADER + 20, 720, 570)
-            _draw(axes, growth)
+    with _page(path, 1800, 900, "How the time of a training step grows", f"skip on {described(machine)}") as figure:
+        for x, growth in zip((150, 1040), sweep, strict=True):
+            _draw(_axes(figure, x, HEADER + 30, 720, 580), growth)
     return path
 
 
 def _draw(axes: Axes, growth: Mapping[str, Any]) -> None:
     by_batch = growth["by"] == "batch"
-    each = "a picture" if by_batch else "for each 64x84 pixels"
+    unit = 1 if by_batch else PIXELS
+    measured = [seconds for series in growth["series"].values() for seconds in series["seconds"]]
+    lowest = min(measured, default=1e-3)
     axes.set(xscale="log", yscale="log")
-    everything = [seconds for series in growth["series"].values() for seconds in series["seconds"]]
-    for number, (name, series) in enumerate(growth["series"].items()):
-        sizes = np.array(series["sizes"], float) / (1 if by_batch else PIXELS)
-        if not len(sizes):
-            continue
-        line = growth["lines"].get(name)
-        label = who(name)
-        if line:
-            slope = line["slope"] * (1 if by_batch else PIXELS)
-            label += f": {in_words(line['constant'])} + {in_words(slope)} {each}"
-        axes.plot(sizes, series["seconds"], "o", color=LINES[number], markersize=5, label=label, zorder=4)
-        if line:
-            dense = np.geomspace(sizes[0], sizes[-1], 200)
-            axes.plot(dense, line["constant"] + slope * dense, color=LINES[number], linewidth=2 if not number else 1.2)
-            if not number:
-                for part in (np.full(200, line["constant"]), slope * dense):
-                    axes.plot(dense, part, "--", color=LINES[0], linewidth=1, alpha=0.7)
-    axes.set_ylim(min(everything) / 3, max(everything) * 6)  # the legend has its place above
+    for number, (name, label) in enumerate(growth_lines(growth).items()):
+        series, colour = growth["series"][name], LINES[number]
+        sizes = np.array(series["sizes"], float) / unit
+        axes.plot(sizes, series["seconds"], "o", color=colour, markersize=5, label=label, zorder=4)
+        if "slope" in series:
+            floor, dense = series["constant"], np.geomspace(sizes[0], sizes[-1], 200)
+            grows = series["slope"] * unit * dense
+            axes.plot(dense, floor + grows, color=colour, linewidth=1.4 if number else 2.2)
+            if name == "ours":
+                axes.plot(dense, np.full(200, floor), "--", color=colour, linewidth=1.2, label="the floor of ours")
+                axes.plot(dense, grows, ":", color=colour, linewidth=1.8, label="what grows with the size")
+                lowest = max(min(lowest, floor), lowest / 20)  # a floor of next to nothing is not worth the room
+    axes.set_ylim(lowest / 3, max(measured, default=1) * 30)  # the legend has its place above
     axes.yaxis.set_major_formatter(lambda seconds, _: in_words(seconds).replace(".00", "").replace(".0", ""))
     axes.set_title("against the batch" if by_batch else f"against the pictures' size, batch {growth['batch']}")
     axes.set_xlabel("pictures a batch" if by_batch else "pixels of a picture, in multiples of 64x84")
     axes.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
-    if len(everything):
-        ticks = sorted(
-            {size / (1 if by_batch else PIXELS) for series in growth["series"].values() for size in series["sizes"]}
-        )
-        axes.set_xticks(ticks[:: 2 if len(ticks) > 8 else 1])
+    ticks = sorted({size / unit for series in growth["series"].values() for size in series["sizes"]})
+    axes.set_xticks(ticks[:: 2 if len(ticks) > 8 else 1])
     axes.minorticks_off()
-    axes.grid(True, which="major")
-    axes.legend(
-        loc="upper left", fontsize=9, labelcolor=GREY, frameon=True, facecolor="white", edgecolor="none", framealpha=1
-    )
+    axes.grid(True)
+    axes.legend(loc="upper left", fontsize=9, labelcolor=INK, frameon=True, facecolor="white", edgecolor="none")

@@ -1,4 +1,4 @@
-"""What `tinyfcn bench` found, in words: rows of tables, and the README's table between its markers."""
+"""What `tinyfcn bench` found, in words: tables, and the README's table between its markers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,21 +9,18 @@ from tinyfcn.files import new_file
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 NOTHING = "-"  # what was not measured
-WAY_OUT = "free the disk, or name another file"
+PIXELS = 64 * 84  # of an M2NIST picture
 
-Row = tuple[str, ...]
+Found = Mapping[str, Any]
+Row = dict[str, str]  # cells by their column; the name of a column of numbers ends with ">"
 
 
 def in_words(seconds: float | None) -> str:
     """ "95.3 µs", "3.21 ms", "1.05 s"."""
     if not seconds:
         return NOTHING if seconds is None else "0 s"
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= size or unit == "µs":
-            value = seconds / size
-            digits = max(0, 2 - (value >= 10) - (value >= 100))
-            return f"{value:,.{digits}f} {unit}"
-    raise AssertionError
+    size, unit = (1.0, "s") if seconds >= 1 else (1e-3, "ms") if seconds >= 1e-3 else (1e-6, "µs")
+    return f"{seconds / size:,.{max(0, 2 - (seconds >= 10 * size) - (seconds >= 100 * size))}f} {unit}"
 
 
 def times(ratio: float | None) -> str:
@@ -35,177 +32,109 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
 
 
-def seconds_of(timing: Mapping[str, Any] | None) -> float | None:
-    """A timing's median."""
-    return timing["seconds"] if timing else None
+def median(timing: Found | None) -> str:
+    return in_words(timing["seconds"] if timing else None)
 
 
-STEP_COLUMNS = (
-    "training step",
-    "ours>",
-    "composing>",
-    "PyTorch eager>",
-    "its best in float32>",
-    "which is",
-    "in TF32>",
-    "eager / ours>",
-    "best / ours>",
-)
+def step_rows(steps: Sequence[Found]) -> list[Row]:
+    """A row for each task; the column of TF32 only if that was measured."""
+
+    def row(step: Found) -> Row:
+        made = {
+            "training step": f"{step['design']}, batch {step['batch']}",
+            "ours>": median(step["ours"]),
+            "composing>": median(step["trained"]) if step["design"] == "skip" else "",
+            "PyTorch eager>": median(step["torch"].get("eager")),
+            "PyTorch best>": median(step["torch"].get(step["best"])),
+            "which is": step["best"] or NOTHING,
+        }
+        made |= {"TF32>": median(step["tf32"])} if any(each["tf32"] for each in steps) else {}
+        return made | {"eager / ours>": times(step["eager_ratio"]), "best / ours>": times(step["best_ratio"])}
+
+    return [row(step) for step in steps]
 
 
-def step_rows(steps: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """A row of STEP_COLUMNS for each task."""
-    rows = []
-    for step in steps:
-        best = step["best"]
-        rows.append(
-            (
-                f"{step['design']}, batch {step['batch']}",
-                in_words(seconds_of(step["ours"])),
-                in_words(seconds_of(step["trained"])) if step["design"] == "skip" else "",
-                in_words(seconds_of(step["torch"].get("eager"))),
-                in_words(seconds_of(step["torch"].get(best))),
-                best or NOTHING,
-                in_words(seconds_of(step["tf32"])),
-                times(step["eager_ratio"]),
-                times(step["best_ratio"]),
-            )
-        )
-    return rows
+def part_rows(kernels: Found) -> list[Row]:
+    """A row for each part of a step, and their sum: the times if they were measured, or what the floor is made of."""
 
-
-PART_COLUMNS = (
-    "operation",
-    "layer",
-    "sizes",
-    "MFLOP>",
-    "MB>",
-    "floor>",
-    "fast>",
-    "naive>",
-    "PyTorch>",
-    "bandwidth>",
-    "FMA>",
-)
-
-
-def part_rows(kernels: Mapping[str, Any]) -> list[Row]:
-    """A row of PART_COLUMNS for each part of a step, and their sum."""
-
-    def row(part: Mapping[str, Any]) -> Row:
-        return (
-            f"{part['operation']} {part['what']}".strip(),
-            part["layer"],
-            part["sizes"],
-            f"{part['operations'] / 1e6:.1f}",
-            f"{part['bytes'] / 1e6:.2f}",
-            in_words(part["floor"]),
-            *(in_words(seconds_of(part[form])) for form in ("fast", "naive", "torch")),
-            percent(part.get("of_bandwidth")),
-            percent(part.get("of_operations")),
-        )
+    def row(part: Found) -> Row:
+        name = f"{part['operation'].removesuffix('_backward')} {part['what']}" if part["what"] else part["operation"]
+        made = {"operation": name, "layer": part["layer"], "input": part["sizes"].split(",")[0]}
+        if not kernels["ceilings"]:
+            made |= {"MFLOP>": f"{part['operations'] / 1e6:.1f}", "MB>": f"{part['bytes'] / 1e6:.2f}"}
+            return made | {"floor>": in_words(part["floor"])}
+        made |= {"floor>": in_words(part["floor"]), "fast>": median(part["fast"]), "naive>": median(part["naive"])}
+        made |= {"PyTorch>": median(part["torch"]), "bandwidth>": percent(part.get("of_bandwidth"))}
+        return made | {"FMA>": percent(part.get("of_operations"))}
 
     parts = kernels["parts"]
-    whole = {"operation": "all of them", "what": "", "layer": "", "sizes": ""}
+    whole = {"operation": "all of them", "what": "", "layer": "", "sizes": "", "torch": None}
     whole |= {name: sum(part[name] for part in parts) for name in ("operations", "bytes", "floor")}
-    for form in ("fast", "naive"):
-        taken = [seconds_of(part[form]) for part in parts]
-        whole[form] = None if None in taken else {"seconds": sum(taken)}
-    return [*map(row, parts), row(whole | {"torch": None})]
+    if kernels["ceilings"]:
+        whole |= {form: {"seconds": sum(part[form]["seconds"] for part in parts)} for form in ("fast", "naive")}
+    return [*map(row, parts), row(whole)]
 
 
-USED_COLUMNS = (
-    "kernel",
-    "launches>",
-    "blocks>",
-    "threads>",
-    "registers>",
-    "shared>",
-    "spilled>",
-    "at once>",
-    "occupancy>",
-)
-
-
-def used_rows(kernels: Mapping[str, Any]) -> list[Row]:
-    """A row of USED_COLUMNS for each kernel."""
+def used_rows(kernels: Found) -> list[Row]:
+    """A row for each kernel, of what it uses. A template's instances are told apart by what they are for."""
     return [
-        (
-            used["kernel"].replace(", ", ","),
-            *(
-                f"{used[name]:,}"
-                for name in ("launches", "blocks", "threads", "registers", "shared_bytes", "spilled_bytes")
-            ),
-            f"{used['at_once']}" if used["at_once"] else NOTHING,
-            percent(used["occupancy"]) if used["at_once"] else NOTHING,
-        )
+        {
+            "kernel": used["kernel"].split("<")[0],
+            "for": used["for"][0] + (f" +{len(used['for']) - 1}" if len(used["for"]) > 1 else ""),
+            "blocks>": f"{used['blocks']:,}",
+            "threads>": f"{used['threads']}",
+            "registers>": f"{used['registers']}",
+            "shared B>": f"{used['shared_bytes']:,}",
+            "spilled B>": f"{used['spilled_bytes']}",
+            "occupancy>": percent(used["occupancy"]),
+        }
         for used in kernels["used"]
     ]
 
 
-def about_floors(kernels: Mapping[str, Any]) -> str:
+def about_floors(kernels: Found) -> str:
     """Where the floors come from, and whether anything was measured."""
-    measured = kernels["ceilings"]
-    if measured:
-        rates = f"{measured['bandwidth'] / 1e12:.2f} TB/s and {measured['operations'] / 1e12:.1f} TFLOP/s"
-        return f"floors and shares: of {rates}, measured in this run by a large copy and by multiply-adds"
-    card = kernels["datasheet"]
-    rates = f"{card['bandwidth'] / 1e12:.2f} TB/s and {card['operations'] / 1e12:.1f} TFLOP/s"
-    return f"times: not measured, no GPU. Floors: of {card['name']}, {rates} by its datasheet ({card['source']})"
+    most = kernels["ceilings"] or kernels["datasheet"]
+    rates = f"{most['bandwidth'] / 1e12:.2f} TB/s and {most['operations'] / 1e12:.1f} TFLOP/s"
+    what = "floor: the least time that a part's operations, or its bytes, take"
+    if kernels["ceilings"]:
+        return f"{what} at {rates}, measured in this run; bandwidth, FMA: the fast form's shares of those"
+    return f"{what}\non an {most['name']}: {rates} ({most['source']}). A bound, not a measurement: there is no GPU here"
 
 
-SWEEP_COLUMNS = ("time against", "who", "from>", "to>", "constant>", "of each>", "largest>")
+def growth_lines(growth: Found) -> dict[str, str]:
+    """Of each program of a sweep, whose it is and how its time grows: "ours: 2.41 ms + 6.84 ms a picture"."""
+    lines = {}
+    for name, series in growth["series"].items():
+        lines[name] = name if name == "ours" else f"PyTorch, {name}"
+        if "slope" in series:
+            each = "a picture" if growth["by"] == "batch" else "for each 64x84 pixels"
+            slope = series["slope"] * (1 if growth["by"] == "batch" else PIXELS)
+            lines[name] += f": {in_words(series['constant'])} + {in_words(slope)} {each}"
+    return lines
 
 
-def sweep_rows(sweep: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """A row of SWEEP_COLUMNS for each line."""
-    rows = []
-    for growth in sweep:
-        of = "pictures a batch" if growth["by"] == "batch" else f"pixels a picture, batch {growth['batch']}"
-        for name, series in growth["series"].items():
-            line = growth["lines"].get(name)
-            if series["sizes"]:
-                each = line and (line["slope"] if growth["by"] == "batch" else line["slope"] * 64 * 84)
-                unit = "" if growth["by"] == "batch" else " for 64x84"
-                rows.append(
-                    (
-                        of,
-                        who(name),
-                        f"{series['sizes'][0]:,}",
-                        f"{series['sizes'][-1]:,}",
-                        in_words(line and line["constant"]),
-                        in_words(each) + unit,
-                        in_words(series["seconds"][-1]),
-                    )
-                )
-    return rows
-
-
-def who(name: str) -> str:
-    """Whose time a series is."""
-    return name if name == "ours" else f"PyTorch, {name}"
-
-
-def described(machine: Mapping[str, Any]) -> str:
+def described(machine: Found) -> str:
     """ "Intel Xeon, 2 threads; NumPy 2.4.6; PyTorch 2.13.0+cpu"."""
     found = machine["name"]
     if "threads" in machine:
         found += f", {machine['threads']} threads; NumPy {machine['numpy']}"
-    return found + (f"; PyTorch {machine['torch']}" if machine["torch"] else "; PyTorch is not there")
+    found += f"; PyTorch {machine['torch']}" if machine["torch"] else "; no PyTorch"
+    return found + ("; --quick: too hasty to be quoted" if machine["quick"] else "")
 
 
-def readme_table(result: Mapping[str, Any]) -> str:
+def readme_table(machine: Found, steps: Sequence[Found]) -> str:
     """The table of steps in Markdown, with the machine's name above it."""
-    columns = tuple(column.removesuffix(">") for column in STEP_COLUMNS)
-    rule = tuple("--:" if column.endswith(">") else "---" for column in STEP_COLUMNS)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *step_rows(result["steps"]))]
-    bits = "equal bits" if all(result["same_bits"].values()) else "DIFFERENT BITS"
-    about = f"On {described(result['machine'])}, by `tinyfcn bench`; two runs with one seed: {bits}."
-    return "\n".join([about, "", *lines])
+    rows = step_rows(steps)
+    columns = [column.removesuffix(">") for column in rows[0]]
+    rule = ["--:" if column.endswith(">") else "---" for column in rows[0]]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *(row.values() for row in rows))]
+    bits = "equal bits" if all(step["equal_bits"] is not False for step in steps) else "DIFFERENT BITS"
+    return "\n".join([f"On {described(machine)}, by `tinyfcn bench`; two runs with one seed: {bits}.", "", *lines])
 
 
-def expect_markers(path: Path) -> str:
-    """A README's text.
+def expect_markers(path: Path) -> tuple[str, str]:
+    """A README's text before and after the table.
 
     Raises:
         DataError: no such file, or not with one pair of markers, in order.
@@ -218,17 +147,15 @@ def expect_markers(path: Path) -> str:
         raise DataError(
             f"{path} has no place for the table: put the lines {BEGIN} and {END} where it belongs, once each"
         )
-    return text
+    return text.split(BEGIN)[0], text.split(END)[1]
 
 
-def update_readme(path: Path, result: Mapping[str, Any]) -> None:
+def update_readme(path: Path, machine: Found, steps: Sequence[Found]) -> None:
     """Puts the table between the markers of a README; the rest stays as it is.
 
     Raises:
         DataError: see expect_markers; or a full disk.
     """
-    text = expect_markers(path)
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    with new_file(path, WAY_OUT) as file:
-        file.write(f"{before}{BEGIN}\n{readme_table(result)}\n{END}{after}".encode())
+    before, after = expect_markers(path)
+    with new_file(path, "free the disk, or name another file") as file:
+        file.write(f"{before}{BEGIN}\n{readme_table(machine, steps)}\n{END}{after}".encode())

@@ -1,7 +1,8 @@
 """What can be said of a kernel without running it: how many of its blocks fit into a multiprocessor, and its floor.
 
-The floor is the time below which no program can do the same: the bytes that must be moved over the memory's bandwidth,
-or the operations over the rate of multiply-adds, whichever is longer. It is a bound, and no measurement.
+The floor is the time below which no program can do the same to arrays that lie in memory: the bytes that must be moved
+over the memory's bandwidth, or the operations over the rate of multiply-adds, whichever is longer. What a cache holds
+from the kernel before comes faster. It is a bound, and no measurement.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,6 @@ class Card:
 
     name: str
     architecture: str
-    multiprocessors: int
     bandwidth: float
     operations: float
     source: str
@@ -54,11 +54,11 @@ class Card:
 
 # From datasheets: they say what to expect of a card, and never stand beside what was measured on one.
 CARDS = {
-    "t4": Card("NVIDIA T4", "sm_75", 40, 0.300e12, 8.1e12, "T4 datasheet"),
-    "a100": Card("NVIDIA A100 SXM 80 GB", "sm_80", 108, 2.039e12, 19.5e12, "A100 datasheet"),
-    "h100": Card("NVIDIA H100 SXM", "sm_90", 132, 3.35e12, 67e12, "H100 datasheet"),
-    "h200": Card("NVIDIA H200 SXM", "sm_90", 132, 4.8e12, 67e12, "H200 datasheet"),
-    "rtx5090": Card("NVIDIA GeForce RTX 5090", "sm_120", 170, 1.792e12, 104.8e12, "RTX Blackwell whitepaper"),
+    "t4": Card("NVIDIA T4", "sm_75", 0.300e12, 8.1e12, "T4 datasheet"),
+    "a100": Card("NVIDIA A100 SXM 80 GB", "sm_80", 2.039e12, 19.5e12, "A100 datasheet"),
+    "h100": Card("NVIDIA H100 SXM", "sm_90", 3.35e12, 67e12, "H100 datasheet"),
+    "h200": Card("NVIDIA H200 SXM", "sm_90", 4.8e12, 67e12, "H200 datasheet"),
+    "rtx5090": Card("NVIDIA GeForce RTX 5090", "sm_120", 1.792e12, 104.8e12, "RTX Blackwell whitepaper"),
 }
 
 

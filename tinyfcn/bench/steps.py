@@ -1,7 +1,7 @@
 """Whole training steps of ours, and the check that somebody else's do the same before any of them is timed.
 
 A step takes a batch, goes forward and backward, and lets Adam update the parameters. Both sides begin with the same
-weights, see the same pictures in the same order, and have the same loss, optimiser and schedule.
+weights, see the same pictures in the same order, and have the same loss and optimiser, at a constant rate.
 
 What a batch costs them differs, always in PyTorch's favour. Its batches lie on the device just as it wants them, as
 floats and 64-bit labels, several of them, with a CUDA graph captured for each, so that it neither gathers nor copies
@@ -31,14 +31,13 @@ from tinyfcn.reference import compose_m2nist
 from tinyfcn.reference.adam import AdamState
 from tinyfcn.training.loop import Trainer
 from tinyfcn.training.parallel import ParallelNetwork
-from tinyfcn.training.settings import ClassifierSettings, FcnSettings
 from tinyfcn.training.sources import as_bytes
 
+SEED = 0
+RATE, BETA1, BETA2, EPSILON = 1e-4, 0.9, 0.999, 1e-8  # Adam's: their values make no step faster or slower
 SETS = 4  # batches, which take turns
 DRAWN, DIGITS = 500, 60_000  # digits that are drawn, and how many they are repeated to be: as many as MNIST has
 FEWEST_PICTURES = 256  # M2NIST pictures that batches are gathered from
-SCHEDULED = 10_000  # steps that the learning rate's schedule is for
-SEED = 0
 
 # How far apart two float32 programs that do the same may be after SETS steps, in norm, relative to the norm of the
 # loss, of Adam's mean of the gradients and of the way that the parameters have gone. Found were at most a tenth of
@@ -59,30 +58,6 @@ class Task:
     def __str__(self) -> str:
         larger = f", pictures of {64 * self.scale}x{84 * self.scale}" if self.scale > 1 else ""
         return f"{self.design}, batch {self.batch}{larger}"
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Settings of Adam and of its schedule, which warms up and falls with half a cosine to 0 at `steps`."""
-
-    base_rate: float
-    warmup: int
-    beta2: float
-    steps: int = SCHEDULED
-    beta1: float = 0.9
-    epsilon: float = 1e-8
-
-    @classmethod
-    def of(cls, design: str) -> "Adam":
-        """As the design is trained."""
-        settings = ClassifierSettings() if design == "classifier" else FcnSettings(cnn="any")
-        return cls(settings.learning_rate, settings.warmup, settings.beta2)
-
-    def rate(self, step: int) -> float:
-        """The learning rate of step 1, 2, ..., as kernels/adam.cu has it."""
-        warmup_factor = min(step / self.warmup, 1) if self.warmup else 1
-        progress = min((step - 1) / self.steps, 1)
-        return float(self.base_rate * warmup_factor * (1 + np.cos(np.pi * progress)) / 2)
 
 
 @dataclass(frozen=True)
@@ -136,6 +111,9 @@ class Step:
     "composed" or "given", see above; a step that is given its batches is not recorded.
     """
 
+    # What Trainer.work asks of a trainer, beside the arrays below.
+    first_trained, ignore_index, unlabelled = 0, None, "zero"
+
     def __init__(
         self, task: Task, batches: Batches, ops: Operations, source: str, threads: int = 1, record: bool = True
     ) -> None:
@@ -143,10 +121,9 @@ class Step:
         self.network: Network = Design(task.design).build(ops, SEED)
         self.initial = self.network.numpy_parameters()
         self.parallel = ParallelNetwork(self.network, threads)
-        adam = Adam.of(task.design)
         no_l2 = np.zeros(self.network.parameters.shape, np.float32)
-        self.state = AdamState.create(ops, no_l2, **vars(adam))
-        self.pictures, self.first_trained, self.ignore_index, self.unlabelled = self, 0, None, "zero"
+        self.state = AdamState.create(ops, no_l2, RATE, steps=0, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
+        self.pictures = self  # whose `batch` Trainer.work calls
         self.done = 0
         if source == "composed":
             self.kept = [ops.asarray(batches.digits.images), ops.asarray(batches.digits.labels)]
@@ -196,15 +173,13 @@ class Step:
 def differences(found: Trace, expected: Trace, initial: Mapping[str, np.ndarray]) -> dict[str, float]:
     """How far apart two traces are, by what TOLERANCES has; infinite where a number is none."""
 
-    def flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([arrays[name].ravel() for name in initial]).astype(np.float64)
+    def gone(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([(parameters[name] - initial[name].astype(np.float64)).ravel() for name in initial])
 
-    start = flat(initial)
-    each = [relative_error(found.means[name], expected.means[name]) for name in initial]
     return {
         "losses": relative_error(found.losses.astype(np.float64), expected.losses.astype(np.float64)),
-        "mean gradients": max(each),
-        "parameters": relative_error(flat(found.parameters) - start, flat(expected.parameters) - start),
+        "mean gradients": max(relative_error(found.means[name], expected.means[name]) for name in initial),
+        "parameters": relative_error(gone(found.parameters), gone(expected.parameters)),
     }
 
 

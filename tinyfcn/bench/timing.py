@@ -26,6 +26,10 @@ class Timing:
     turns: int
     runs: int
 
+    def divided(self, count: int) -> "Timing":
+        """The timing of one, where each run did so many."""
+        return Timing(self.seconds / count, self.low / count, self.high / count, self.turns, self.runs * count)
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -63,9 +67,8 @@ def gpu_clock(run: Run, count: int) -> float:
     return events.get_elapsed_time(start, end) / 1e3
 
 
-def in_turn(runs: Mapping[str, Run], clock: Clock, patience: Patience | None = None) -> dict[str, Timing]:
+def in_turn(runs: Mapping[str, Run], clock: Clock, patience: Patience) -> dict[str, Timing]:
     """Times some ways to do the same thing, by turns, so that what else the machine does meets all of them."""
-    patience = patience or Patience()
     counts, turns = dict.fromkeys(runs, 1), patience.turns
     for name, run in runs.items():
         warming = 0.0

@@ -5,7 +5,7 @@ a dictionary of parameters, named and shaped as ours are.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.bench.steps import SETS, Adam, Batches, Task, Trace
+from tinyfcn.bench.steps import BETA1, BETA2, EPSILON, RATE, SETS, Batches, Task, Trace
 
 Parameters = Mapping[str, Any]
 
@@ -27,39 +27,24 @@ def import_torch(device: str) -> Any | None:
     return torch if device == "cpu" or torch.cuda.is_available() else None
 
 
-def classifier(torch: Any, p: Parameters, x: Any) -> Any:
-    """Logits (N, 10), as tinyfcn/networks/classifier.py."""
-    conv, relu = partial(_conv, torch, p), torch.relu
-    pool2 = _encoder(torch, p, x)[1]
-    return conv("dense10", relu(conv("dense32", pool2))).flatten(1)
+def logits(torch: Any, design: str, p: Parameters, x: Any) -> Any:
+    """As tinyfcn/networks: (N, 10) of the design "classifier", (N, 11, H, W) of "skip"."""
+    relu, max_pool2d = torch.relu, torch.nn.functional.max_pool2d
 
+    def conv(layer: str, x: Any, padding: int = 0) -> Any:
+        return torch.nn.functional.conv2d(x, p[f"{layer}.weight"], p[f"{layer}.bias"], padding=padding)
 
-def skip(torch: Any, p: Parameters, x: Any) -> Any:
-    """Logits (N, 11, H, W), as tinyfcn/networks/skip.py."""
-    conv, up, relu = partial(_conv, torch, p), partial(_up, torch, p), torch.relu
-    pool1, pool2 = _encoder(torch, p, x)
+    def up(layer: str, x: Any) -> Any:
+        return torch.nn.functional.conv_transpose2d(x, p[f"{layer}.weight"], p[f"{layer}.bias"], stride=2)
+
+    pool1 = max_pool2d(relu(conv("conv1", x)), 2)
+    pool2 = max_pool2d(relu(conv("conv2", pool1)), 2)
+    if design == "classifier":
+        return conv("dense10", relu(conv("dense32", pool2))).flatten(1)
     context = relu(conv("context", relu(conv("dense32", pool2, padding=2)), padding=1))
     half = relu(up("up1", context) + conv("skip1", pool1))
     whole = relu(up("up2", half) + conv("skip0", x))
     return conv("score", whole)
-
-
-NETWORKS: dict[str, Callable[[Any, Parameters, Any], Any]] = {"classifier": classifier, "skip": skip}
-
-
-def _encoder(torch: Any, p: Parameters, x: Any) -> tuple[Any, Any]:
-    """pool1 and pool2, as tinyfcn/networks/encoder.py."""
-    conv, relu, max_pool2d = partial(_conv, torch, p), torch.relu, torch.nn.functional.max_pool2d
-    pool1 = max_pool2d(relu(conv("conv1", x)), 2)
-    return pool1, max_pool2d(relu(conv("conv2", pool1)), 2)
-
-
-def _conv(torch: Any, p: Parameters, layer: str, x: Any, padding: int = 0) -> Any:
-    return torch.nn.functional.conv2d(x, p[f"{layer}.weight"], p[f"{layer}.bias"], padding=padding)
-
-
-def _up(torch: Any, p: Parameters, layer: str, x: Any) -> Any:
-    return torch.nn.functional.conv_transpose2d(x, p[f"{layer}.weight"], p[f"{layer}.bias"], stride=2)
 
 
 @dataclass(frozen=True)
@@ -95,44 +80,34 @@ ON_CPU = (EAGER, Mode("channels_last", channels_last=True))
 
 @contextmanager
 def settings(torch: Any, mode: Mode, threads: int) -> Iterator[None]:
-    """PyTorch's switches as a mode wants them, while it is prepared or timed; then as they were.
+    """PyTorch's switches as a mode wants them, while it is prepared or timed; then as they were. No torch: nothing.
 
     It warns of what is meant here: that TF32 is off, that an Adam which can be captured also runs outside of a graph.
     """
-    switches = (
-        (torch.backends.cudnn, "allow_tf32"),
-        (torch.backends.cuda.matmul, "allow_tf32"),
-        (torch.backends.cudnn, "benchmark"),
-    )
-    before = [getattr(*switch) for switch in switches]
-    before_threads = torch.get_num_threads()
-    for switch, value in zip(switches, (mode.tf32, mode.tf32, mode.tuned), strict=True):
-        setattr(*switch, value)
+    if torch is None:
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, torch.get_num_threads()
+    cudnn.allow_tf32 = matmul.allow_tf32 = mode.tf32
+    cudnn.benchmark = mode.tuned
     torch.set_num_threads(threads)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            setattr(*switch, value)
-        torch.set_num_threads(before_threads)
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, threads = before
+        torch.set_num_threads(threads)
 
 
 class TorchStep:
     """A training step in PyTorch, on "cpu" or "cuda"; call it to run it. The loss stays on the device."""
 
     def __init__(
-        self,
-        torch: Any,
-        task: Task,
-        batches: Batches,
-        initial: Mapping[str, np.ndarray],
-        mode: Mode,
-        device: str,
+        self, torch: Any, task: Task, batches: Batches, initial: Mapping[str, np.ndarray], mode: Mode, device: str
     ) -> None:
-        self.torch, self.mode, self.initial, self.adam = torch, mode, initial, Adam.of(task.design)
-        self.network = partial(NETWORKS[task.design], torch)
+        self.torch, self.mode, self.design, self.initial = torch, mode, task.design, initial
         self.format = torch.channels_last if mode.channels_last else torch.contiguous_format
         on_device = partial(torch.tensor, device=device)
         self.sets = [(self._laid_out(on_device(x)), on_device(labels).long()) for x, labels in batches.floats()]
@@ -140,18 +115,11 @@ class TorchStep:
         self.parameters = {
             name: torch.nn.Parameter(self._laid_out(on_device(value))) for name, value in initial.items()
         }
-        # A rate on the device can change under a captured graph.
-        self.rate_on_device = mode.graph
-        rate = torch.tensor(self.adam.rate(1), device=device) if self.rate_on_device else self.adam.rate(1)
-        more = {"fused": True, "capturable": mode.graph} if mode.tuned and device == "cuda" else {}
-        self.optimiser = torch.optim.Adam(
-            self.parameters.values(), rate, (self.adam.beta1, self.adam.beta2), self.adam.epsilon, **more
-        )
+        fused = {"fused": True, "capturable": mode.graph} if mode.tuned and device == "cuda" else {}
+        self.optimiser = torch.optim.Adam(self.parameters.values(), RATE, (BETA1, BETA2), EPSILON, **fused)
         self.losses: list[Any] = [None] * SETS  # of each batch's last step
         self.done = 0
-        self.forward = self._loss
-        if mode.compiled:
-            self.forward = torch.compile(self._loss, mode=mode.compiled, dynamic=False)
+        self.forward = torch.compile(self._loss, mode=mode.compiled, dynamic=False) if mode.compiled else self._loss
         self.graphs: list[Any] = []
         if mode.graph:
             self._capture()
@@ -161,7 +129,7 @@ class TorchStep:
         return tensor.contiguous(memory_format=self.format) if tensor.dim() == 4 else tensor
 
     def _loss(self, x: Any, labels: Any) -> Any:
-        return self.torch.nn.functional.cross_entropy(self.network(self.parameters, x), labels)
+        return self.torch.nn.functional.cross_entropy(logits(self.torch, self.design, self.parameters, x), labels)
 
     def _step(self, which: int) -> None:
         """Forward, backward and update with one of the batches."""
@@ -191,12 +159,6 @@ class TorchStep:
     def __call__(self) -> None:
         which = self.done % SETS
         self.done += 1
-        rate = self.adam.rate(self.done)
-        group = self.optimiser.param_groups[0]
-        if self.rate_on_device:
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
         if self.graphs:
             self.graphs[which].replay()
             return
@@ -221,10 +183,10 @@ class TorchStep:
         for which in range(SETS):
             self()
             losses.append(self.losses[which].item())
-        of = {id(parameter): state for parameter, state in self.optimiser.state.items()}
 
         def numpy(tensor: Any) -> np.ndarray:
             return tensor.detach().cpu().contiguous().numpy().copy()
 
-        means = {name: numpy(of[id(parameter)]["exp_avg"]) for name, parameter in self.parameters.items()}
+        state = self.optimiser.state
+        means = {name: numpy(state[parameter]["exp_avg"]) for name, parameter in self.parameters.items()}
         return Trace(np.array(losses), means, {name: numpy(value) for name, value in self.parameters.items()})
