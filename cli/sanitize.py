@@ -9,7 +9,7 @@ from rich.progress import track
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.kernel_source import KERNELS
-from tinyfcn.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, counted
+from tinyfcn.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, conflicts_in_steps, counted
 
 
 @click.command(short_help="Check what every kernel does in memory.")
@@ -23,7 +23,8 @@ from tinyfcn.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, counted
 )
 def sanitize(kernel: str | None, seeds: int) -> None:
     """Check every kernel on small random shapes: races, accesses out of bounds, values read that nothing wrote, numbers
-    that are none, and results that depend on the order of threads.
+    that are none, and results that depend on the order of threads. And of each network's training step, whether
+    launches that may run at the same time leave each other's arrays alone.
 
     Runs on the emulator, on any machine with a C++ compiler. Exits with 1 if anything is found; each finding names the
     .cu file and line. KERNEL is a kernel's or an operation's name; without it, all are checked.
@@ -70,5 +71,10 @@ def sanitize(kernel: str | None, seeds: int) -> None:
             click.echo(
                 f"\n{each.name} was never launched: have the exercise of {each.operation} do so, in tinyfcn/sanitize.py"
             )
+    disorder = conflicts_in_steps() if kernel is None else {}
+    for network, lines in disorder.items():
+        click.echo(f"\na training step of {network}, launches that may run at the same time: ", nl=False)
+        click.echo("\n  ".join([counted(len(lines), "conflict"), *lines]), nl=False)
     click.echo(f"\n{counted(len(verdicts), 'kernel')}, {counted(len(report.findings), 'finding')}")
-    sys.exit(1 if report.findings or {*verdicts.values()} != {NO_FINDING} else 0)
+    found = report.findings or {*verdicts.values()} != {NO_FINDING} or any(disorder.values())
+    sys.exit(1 if found else 0)

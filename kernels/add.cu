@@ -18,6 +18,8 @@
 //   a   1   2   3
 //   b  10  20  30        scale 1/2:   z  5.5  11  16.5        da = dz / 2
 //
+// In training conv_transpose2d_forward adds its skip connection on the way out, and is held against this kernel.
+//
 // Read next: max_pool2d.cu.
 
 extern "C" __global__ void add_forward(const float* __restrict__ a, const float* __restrict__ b,

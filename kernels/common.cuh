@@ -59,7 +59,7 @@ __device__ inline bool within(int at, int size) { return (unsigned int)at < (uns
 // odd one, so that 8 rows begin in 8 different places of the 32 banks.
 __device__ constexpr int pitch_of(int count) { return 4 * (ceil_div(count, 4) | 1); }
 
-// COUNT consecutive floats from shared memory; four at a time where `from` is a multiple of four floats from its start.
+// COUNT consecutive floats; four at a time where `from` is a multiple of four floats from its array's start.
 template <int COUNT, bool BY_FOUR>
 __device__ inline void load_row(float (&row)[COUNT], const float* from) {
 #pragma unroll
@@ -93,28 +93,32 @@ __device__ inline void add_splits(float (&sums)[COUNT], int split, int member) {
     }
 }
 
+// What is written of a sum: 0 where a ReLU cuts it off, or a gate is not open. A NaN is passed on.
+__device__ inline float finished(float sum, int relu, bool is_open) {
+    return (relu && sum < 0.0f) || !is_open ? 0.0f : sum;
+}
+
 // Writes the outputs of COUNT neighbouring pixels, the first in column `left` of a row of `width`, which may stick out
 // on both sides: sum + bias (+ add), through a ReLU if `relu`, 0 where gate is not above 0. add and gate may be null.
-// All pointers are to the first pixel's place.
+// All pointers are to the first pixel's place; add, gate and y are of one shape, and begin where a float4 may.
 template <int COUNT>
 __device__ inline void finish_row(const float* sums, float bias, const float* add, const float* gate, int relu,
                                   float* y, int left, int width) {
-    float values[COUNT] = {};
-#pragma unroll
-    for (int k = 0; k < COUNT; ++k) {
-        if (left + k < 0 || left + k >= width) continue;
-        float value = sums[k] + bias + (add ? add[k] : 0.0f);
-        bool is_cut = (relu && value < 0.0f) || (gate && !(gate[k] > 0.0f));  // a NaN is passed on
-        values[k] = is_cut ? 0.0f : value;
-    }
     if (COUNT % 4 == 0 && left % 4 == 0 && width % 4 == 0) {
 #pragma unroll
-        for (int k = 0; k + 3 < COUNT; k += 4)
-            if (left + k >= 0 && left + k < width)
-                *reinterpret_cast<float4*>(y + k) = make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
+        for (int k = 0; k + 3 < COUNT; k += 4) {
+            if (!within(left + k, width)) continue;
+            float added[4] = {}, gates[4] = {1.0f, 1.0f, 1.0f, 1.0f}, values[4];
+            if (add) load_row<4, true>(added, add + k);
+            if (gate) load_row<4, true>(gates, gate + k);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) values[i] = finished(sums[k + i] + bias + added[i], relu, gates[i] > 0.0f);
+            *reinterpret_cast<float4*>(y + k) = make_float4(values[0], values[1], values[2], values[3]);
+        }
         return;
     }
 #pragma unroll
     for (int k = 0; k < COUNT; ++k)
-        if (left + k >= 0 && left + k < width) y[k] = values[k];
+        if (within(left + k, width))
+            y[k] = finished(sums[k] + bias + (add ? add[k] : 0.0f), relu, !gate || gate[k] > 0.0f);
 }

@@ -21,8 +21,10 @@
 //   conv2d_backward_input_naive     ceil(N*C*H*W/256)     256     2*O*KH*KW / stride^2             1
 //   conv2d_backward_weight_naive    O*C*KH*KW             64      2*N*OH*OW / 64                   1 a block
 //   conv2d_backward_bias_naive      O                     64      N*OH*OW / 64                     1 a block
-//   conv2d_forward                  N/PICTURES x tiles    below   C*(tile + taps) / block          its sums
-//   conv2d_backward_weight          ceil(C/B_TILE) x splits       below   its share of dout and x  its sums a split
+//   conv2d_forward                  pictures, rows and    below   C*(tile + taps) / block          its sums
+//                                   columns of tiles
+//   conv2d_backward_weight          ceil(C/B_TILE),       below   its share of dout and x          1 for each weight
+//                                   splits                                                         of the block
 //   conv2d_sum_partials             ceil(length/32)       512     splits / 16                      1 for 16
 //
 // One row, kernel 3, stride 1, padding 1. Forward, an output asks which inputs it sees; backward, an input asks which
@@ -38,8 +40,9 @@
 //
 // What conv2d_forward saves. A thread owns ROWS x COLUMNS pixels of OUTPUTS channels, with their sums in registers. An
 // input that it has read serves all its channels, a weight all its pixels: with 4 pixels and 16 channels, 20 numbers
-// read make 64 multiply-adds. They are read from shared memory, as float4s; channels, kernel and stride are template
-// parameters, so loops are written out and 9 of 10 instructions are multiply-adds.
+// read make 64 multiply-adds. (That is where there are many pictures. Of 16 a thread owns fewer channels, so that there
+// are enough threads.) They are read from shared memory, as float4s; channels, kernel and stride are template parameters,
+// so that loops are written out, and where the kernel is larger than 1x1, 8 to 9 of 10 instructions are multiply-adds.
 //
 //   block     TX lanes of COLUMNS pixels by TY of ROWS, GROUPS of OUTPUTS = O / GROUPS channels (rounded up to 4),
 //             PICTURES where one has few pixels, and SPLITS that share the input channels and are added up at the end
@@ -47,6 +50,15 @@
 //             taps, the weights with the output channel last: what a float4 holds is 4 channels of one weight
 //   at last   y = sum + bias + add, through a ReLU if `relu`, 0 where gate is not above 0. With `winner`, which wants
 //             ROWS 2, instead the ReLU's maximum over 2x2 pixels, and which it was: the thread has all four.
+//
+// The layer `context` of 16 pictures, 3x3, 32 -> 32 channels, 14x19 outputs: a block of TX 5 * GROUPS 8 * SPLITS 4 = 160
+// threads makes one row of them (ROWS, TY and PICTURES are 1). CHUNK is 16: each split adds up 4 of 16 input channels.
+//
+//   outputs, 4 channels a group      0123|4567|89ab|cdef|ghi          tx = 0 .. 4, each COLUMNS = 4 pixels
+//   tile of one input channel        ........................         3 rows (u) of 24 floats: what those pixels see
+//   a thread's `seen`, of one row        ssssssss                     tx = 1: two float4s serve all v and 4 channels
+//   a thread's `tap`, of one u and v     tttt                         one float4: the weight of its 4 channels
+//                                                                     sums[o][p] += tap[o] * seen[p + v]: 16 at a time
 //
 // What conv2d_backward_weight_naive pays. A block owns one weight: so dout is read C*KH*KW times and x O*KH*KW times.
 //
@@ -59,19 +71,27 @@
 //
 //   sum[v] += c0*f[v] + c1*f[STRIDE + v] + c2*f[2*STRIDE + v] + c3*f[3*STRIDE + v]
 //
-// which are 4*KW*A_EACH*B_EACH multiply-adds for A_EACH + B_EACH*SEEN/4 loads. Sums of all blocks add up to a weight's
-// gradient, but no block can wait for another. So each of `splits` has a share of the tiles and writes its sums into
-// partials (splits, length), length = all weights and then the biases; and conv2d_sum_partials adds them up, in their
-// order. With `winner`, coarse is the gradient of a 2x2 max-pooling's outputs, as in conv_transpose2d.cu.
+// which are 4*KW*A_EACH*B_EACH multiply-adds for A_EACH + B_EACH*SEEN/4 float4s, SEEN the floats of that row rounded up.
 //
-// conv2d_forward is also conv_transpose2d's gradient of x, a convolution of dout. conv2d's own is a transposed one of dout:
-// conv_transpose2d_forward of conv_transpose2d.cu. Which tiles: tinyfcn/ops/correlation.py.
+//   block     with (A, B) for the channels of coarse and fine: A_LANES * B_LANES * KH threads, one for each row u of the
+//             weights of its A_EACH * B_EACH pairs of channels, have all A and B_TILE = B_LANES * B_EACH of the B between
+//             them; GROUPS_X * GROUPS_Y such groups share the places of a tile, and are added up at the end
+//   shared    a tile: of PICTURES, ROWS x COLUMNS places of coarse, and what fine has under them; at the end, the sums
+//
+// Sums of all blocks add up to a weight's gradient, but no block can wait for another. So each of `splits` has a share of
+// the tiles and writes its sums into partials (splits, length), length = all weights and then the biases; and
+// conv2d_sum_partials adds them up, in their order. With `winner`, coarse is the gradient of a 2x2 max-pooling's outputs,
+// as in conv_transpose2d.cu.
+//
+// conv2d_forward is also conv_transpose2d's gradient of x, a convolution of dout. conv2d's own is a transposed one of
+// dout: conv_transpose2d_forward of conv_transpose2d.cu. Which tiles: tinyfcn/ops/correlation.py.
 //
 // Read next: conv_transpose2d.cu, the same two sums with forward and backward exchanged.
 
-extern "C" __global__ void conv2d_forward_naive(const float* __restrict__ x, const float* __restrict__ weight, const
-                                                float* __restrict__ bias, float* __restrict__ y, int N, int C, int H,
-                                                int W, int O, int KH, int KW, int OH, int OW, int stride, int padding) {
+extern "C" __global__ void conv2d_forward_naive(const float* __restrict__ x, const float* __restrict__ weight,
+                                                const float* __restrict__ bias, float* __restrict__ y, int N, int C,
+                                                int H, int W, int O, int KH, int KW, int OH, int OW, int stride,
+                                                int padding) {
     int element = thread_number();  // 0 .. N*O*OH*OW - 1, and the last block's surplus
     if (element >= N * O * OH * OW) return;
     int j = element % OW;  // 0 .. OW - 1
@@ -91,9 +111,9 @@ extern "C" __global__ void conv2d_forward_naive(const float* __restrict__ x, con
     y[element] = sum;
 }
 
-extern "C" __global__ void conv2d_backward_input_naive(const float* __restrict__ dout, const float* __restrict__
-                                                       weight, float* __restrict__ dx, int N, int C, int H, int W,
-                                                       int O, int KH, int KW, int OH, int OW, int stride, int padding) {
+extern "C" __global__ void conv2d_backward_input_naive(const float* __restrict__ dout, const float* __restrict__ weight,
+                                                       float* __restrict__ dx, int N, int C, int H, int W, int O,
+                                                       int KH, int KW, int OH, int OW, int stride, int padding) {
     int element = thread_number();  // 0 .. N*C*H*W - 1, and the last block's surplus
     if (element >= N * C * H * W) return;
     int w = element % W;  // 0 .. W - 1
@@ -117,8 +137,8 @@ extern "C" __global__ void conv2d_backward_input_naive(const float* __restrict__
 }
 
 extern "C" __global__ void conv2d_backward_weight_naive(const float* __restrict__ dout, const float* __restrict__ x,
-                                                        float* __restrict__ dweight, int N, int C, int H, int W, int
-                                                        O, int KH, int KW, int OH, int OW, int stride, int padding) {
+                                                        float* __restrict__ dweight, int N, int C, int H, int W, int O,
+                                                        int KH, int KW, int OH, int OW, int stride, int padding) {
     int v = blockIdx.x % KW;  // the block's number, 0 .. O*C*KH*KW - 1, is the weight's
     int u = blockIdx.x / KW % KH;  // 0 .. KH - 1
     int c = blockIdx.x / (KW * KH) % C;  // 0 .. C - 1
@@ -138,8 +158,8 @@ extern "C" __global__ void conv2d_backward_weight_naive(const float* __restrict_
     if (threadIdx.x == 0) dweight[blockIdx.x] = total;
 }
 
-extern "C" __global__ void conv2d_backward_bias_naive(const float* __restrict__ dout, float* __restrict__ dbias, int
-                                                      N, int O, int OH, int OW) {
+extern "C" __global__ void conv2d_backward_bias_naive(const float* __restrict__ dout, float* __restrict__ dbias, int N,
+                                                      int O, int OH, int OW) {
     int o = blockIdx.x;  // 0 .. O - 1
     float sum = 0.0f;
     for (int place = threadIdx.x; place < N * OH * OW; place += SUM_THREADS) {

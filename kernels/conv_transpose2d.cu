@@ -35,9 +35,10 @@
 // two loads and some fifteen instructions of bookkeeping for one multiply-add.
 //
 // What the fast form saves. Of one phase the weights are known, so its outputs are a dense convolution with a small
-// kernel: 6x6 / 2 is four phases of 3x3. A thread owns a row phase of COLUMNS stamps, all column phases of them, and
-// OUTPUTS channels: with 4, 2 and 8 that is 64 sums in registers. For each input channel and tap row it reads 6 inputs
-// and 48 weights, as float4s from shared memory, for 192 multiply-adds. So 9 of 10 instructions are multiply-adds.
+// kernel: 6x6 / 2 is four phases of 3x3. A thread owns COLUMNS * STRIDE neighbouring outputs of one row, which are all
+// column phases of COLUMNS stamps in one row phase, and OUTPUTS channels: with 4, 2 and 8 that is 64 sums in registers.
+// For each input channel and tap row it reads 8 inputs, of which 6 count, and 48 weights, as float4s from shared memory,
+// for 192 multiply-adds. So about 9 of 10 instructions are multiply-adds.
 //
 //   block     TX lanes of COLUMNS stamps by TY rows, GROUPS of OUTPUTS = O / GROUPS channels (rounded up to 4),
 //             PICTURES where one has few pixels, and SPLITS that share the input channels and are added up at the end
@@ -54,10 +55,10 @@
 //
 // In tinyfcn/networks/skip.py two of these bring 14x19 back to 64x84. Read next: softmax_cross_entropy.cu.
 
-extern "C" __global__ void conv_transpose2d_forward_naive(const float* __restrict__ x, const float* __restrict__
-                                                          weight, const float* __restrict__ bias, float* __restrict__
-                                                          y, int N, int C, int H, int W, int O, int KH, int KW, int
-                                                          OH, int OW, int stride, int padding) {
+extern "C" __global__ void conv_transpose2d_forward_naive(const float* __restrict__ x, const float* __restrict__ weight,
+                                                          const float* __restrict__ bias, float* __restrict__ y, int N,
+                                                          int C, int H, int W, int O, int KH, int KW, int OH, int OW,
+                                                          int stride, int padding) {
     int element = thread_number();  // 0 .. N*O*OH*OW - 1, and the last block's surplus
     if (element >= N * O * OH * OW) return;
     int w = element % OW;  // 0 .. OW - 1
@@ -80,10 +81,11 @@ extern "C" __global__ void conv_transpose2d_forward_naive(const float* __restric
     y[element] = sum;
 }
 
-extern "C" __global__ void conv_transpose2d_backward_input_naive(const float* __restrict__ dout, const float*
-                                                                 __restrict__ weight, float* __restrict__ dx, int N,
-                                                                 int C, int H, int W, int O, int KH, int KW, int OH,
-                                                                 int OW, int stride, int padding) {
+extern "C" __global__ void conv_transpose2d_backward_input_naive(const float* __restrict__ dout,
+                                                                 const float* __restrict__ weight,
+                                                                 float* __restrict__ dx, int N, int C, int H, int W,
+                                                                 int O, int KH, int KW, int OH, int OW, int stride,
+                                                                 int padding) {
     int element = thread_number();  // 0 .. N*C*H*W - 1, and the last block's surplus
     if (element >= N * C * H * W) return;
     int j = element % W;  // 0 .. W - 1
@@ -103,10 +105,11 @@ extern "C" __global__ void conv_transpose2d_backward_input_naive(const float* __
     dx[element] = sum;
 }
 
-extern "C" __global__ void conv_transpose2d_backward_weight_naive(const float* __restrict__ dout, const float*
-                                                                  __restrict__ x, float* __restrict__ dweight, int N,
-                                                                  int C, int H, int W, int O, int KH, int KW, int OH,
-                                                                  int OW, int stride, int padding) {
+extern "C" __global__ void conv_transpose2d_backward_weight_naive(const float* __restrict__ dout,
+                                                                  const float* __restrict__ x,
+                                                                  float* __restrict__ dweight, int N, int C, int H,
+                                                                  int W, int O, int KH, int KW, int OH, int OW,
+                                                                  int stride, int padding) {
     int v = blockIdx.x % KW;  // the block's number, 0 .. C*O*KH*KW - 1, is the weight's
     int u = blockIdx.x / KW % KH;  // 0 .. KH - 1
     int o = blockIdx.x / (KW * KH) % O;  // 0 .. O - 1

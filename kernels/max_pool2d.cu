@@ -22,7 +22,10 @@
 //
 // Windows overlap where stride < size: then a pixel may have won several, and its thread asks each that covers it.
 //
-// Read next: conv2d.cu.
+// In training the encoder's pooling is done by conv2d_forward on the way out, and undone by whoever reads its gradient;
+// both are held against these kernels.
+//
+// Read next: conv2d.cu, on a first reading its naive kernels.
 
 extern "C" __global__ void max_pool2d_forward(const float* __restrict__ x, float* __restrict__ y,
                                               int* __restrict__ winner, int N, int C, int H, int W, int OH, int OW,

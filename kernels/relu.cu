@@ -17,6 +17,9 @@
 //
 // Backward looks at y, not x: the sign says the same, and x need not be kept.
 //
+// In training it is no launch of its own where the fast convolutions run: they do it on the way out (finish_row in
+// common.cuh), and are held against this one.
+//
 // Read next: add.cu.
 
 extern "C" __global__ void relu_forward(const float* __restrict__ x, float* __restrict__ y, int count) {

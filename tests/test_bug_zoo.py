@@ -142,10 +142,10 @@ ZOO: dict[str, list[Bug]] = {
     ],
     "finish_row": [
         Bug("four outputs at once wherever a row begins", {" && left % 4 == 0 && width % 4 == 0": ""},
-            "trap", "which is not a multiple of its size", ("reinterpret_cast<float4*>(y + k)",), "memcheck"),
+            "trap", "which is not a multiple of its size", ("float4 four = *reinterpret_cast",), "memcheck"),
         Bug("the output after a row's last is written too, which is the next row's first",
-            {"left + k < width) y[k]": "left + k <= width) y[k]"},
-            "check", RACE, ("y[k] = values[k];",)),
+            {"if (within(left + k, width))": "if (within(left + k, width + 1))"},
+            "check", RACE, ("y[k] = finished(",)),
     ],
     "conv2d_forward": [
         Bug("the next channels are loaded while others still read the last",
@@ -163,7 +163,7 @@ ZOO: dict[str, list[Bug]] = {
         Bug("channels that only fill up the last group are written", {"if (channel >= O) continue;": ""},
             "check", OUTSIDE, ("float each = bias",), "memcheck"),
         Bug("every group multiplies with the first one's weights", {"* PITCH + group * OUTPUTS": "* PITCH"},
-            "double", WRONG, ("y[k] = values[k];",)),
+            "double", WRONG, ("y[k] = finished(",)),
     ],
     "conv2d_backward_weight": [
         Bug("a group's sums are put where others still read the last tile",
@@ -192,7 +192,7 @@ ZOO: dict[str, list[Bug]] = {
         Bug("nobody waits until all channels are loaded", {"__syncthreads();  // until all have": "// until all have"},
             "check", RACE, ("tile[k] = value;",), "racecheck"),
         Bug("pictures that only fill up the last block are written", {" || n >= N": ""},
-            "check", OUTSIDE, ("y[k] = values[k];",), "memcheck"),
+            "check", OUTSIDE, ("y[k] = finished(",), "memcheck"),
     ],
     "relu_forward": [
         Bug("the guard lets one thread too many pass", {"element >= count": "element > count"},

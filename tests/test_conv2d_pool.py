@@ -68,7 +68,7 @@ def backward_inputs() -> tuple[np.ndarray, ...]:
     return positive(random, *y.shape), winner, x, weight, positive(random, *x.shape)
 
 
-@pytest.mark.parametrize(("through_relu", "adds"), itertools.product([False, True], [False, True]))
+@pytest.mark.parametrize(("through_relu", "adds"), [*itertools.product([False, True], repeat=2)])
 def test_gradients(either: Operations, through_relu: bool, adds: bool) -> None:
     *given, add = backward_inputs()
     device = on_device(either, *given)

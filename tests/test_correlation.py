@@ -17,7 +17,15 @@ from tinyfcn.devices.kernel_source import COMMON, KERNELS
 from tinyfcn.devices.launch import MAX_GRID, ceil_div
 from tinyfcn.gradcheck import check_kernel
 from tinyfcn.operations import Operations
-from tinyfcn.ops.correlation import _pitch, correlate, correlate_tiles, correlate_transposed_tiles
+from tinyfcn.ops.correlation import (
+    ForwardTiles,
+    TransposedTiles,
+    WeightTiles,
+    _pitch,
+    correlate,
+    correlate_tiles,
+    correlate_transposed_tiles,
+)
 
 SHAPES = 40
 each_instance = pytest.mark.parametrize(
@@ -214,3 +222,16 @@ def test_launcher_and_kernels_agree_on_the_pitch(tmp_path: Path) -> None:
     ops.device.launch("pitches", 1, 200, (found,))
     assert ops.to_numpy(found).tolist()[1:] == [_pitch(floats) for floats in range(1, 200)]
     assert all(pitch % 4 == 0 and pitch // 4 % 2 and pitch >= floats for floats, pitch in enumerate(found))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "tiles"),
+    [
+        ("conv2d_forward", ForwardTiles),
+        ("conv_transpose2d_forward", TransposedTiles),
+        ("conv2d_backward_weight", WeightTiles),
+    ],
+)
+def test_tiles_are_named_as_the_templates_parameters(kernel, tiles):
+    names = tuple(name.upper() for name in tiles._fields)
+    assert kernel_source.kernels()[kernel].template[-len(names) :] == names

@@ -60,6 +60,11 @@ def check_fast_conv_transpose2d(ops: Operations) -> None:
         test_correlation.check_sizes(ops, True, number, shapes=20)
 
 
+def check_outputs(ops: Operations) -> None:
+    check_fast_conv2d(ops)
+    test_correlation.check_sizes(ops, False, 0, shapes=60)  # four at once, where rows allow it
+
+
 def check_fast_weight_gradient(ops: Operations) -> None:
     for number in (0, 1):  # with a pooling; with a stride and several pictures
         test_correlation.check_weight_gradients(ops, number)
@@ -280,10 +285,12 @@ PLANTED: dict[str, tuple[Callable[[Operations], None], list[Bug]]] = {
         ],
     ),
     "finish_row": (
-        check_fast_conv2d,
+        check_outputs,
         [
-            ("ReLU before the summand", "relu && value < 0.0f", "relu && sums[k] + bias < 0.0f"),
-            ("the gate lets 0 pass", "!(gate[k] > 0.0f)", "!(gate[k] >= 0.0f)"),
+            ("no summand before a ReLU", "(add ? add[k] : 0.0f), relu,", "(add && !relu ? add[k] : 0.0f), relu,"),
+            ("the gate lets 0 pass", "gate[k] > 0.0f", "gate[k] >= 0.0f"),
+            ("the gate of four outputs lets 0 pass", "gates[i] > 0.0f", "gates[i] >= 0.0f"),
+            ("the summand of four outputs forgotten", "bias + added[i]", "bias"),
             ("summand of the first alone", "add[k]", "add[0]"),
             ("bias forgotten", "sums[k] + bias", "sums[k]"),
         ],

@@ -265,6 +265,14 @@ def test_two_branches_that_write_one_array_are_a_conflict_and_readers_are_none(o
     assert len(beside((x, y), (y[7:], z[7:]))) == 1, "written here, read there"
 
 
+class FakeArray(np.ndarray):
+    """CuPy's arrays are NumPy's here, but for how they are filled from the host."""
+
+    def set(self, values: np.ndarray) -> None:
+        assert values.shape == self.shape and values.dtype == self.dtype
+        self[...] = values
+
+
 class FakeCupy:
     """CuPy where there is no GPU. Nothing is computed; who waits for whom is kept: see `before`."""
 
@@ -273,7 +281,7 @@ class FakeCupy:
         self.plain: list[str] = []  # the kernels that ran outside of a capture
         self.graphs = 0
         self.cuda = self
-        self.ndarray, self.asnumpy = np.ndarray, np.array
+        self.ndarray, self.asnumpy = FakeArray, np.array
         self.runtime = SimpleNamespace(CUDARuntimeError=type("CUDARuntimeError", (Exception,), {}))
         self.driver = SimpleNamespace(CUDADriverError=type("CUDADriverError", (Exception,), {}))
         self.compiler = SimpleNamespace(CompileException=type("CompileException", (Exception,), {}))
@@ -345,10 +353,10 @@ class FakeCupy:
         self.graphs += 1
 
     def empty(self, shape: Any, dtype: Any) -> np.ndarray:
-        return np.empty(shape, dtype)
+        return np.empty(shape, dtype).view(FakeArray)
 
     def array(self, array: np.ndarray) -> np.ndarray:
-        return np.array(array)
+        return np.array(array).view(FakeArray)
 
     @contextmanager
     def using_allocator(self, allocator: Any) -> Iterator[None]:
@@ -392,4 +400,4 @@ def test_cupy_has_what_the_fake_one_has() -> None:
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, Exception)
     assert issubclass(cupy.cuda.driver.CUDADriverError, Exception)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
-    assert callable(cupy.cuda.Graph.launch) and callable(cupy.RawModule.get_function)
+    assert callable(cupy.cuda.Graph.launch) and callable(cupy.RawModule.get_function) and callable(cupy.ndarray.set)

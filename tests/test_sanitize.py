@@ -190,3 +190,10 @@ def test_reports_add_up() -> None:
     for report in (one, other):
         part, whole = (each.statistics["conv2d_backward_bias_naive"].accesses for each in (report, both))
         assert whole > part > 0
+
+
+def test_launches_beside_each_other_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(sanitize.conflicts_in_steps().values())
+    monkeypatch.setattr(sanitize.Operations, "join", lambda ops: None)  # skip's, before it adds what the encoder saw
+    found = sanitize.conflicts_in_steps()
+    assert any("'add'" in line for line in found["skip"]) and not found["classifier"]

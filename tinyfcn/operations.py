@@ -46,6 +46,13 @@ class Operations:
         """A C-contiguous copy of a NumPy array on the device, of the same dtype."""
         return self.device.asarray(array) if self.device else np.array(array, order="C")
 
+    def write(self, array: Any, values: np.ndarray) -> None:
+        """Sets all of an array on the device to values of its shape and dtype from the host."""
+        if self.device:
+            self.device.write(array, values)
+        else:
+            array[...] = values
+
     def to_numpy(self, array: Any) -> np.ndarray:
         """A NumPy copy of an array on the device."""
         return self.device.to_numpy(array) if self.device else np.array(array)

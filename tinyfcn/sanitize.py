@@ -9,19 +9,24 @@ Whether results are right is gradcheck's question.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyfcn import cases
-from tinyfcn.bench import ceilings as bench_ceilings
 from tinyfcn.cases import Case
-from tinyfcn.devices.emulator.emulator import ORDERS, Statistics
+from tinyfcn.devices.conflicts import conflicts
+from tinyfcn.devices.emulator.emulator import ORDERS, Emulator, Statistics
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
 from tinyfcn.devices.watched import Found, Watched, place
+from tinyfcn.networks import Classifier, Design, Network
+from tinyfcn.networks.design import KNOWN
 from tinyfcn.operations import Operations
+from tinyfcn.ops.ceilings import copy, multiply_add
 from tinyfcn.ops.compose_m2nist import MANY, place_m2nist_naive
+from tinyfcn.reference.adam import AdamState
 
 EXTENTS = (1, 2, 3, 5, 8, 8, 13)  # of pictures; 8 often, so that some sums have 64 terms and some arrays 256 elements
 COUNTS = (1, 63, 64, 65, 255, 256, 257, 512, 700)  # around the blocks of 256 and of SUM_THREADS
@@ -169,13 +174,13 @@ def ceilings(random: np.random.Generator) -> list[Case]:
             "ceilings",
             "copy",
             {"x": random.standard_normal(4 * (count + 1024 * int(random.integers(2))))},
-            lambda ops, x: {"y": bench_ceilings.copy(ops.device, x)},
+            lambda ops, x: {"y": copy(ops.device, x)},
         ),
         Case(
             "ceilings",
             "multiply-add",
             {"x": random.uniform(0, 1, count), "scale": 0.5, "shift": 1.0, "rounds": rounds},
-            lambda ops, **given: {"y": bench_ceilings.multiply_add(ops.device, **given)},
+            lambda ops, **given: {"y": multiply_add(ops.device, **given)},
         ),
     ]
 
@@ -293,3 +298,29 @@ def compare(name: str, device: Watched, found: np.ndarray, expected: np.ndarray)
             f"{name} depends on the order of threads: {found.flat[element]!s} or {expected.flat[element]!s} at "
             f"{place(element, found.shape)}, stored by {device.stored_by(found, element)}",
         )
+
+
+def conflicts_in_steps() -> dict[str, list[str]]:
+    """Of each network, what is wrong with the order of the launches in a step of its training: devices/conflicts.py.
+
+    Nothing is compiled, and nothing runs.
+    """
+    found = {}
+    for name in KNOWN["name"]:
+        ops = Operations(Emulator())
+        network = Design(name).build(ops)
+        state = AdamState.create(ops, np.zeros(network.parameters.shape, np.float32), base_rate=1e-3, steps=1)
+        found[name] = conflicts(ops.device.record(partial(training_step, network, state)).launches)
+    return found
+
+
+def training_step(network: Network, state: AdamState) -> None:
+    """Forward, loss, backward and update, of two pictures that nobody has filled in."""
+    ops = network.ops
+    is_classifier = isinstance(network, Classifier)
+    x = ops.device.empty((2, 1, 28, 28))
+    labels = ops.device.empty((2, 1, 1) if is_classifier else (2, 28, 28), np.int32)
+    ops.adam_schedule(state)
+    loss, dlogits = ops.softmax_cross_entropy(network.forward(x), labels)
+    network.backward(dlogits)
+    ops.adam_step(network.parameters, network.gradients, state, loss)

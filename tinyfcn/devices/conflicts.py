@@ -6,9 +6,8 @@ order between them touch the same memory, and one of them writes it, a step woul
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
-from tinyfcn.devices.device import Launch
+from tinyfcn.devices.device import Launch, address
 
 
 def conflicts(launches: Sequence[Launch]) -> list[str]:
@@ -48,11 +47,7 @@ def _memory(launch: Launch) -> list[tuple[str, int, int, bool]]:
     """Of each array that a kernel is given: the parameter, where it begins and ends, whether it may be written."""
     given = zip(launch.kernel.parameters, launch.arguments, strict=True)
     arrays = [(parameter, array) for parameter, array in given if parameter.is_array and array is not None]
-    return [(p.name, _address(a), _address(a) + a.nbytes, not p.is_const) for p, a in arrays]
-
-
-def _address(array: Any) -> int:
-    return array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
+    return [(p.name, address(a), address(a) + a.nbytes, not p.is_const) for p, a in arrays]
 
 
 def _name(launches: Sequence[Launch], number: int) -> str:

@@ -89,7 +89,8 @@ class GraphRecording(Recording):
         Before the first, all kernels are compiled. It warms them up, so that the capture meets nothing that is new.
         """
         if self.graph is not None:
-            self.graph.launch()
+            with self.device.errors("a recorded step"):
+                self.graph.launch()
             return
         self.device.compile(launch.kernel for launch in self.launches)
         super().replay()
@@ -121,9 +122,13 @@ class Cuda(Device):
         self._expect_no_recording("an array is brought to the device")
         return self.cupy.array(np.ascontiguousarray(array))
 
+    def write(self, array: Any, values: np.ndarray) -> None:
+        self._expect_no_recording("an array is brought to the device")
+        array.set(np.ascontiguousarray(values))  # a plain copy; array[...] = would have CuPy compile a kernel for some
+
     def to_numpy(self, array: Any) -> np.ndarray:
         self._expect_no_recording("an array is brought to the host")
-        with self._errors("a kernel before this copy"):
+        with self.errors("a kernel before this copy"):
             return self.cupy.asnumpy(array)
 
     def record(self, work: Callable[[], Any]) -> GraphRecording:
@@ -164,7 +169,7 @@ class Cuda(Device):
                     wait(main, side)
             begun.clear()
 
-        with self._errors("the capture of a step"):
+        with self.errors("the capture of a step"):
             main.begin_capture()
             for launch in launches:
                 if launch.joins:
@@ -180,11 +185,11 @@ class Cuda(Device):
     def _launch(self, launch: Launch) -> None:
         kernel = launch.kernel
         function = self._function(kernel)
-        with self._errors(f"{kernel.expression} in {kernel.operation}.cu"):
+        with self.errors(f"{kernel.expression} in {kernel.operation}.cu"):
             function(launch.grid, launch.block, tuple(launch.arguments), shared_mem=launch.shared_bytes)
 
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def errors(self, what: str) -> Iterator[None]:
         """Turns what the driver says into a KernelError. A launch returns at once: its errors may come later."""
         try:
             yield

@@ -24,6 +24,11 @@ from tinyfcn.errors import KernelError
 THREADS = 256  # a block of the plain kernels in which every thread owns one element
 
 
+def address(array: Any) -> int:
+    """Where an array lies, as a number."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
+
 @dataclass(frozen=True)
 class Launch:
     """A kernel, with all that it was launched with. Arguments are arrays, None, or NumPy scalars.
@@ -81,6 +86,10 @@ class Device(ABC):
         """A C-contiguous copy on the device."""
 
     @abstractmethod
+    def write(self, array: Any, values: np.ndarray) -> None:
+        """Sets all of an array on the device to values of its shape and dtype from the host."""
+
+    @abstractmethod
     def to_numpy(self, array: Any) -> np.ndarray:
         """A copy on the host; waits for the kernels before it."""
 
@@ -92,7 +101,7 @@ class Device(ABC):
         """Calls `work` once, with its launches noted and not run. They run when the recording is replayed.
 
         A replay uses the arrays and numbers that `work` used: what is to change from one replay to the next must be
-        read and written by kernels. All kernels should have run before, so that they are compiled.
+        read and written by kernels.
 
         Raises:
             KernelError: `work` brings an array to the host or from it, or records something itself.

@@ -88,7 +88,7 @@ class Network(ABC):
     def load(self, values: Mapping[str, np.ndarray]) -> None:
         """Sets the parameters named in `values`, NumPy arrays of the right shapes."""
         for name, value in values.items():
-            self.parameter[name][...] = self.ops.asarray(value.astype(self.parameters.dtype))
+            self.ops.write(self.parameter[name], value.astype(self.parameters.dtype))
 
     def l2_coefficients(self, l2: float) -> np.ndarray:
         """`l2` for each weight of a transposed convolution, 0 elsewhere: the flat array that Adam takes."""

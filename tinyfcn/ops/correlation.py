@@ -12,7 +12,7 @@ the device is to run the naive kernels, nothing is launched here, and the caller
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinyfcn.devices.device import Device
 from tinyfcn.devices.launch import MAX_GRID, MAX_THREADS_IN_BLOCK, ceil_div
@@ -39,6 +39,45 @@ OF_COARSE, OF_FINE = 1, 2  # as in kernels/conv2d.cu
 SUM_ELEMENTS, SUM_GROUPS = 32, 16
 
 
+class ForwardTiles(NamedTuple):
+    """How conv2d_forward's work is shared out: the last of its template's parameters, under the same names."""
+
+    rows: int  # of a thread's pixels
+    columns: int
+    tx: int  # threads of a block side by side, and below each other
+    ty: int
+    groups: int  # of threads, each with its share of the output channels
+    pictures: int  # of a block
+    splits: int  # of threads, each with its share of the input channels
+    chunk: int  # input channels in shared memory at a time
+
+
+class TransposedTiles(NamedTuple):
+    """Likewise of conv_transpose2d_forward; a thread's pixels are `columns` stamps, with all column phases of them."""
+
+    columns: int
+    tx: int
+    ty: int
+    groups: int
+    pictures: int
+    splits: int
+    chunk: int
+
+
+class WeightTiles(NamedTuple):
+    """Likewise of conv2d_backward_weight; a and b are the channels of `coarse` and `fine`."""
+
+    a_each: int  # channels of a thread
+    b_each: int
+    a_lanes: int  # threads of a block over the channels
+    b_lanes: int
+    groups_x: int  # of threads, each with its share of the tile's places
+    groups_y: int
+    pictures: int  # of a tile
+    rows: int
+    columns: int
+
+
 def correlate(
     device: Device,
     x: Any,
@@ -62,7 +101,7 @@ def correlate(
     tiles = None if device.naive else tiles or correlate_tiles(shape, weight.shape, stride, pool)
     if tiles is None:
         return None
-    rows, columns, tx, ty, groups, pictures, splits, _ = tiles
+    t = ForwardTiles(*tiles)
     winner = None
     if pool:
         shape = (n, o, out_height // 2, out_width // 2)
@@ -70,8 +109,8 @@ def correlate(
     y = device.empty(shape, x.dtype)
     device.launch(
         "conv2d_forward",
-        (ceil_div(n, pictures), ceil_div(out_height, ty * rows), ceil_div(out_width, tx * columns)),
-        tx * ty * groups * pictures * splits,
+        (ceil_div(n, t.pictures), ceil_div(out_height, t.ty * t.rows), ceil_div(out_width, t.tx * t.columns)),
+        t.tx * t.ty * t.groups * t.pictures * t.splits,
         (x, weight, y, n, *x.shape[2:], out_height, out_width, padding, int(relu), bias, add, gate, winner),
         template=(*weight.shape[1::-1], *weight.shape[2:], stride, *tiles),
     )
@@ -104,16 +143,16 @@ def correlate_transposed(
     tiles = None if device.naive else tiles or correlate_transposed_tiles(shape, weight.shape, stride, padding)
     if tiles is None:
         return None
-    columns, tx, ty, groups, pictures, splits, _ = tiles
+    t = TransposedTiles(*tiles)
     y = device.empty(shape, x.dtype)
     device.launch(
         "conv_transpose2d_forward",
         (
-            ceil_div(n, pictures),
-            ceil_div(out_height + padding, ty),
-            ceil_div(out_width + padding, tx * columns * stride),
+            ceil_div(n, t.pictures),
+            ceil_div(out_height + padding, t.ty),
+            ceil_div(out_width + padding, t.tx * t.columns * stride),
         ),
-        tx * ty * groups * pictures * splits,
+        t.tx * t.ty * t.groups * t.pictures * t.splits,
         (x, weight, y, n, height, width, out_height, out_width, padding, int(relu), bias, add, gate, winner),
         template=(*weight.shape, stride, *tiles),
     )
@@ -149,9 +188,9 @@ def correlate_weight(
     tiles = None if device.naive else tiles or correlate_weight_tiles(*shape, stride)
     if tiles is None:
         return False
-    _, b_each, a_lanes, b_lanes, groups_x, groups_y, pictures, rows, columns = tiles
-    pieces = ceil_div(n, pictures) * ceil_div(out_height, rows) * ceil_div(out_width, columns)
-    blocks = ceil_div(b, b_lanes * b_each)
+    t = WeightTiles(*tiles)
+    pieces = ceil_div(n, t.pictures) * ceil_div(out_height, t.rows) * ceil_div(out_width, t.columns)
+    blocks = ceil_div(b, t.b_lanes * t.b_each)
     most = min(pieces, max(1, most_blocks // blocks))
     splits = ceil_div(pieces, ceil_div(pieces, most))  # all with about as many pieces
     biases = 0 if dbias is None else dbias.size
@@ -161,7 +200,7 @@ def correlate_weight(
     device.launch(
         "conv2d_backward_weight",
         (blocks, splits),
-        a_lanes * b_lanes * kernel_height * groups_x * groups_y,
+        t.a_lanes * t.b_lanes * kernel_height * t.groups_x * t.groups_y,
         (coarse, fine, partials, *sizes, sums, winner),
         template=(kernel_height, kernel_width, stride, *tiles),
     )
@@ -176,8 +215,8 @@ def correlate_weight(
 
 def correlate_tiles(
     shape: tuple[int, ...], weight: tuple[int, ...], stride: int, pool: bool = False
-) -> tuple[int, ...] | None:
-    """ROWS, COLUMNS, TX, TY, GROUPS, PICTURES, SPLITS, CHUNK of conv2d_forward, for a weight (O, C, KH, KW)."""
+) -> ForwardTiles | None:
+    """Those of conv2d_forward for y of `shape` (N, O, OH, OW) and a weight (O, C, KH, KW); None where nothing fits."""
     n, o, out_height, out_width = shape
     _, c, kernel_height, kernel_width = weight
     rows = 2 if pool else 1
@@ -191,13 +230,13 @@ def correlate_tiles(
     products = kernel_height * kernel_width * rows * columns
     lanes = ceil_div(out_width, columns), ceil_div(out_height, rows)
     tiles = _tiles(n, c, o, lanes, 1, rows * columns, products, floats)
-    return tiles and (rows, columns, *tiles)
+    return tiles and ForwardTiles(rows, columns, *tiles)
 
 
 def correlate_transposed_tiles(
     shape: tuple[int, ...], weight: tuple[int, ...], stride: int, padding: int
-) -> tuple[int, ...] | None:
-    """COLUMNS, TX, TY, GROUPS, PICTURES, SPLITS, CHUNK of conv_transpose2d_forward, for a weight (C, O, KH, KW)."""
+) -> TransposedTiles | None:
+    """Those of conv_transpose2d_forward for y of `shape` (N, O, OH, OW) and a weight (C, O, KH, KW), or None."""
     n, o, out_height, out_width = shape
     c, _, kernel_height, kernel_width = weight
     stamps = ceil_div(out_width + padding, stride)
@@ -212,7 +251,7 @@ def correlate_transposed_tiles(
     products = taps_height * kernel_width * columns
     lanes = ceil_div(stamps, columns), out_height + padding
     tiles = _tiles(n, c, o, lanes, stride, columns * stride, products, floats)
-    return tiles and (columns, *tiles)
+    return tiles and TransposedTiles(columns, *tiles)
 
 
 def _tiles(
@@ -272,8 +311,8 @@ def _tiles(
 
 def correlate_weight_tiles(
     a: int, b: int, kernel_height: int, kernel_width: int, out_height: int, out_width: int, stride: int
-) -> tuple[int, ...] | None:
-    """A_EACH, B_EACH, A_LANES, B_LANES, GROUPS_X, GROUPS_Y, PICTURES, ROWS, COLUMNS of conv2d_backward_weight, or None.
+) -> WeightTiles | None:
+    """Those of conv2d_backward_weight for a weight (A, B, KH, KW) and a coarse picture of OH x OW; None where none fit.
 
     The tile does not depend on the batch: one compiled kernel does for all of them.
     """
@@ -320,7 +359,7 @@ def correlate_weight_tiles(
     groups_x, groups_y = _groups(columns // FLOAT4, pictures * rows, groups)
     if members * groups_x * groups_y < max(a_lanes * a_each, b_lanes * b_each):
         return None  # the bias needs a thread for each channel
-    return a_each, b_each, a_lanes, b_lanes, groups_x, groups_y, pictures, rows, columns
+    return WeightTiles(a_each, b_each, a_lanes, b_lanes, groups_x, groups_y, pictures, rows, columns)
 
 
 def _even_lanes(count: int, most: int) -> int:

@@ -130,14 +130,14 @@ class Trainer(ABC):
         self.network.load(checked_parameters(tensors, self.network.parameter_shapes(), source))
         ops = self.network.ops
         size = self.state.m.shape
-        self.state.m[...] = ops.asarray(checked_parameters(tensors, {"adam.m": size}, source)["adam.m"])
-        self.state.v[...] = ops.asarray(checked_parameters(tensors, {"adam.v": size}, source)["adam.v"])
+        ops.write(self.state.m, checked_parameters(tensors, {"adam.m": size}, source)["adam.m"])
+        ops.write(self.state.v, checked_parameters(tensors, {"adam.v": size}, source)["adam.v"])
         if not {"adam.step", "loop.losses"} <= tensors.keys():
             raise CheckpointError(f"{source} holds weights but no training to go on with")
         step = tensors["adam.step"]
         if step.shape != (1,) or step.dtype != np.int32 or not 0 <= step[0] <= self.steps:
             raise CheckpointError(f"{source}: adam.step is {step.tolist()}, expected one integer, 0 to {self.steps}")
-        self.state.step[...] = ops.asarray(step)
+        ops.write(self.state.step, step)
         return list(tensors["loop.losses"]), float(metadata["seconds"]) if "seconds" in metadata else None
 
 

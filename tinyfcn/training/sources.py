@@ -32,7 +32,7 @@ class Stored:
         if step not in self._ordered:
             first = step - step % ORDERED_STEPS
             self._ordered = range(first, first + ORDERED_STEPS)
-            self.order[...] = self.ops.asarray(self.indices(self._ordered))
+            self.ops.write(self.order, self.indices(self._ordered))
 
     def batch(self, step: Any) -> tuple[Any, Any]:
         """Network input and labels of the step that a device array (1,) counts, which must have been prepared."""

@@ -94,6 +94,10 @@ class Emulator(Device):
         copy[...] = array
         return copy
 
+    def write(self, array: np.ndarray, values: np.ndarray) -> None:
+        self._expect_no_recording("an array is brought to the device")
+        array[...] = values
+
     def to_numpy(self, array: np.ndarray) -> np.ndarray:
         """A copy. In check mode KernelError if no kernel wrote some of it."""
         self._expect_no_recording("an array is brought to the host")
