@@ -79,8 +79,9 @@ def bench(
 
     Both sides do the same work, which is checked before anything is timed, and take turns. Times are medians. PyTorch
     runs as it comes (eager) and in each of its fast modes in float32, of which the fastest is shown. TF32, which is
-    less exact, is shown beside. Without a GPU, steps are NumPy's beside PyTorch's on the same cores, and of the kernels
-    you see what they use, and the least time that their bytes and operations would take on a card.
+    less exact, is shown beside. Without a GPU, steps and their operations are NumPy's beside PyTorch's on the same
+    cores, and of the kernels you see what they use, and the least time that their bytes and operations would take on a
+    card.
 
     Exits with 1 if the two sides disagree, or if two runs with one seed do not end in the same bits.
 
@@ -109,8 +110,17 @@ def bench(
     click.echo(report.described(found["machine"]))
     if measure.torch is None:
         click.echo("PyTorch is not installed, or not for this device: ours alone. pip install torch")
+
+    def keep() -> None:
+        if json_file is not None:
+            with new_file(json_file, "name another file with --json") as file:
+                file.write((json.dumps(found, indent=2) + "\n").encode())
+
     if "steps" in parts:
-        found["steps"] = measure.steps()
+        found["steps"] = []
+        for step in measure.steps():
+            found["steps"].append(step)
+            keep()  # what is measured stays, whatever comes next
         print_rows(report.step_rows(found["steps"]))
         click.echo("composing: ours with fresh pictures composed in the step, as in training; PyTorch best: in float32")
         for step in found["steps"]:
@@ -123,6 +133,7 @@ def bench(
                 click.echo(f"{name}: PyTorch, {mode}, not timed: {why}")
     if "kernels" in parts:
         kernels = found["kernels"] = measure.kernels(card)
+        keep()
         click.echo(f"\nthe kernels of a step, {kernels['task']}")
         print_rows(report.part_rows(kernels))
         click.echo(report.about_floors(kernels))
@@ -138,14 +149,13 @@ def bench(
         from tinyfcn.bench.plots import step_times
 
         click.echo(f"drawn: {step_times(out / PLOT, found['machine'], found['sweep'])}")
+    keep()
     if json_file is not None:
-        with new_file(json_file, "name another file with --json") as file:
-            file.write((json.dumps(found, indent=2) + "\n").encode())
         click.echo(f"written: {json_file}")
     if readme is not None:
         report.update_readme(readme, found["machine"], found["steps"])
         click.echo(f"updated: {readme}")
-    sys.exit(1 if any(step["equal_bits"] is False for step in found.get("steps", ())) else 0)
+    sys.exit(1 if measure.disagreeing or any(step["equal_bits"] is False for step in found.get("steps", ())) else 0)
 
 
 def print_rows(rows: Sequence[Mapping[str, str]]) -> None:

@@ -19,7 +19,7 @@
 //   chain 0   c0 . . . c0' . . . c0"              one chain: a multiply-add every four cycles
 //   chain 1     c1 . . . c1' . . . c1"            four and more: one every cycle, which is the ceiling
 //
-// Read next: tinyfcn/bench/ceilings.py.
+// Read next: tinyfcn/bench/ceilings.py, which measures.
 
 constexpr int COPY_THREADS = 256;
 constexpr int COPY_FOURS = 4;  // a thread

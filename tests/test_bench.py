@@ -21,6 +21,7 @@ from tinyfcn.bench.timing import Patience, in_turn, line_through, wall_clock
 from tinyfcn.cli import main
 from tinyfcn.data import Digits
 from tinyfcn.devices import kernel_source, nvrtc
+from tinyfcn.devices.device import address
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import DataError, TinyfcnError
 from tinyfcn.operations import Operations
@@ -210,12 +211,12 @@ def test_every_launch_of_a_step_is_in_one_part(task):
         # What gives dweight writes it, in both forms.
         for call in (part.fast, part.naive) if part.what else ():
             written = {
-                kernels.address(argument)
+                address(argument)
                 for launch in call.launches
                 for parameter, argument in zip(launch.kernel.parameters, launch.arguments, strict=True)
                 if parameter.is_array and not parameter.is_const and argument is not None
             }
-            assert {kernels.address(result) for result in call.results} <= written
+            assert {address(result) for result in call.results} <= written
     layers = {name.split(".")[0] for name in step.network.parameter}
     assert {part.layer for part in parts} == layers | {""}
     for layer in layers:
@@ -248,6 +249,69 @@ def test_a_wrong_kernel_is_not_timed():
     other = SimpleNamespace(results=lambda: [np.zeros(300)])
     with pytest.raises(TinyfcnError, match=r"relu, .*the fast form and PyTorch's differ by"):
         kernels.time_parts(parts[:1], device, None, run.HASTE, lambda part: other)
+
+
+def skip_on_the_cpu():
+    """The parts of a step, as a card would do it, and a step whose operations are NumPy's."""
+    task = Task("skip", 1)
+    batches = batches_of(task)
+    step = Step(task, batches, Traced(None, runs=True), "composed")
+    return kernels.parts_of(task, batches, Recorder(), runs=False), step
+
+
+def test_operations_are_timed_in_numpy(monkeypatch):
+    """A backward pass once, in the row of dx; beside what has an equivalent; each of the layer and operation named."""
+    monkeypatch.setattr(kernels, "COPIED_BYTES", 1)
+    (parts, step), said, whole = skip_on_the_cpu(), [], []
+
+    def equivalent(part):
+        whole.append(part)
+        given = [result for result in part.fast.results if result is not None]
+        again = SimpleNamespace(results=lambda: given, repeated=lambda copies: (lambda: None, 1))
+        return again if part.fast.operation.startswith("conv") else None
+
+    times = kernels.time_operations(parts, step, wall_clock, run.HASTE, equivalent, said.append)
+    for part, timed in zip(parts, times, strict=True):
+        if part.what == "dweight" and part.layer not in ("conv1", "skip0"):
+            assert timed == {}
+        else:
+            assert {*timed} == {"numpy", *(["torch"] if part.layer else [])} and timed["numpy"].seconds > 0
+    timed = [part for part, found in zip(parts, times, strict=True) if found]
+    assert [part.fast.operation for part in timed] == [part.fast.operation for part in whole]
+    for part, mine in zip(timed, whole, strict=True):
+        weight = part.fast.given.get("weight")
+        assert weight is None or mine.fast.given["weight"].shape == weight.shape
+        assert mine.layer == part.layer
+        assert mine.what == ("dweight" if part.what == "dweight" else "")
+    assert len(said) == len(whole) and said[2] == "3 of 22: conv2d_pool conv1"
+
+
+def test_nothing_is_timed_in_numpy_that_differs_from_pytorch(monkeypatch):
+    monkeypatch.setattr(kernels, "in_turn", lambda *given: pytest.fail("timed"))
+    parts, step = skip_on_the_cpu()
+
+    def equivalent(part):
+        wrong = [result * 1.01 if part.layer == "up2" else result for result in part.fast.results if result is not None]
+        return SimpleNamespace(results=lambda: wrong)
+
+    with pytest.raises(TinyfcnError, match=r"conv_transpose2d, up2: NumPy's results and PyTorch's differ by 9.9e-03"):
+        kernels.time_operations(parts, step, None, run.HASTE, equivalent, lambda text: None)
+
+
+def test_numpy_takes_turns_with_copies(monkeypatch):
+    parameters, gradients = np.ones(3, np.float32), np.ones(3, np.float32)
+    given, seen = {"parameters": parameters, "gradients": gradients, "state": "of Adam", "loss": None}, []
+
+    def adam_step(parameters, gradients, state, loss):
+        seen.append(address(parameters))
+        parameters -= gradients
+        assert state == "of Adam" and loss is None
+
+    monkeypatch.setattr(reference, "adam_step", adam_step)
+    once = kernels.in_numpy(Call("adam_step", given, [], []), 2)
+    for _ in range(4):
+        once()
+    assert seen[:2] == seen[2:] and len({*seen, address(parameters)}) == 3 and parameters.tolist() == [1, 1, 1]
 
 
 def test_what_kernels_use():
@@ -377,12 +441,19 @@ def test_a_step_beside_another(other_step):
     assert max(found["differences"]["eager"].values()) < 1e-4
 
 
-def test_nothing_is_timed_if_the_losses_differ(other_step, monkeypatch):
+def test_what_differs_is_not_timed(other_step, monkeypatch):
     monkeypatch.setattr(OtherStep, "factor", 1.001)
-    monkeypatch.setattr(run, "in_turn", lambda *given: pytest.fail("timed"))
-    for measure in (lambda: bench().step(Task("classifier", 2)), bench().sweep):
-        with pytest.raises(TinyfcnError, match=r"batch \d: PyTorch \(eager\) .* not do the same"):
-            measure()
+    measure = bench()
+    found = measure.step(Task("classifier", 2))
+    assert found["torch"] == {} and found["best_ratio"] is None and found["ours"]["seconds"] > 0
+    [why] = measure.disagreeing
+    assert (
+        re.match(r"classifier, batch 2: PyTorch \(eager\) .* not do the same", why) and found["failed"]["eager"] == why
+    )
+    by_batch, _ = measure.sweep()
+    assert {*by_batch["series"]} == {"ours"} and "not do the same" in by_batch["stopped"]["eager"]
+    result = command("--quick", "--only", "steps", "--device", "cpu")
+    assert result.exit_code == 1 and "not do the same" in result.stdout
 
 
 def test_tf32_is_timed_beside_and_may_differ(other_step, monkeypatch):
@@ -447,7 +518,9 @@ if TORCH:
         def check(operation, what, given, expected):
             other = torch_kernels.equivalent(TORCH, ops, a_part(operation, what, given, expected))
             kernels.expect_equal(other.part, "PyTorch's", expected, other.results())
-            assert other.repeated(1)[1] >= 20
+            once, times = other.repeated(2)
+            once()
+            assert times == 1
 
         x, weight, stamp, bias = normal(2, 3, 10, 8), normal(4, 3, 3, 3), normal(3, 4, 4, 4), normal(4)
         x[x < 0] = 0  # as after a ReLU
@@ -462,6 +535,7 @@ if TORCH:
             dx, dweight, dbias = back(**given)
             check(f"{name}_backward", "dx", given, [dx])
             check(f"{name}_backward", "dweight", given, [dweight, dbias])
+            check(f"{name}_backward", "", given, [dx, dweight, dbias])
         y, winner = ops.conv2d_pool(x, weight, bias)
         check("conv2d_pool", "", {"x": x, "weight": weight, "bias": bias}, [y, winner])
         given = {"dsum": normal(*y.shape), "winner": winner, "x": x, "weight": weight, "out": None}
@@ -469,6 +543,7 @@ if TORCH:
         dx, dweight, dbias = ops.conv2d_pool_backward(**given)
         check("conv2d_pool_backward", "dx", given, [dx])
         check("conv2d_pool_backward", "dweight", given, [dweight, dbias])
+        check("conv2d_pool_backward", "", given, [dx, dweight, dbias])
         check("conv2d_pool_backward", "dweight", given | {"need_dx": False}, [dweight, dbias])
         given = {"logits": normal(2, 5, 3, 3), "labels": random.integers(0, 5, (2, 3, 3)).astype(np.int32)}
         check("softmax_cross_entropy", "", given, [*ops.softmax_cross_entropy(**given)])
@@ -476,6 +551,30 @@ if TORCH:
         check("adam_step", "", {"parameters": normal(7), "gradients": normal(7), "state": state}, [])
         assert torch_kernels.equivalent(TORCH, ops, a_part("compose_m2nist")) is None
         assert torch_kernels.equivalent(None, ops, a_part("conv2d")) is None
+
+    def test_the_way_back_through_a_pooling_is_timed_once(monkeypatch):
+        """With dx, or with all of the backward pass; with dweight if there is no dx."""
+        unpooled, right = [], torch_kernels._unpooled
+        monkeypatch.setattr(torch_kernels, "_unpooled", lambda *given: unpooled.append(1) or right(*given))
+        x, weight = np.ones((1, 1, 4, 4), np.float32), np.ones((2, 1, 3, 3), np.float32)
+        given = {"dsum": np.ones((1, 2, 1, 1), np.float32), "winner": np.zeros((1, 2, 1, 1), np.int32), "x": x}
+        given |= {"weight": weight, "through_relu": False, "add": None}
+        for what, need_dx, times in (("dx", True, 1), ("dweight", True, 0), ("", True, 1), ("dweight", False, 1)):
+            part = a_part("conv2d_pool_backward", what, given | {"need_dx": need_dx})
+            once, _ = torch_kernels.equivalent(TORCH, on("cpu"), part).repeated(1)
+            unpooled.clear()
+            once()
+            assert len(unpooled) == times, (what, need_dx)
+
+    def test_operations_beside_pytorchs(monkeypatch):
+        """All of a step's results agree, and all but pictures and rates have a time on both sides."""
+        monkeypatch.setattr(kernels, "used", lambda parts, architecture: [])
+        measure = bench()
+        for part in measure.kernels("h200")["parts"]:
+            has_torch = part["numpy"] and part["operation"] not in ("compose_m2nist", "adam_schedule")
+            assert (part["torch"] is not None) == bool(has_torch) == ("ratio" in part)
+            if has_torch:
+                assert part["ratio"] == part["torch"]["seconds"] / part["numpy"]["seconds"]
 
 
 # Words, tables, files
@@ -589,9 +688,15 @@ def test_a_quick_run(alone):
     assert [(step["design"], step["batch"]) for step in found["steps"]] == [("classifier", 4), ("skip", 1)]
     for timing in (step[name] for step in found["steps"] for name in ("ours", "trained")):
         assert {*timing} == {"seconds", "low", "high", "turns", "runs"} and timing["seconds"] > 0
-    assert found["kernels"]["ceilings"] is None and found["kernels"]["datasheet"]["architecture"] == "sm_90"
+    assert found["kernels"]["threads"] == 1 and found["kernels"]["ceilings"] is None
+    assert found["kernels"]["datasheet"]["architecture"] == "sm_90"
     for part in found["kernels"]["parts"]:
         assert part["floor"] >= 0 and part["kernels"] and part["fast"] is None and part["torch"] is None
+        assert (
+            part["numpy"] is None
+            if part["what"] == "dweight" and part["layer"] not in ("conv1", "skip0")
+            else (part["numpy"]["seconds"] > 0)
+        )
     assert found["sweep"][1]["series"]["ours"]["sizes"][0] == 5376
 
 
@@ -599,7 +704,10 @@ def test_only_a_part(alone):
     result = command("--quick", "--only", "kernels", "--card", "a100", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "A100 datasheet" in result.stdout and "training step" not in result.stdout
-    assert "naive" not in result.stdout  # nothing was timed, so there is no column of times
+    assert "naive" not in result.stdout  # no kernel was timed, so there is no column of their times
+    assert "NumPy  PyTorch  ratio" in result.stdout and "on one thread each" in result.stdout
+    assert re.search(r"conv2d dweight +context .*with dx +- +-\n", result.stdout)
+    assert "22 of 22: adam_step" in result.stderr
     assert not [*Path().iterdir()]
 
 
@@ -619,6 +727,21 @@ def test_times_of_kernels_in_words():
     assert "|".join(first.values()) == "conv2d dx|a|1x2|1.00 µs|2.00 µs|9.00 µs|-|50 %|5.2 %"
     assert "|".join(whole.values()) == "all of them|||2.00 µs|4.00 µs|18.0 µs|-|-|-"
     assert "3.00 TB/s and 60.0 TFLOP/s, measured in this run" in report.about_floors(kernels_found)
+
+
+def test_times_in_numpy_in_words():
+    part = {"operation": "conv2d_backward", "what": "dx", "layer": "a", "sizes": "1x2, 3", "operations": 2e6}
+    part |= {"bytes": 3e6, "floor": 1e-6, "numpy": a_timing(4e-3), "torch": a_timing(3e-3), "ratio": 0.75}
+    other = part | {"what": "dweight", "numpy": None, "torch": None}
+    other.pop("ratio")
+    alone = part | {"operation": "compose_m2nist", "what": "", "torch": None, "ratio": None}
+    rows = report.part_rows({"parts": [part, other, alone], "ceilings": None})
+    assert ["|".join([*row.values()][-4:]) for row in rows] == [
+        "1.00 µs|4.00 ms|3.00 ms|0.75x",
+        "1.00 µs|with dx|-|-",
+        "1.00 µs|4.00 ms|-|-",
+        "3.00 µs|8.00 ms|-|-",
+    ]
 
 
 def test_different_bits_are_a_failure(alone, monkeypatch):

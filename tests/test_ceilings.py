@@ -7,11 +7,13 @@ import pytest
 from closeness import assert_close, assert_equal
 
 from tinyfcn import Operations
-from tinyfcn.bench import ceilings
+from tinyfcn.bench.ceilings import measure
 from tinyfcn.bench.timing import Patience, wall_clock
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import TinyfcnError
+from tinyfcn.ops import ceilings
+from tinyfcn.reference import ceilings as reference
 
 
 def check_copy(ops: Operations, count: int) -> None:
@@ -22,11 +24,11 @@ def check_copy(ops: Operations, count: int) -> None:
 def check_multiply_add(ops: Operations, rounds: int) -> None:
     x = np.random.default_rng(rounds).uniform(0.5, 1.5, 300).astype(np.float32)
     found = ops.to_numpy(ceilings.multiply_add(ops.device, ops.asarray(x), 0.75, 0.5, rounds))
-    chains = x.astype(np.float64)[:, None] + np.arange(ceilings.CHAINS)
+    chains = x.astype(np.float64)[:, None] + np.arange(reference.CHAINS)
     for _ in range(rounds):
         chains = chains * 0.75 + 0.5
     assert_close(found, chains.sum(axis=1), "one kernel")
-    assert_close(ceilings.expected_multiply_add(x.astype(np.float64), 0.75, 0.5, rounds), chains.sum(axis=1), "float64")
+    assert_close(reference.multiply_add(x.astype(np.float64), 0.75, 0.5, rounds), chains.sum(axis=1), "float64")
 
 
 @pytest.mark.parametrize("count", [4, 1020, 1024, 1028, 4096, 4100, 8192])  # around a round of loads, and a block's all
@@ -46,12 +48,12 @@ def test_multiply_add(ops: Operations, rounds: int) -> None:
 
 def test_constants_that_the_launcher_and_the_kernels_share() -> None:
     text = (KERNELS / "ceilings.cu").read_text()
-    for name in ("COPY_THREADS", "COPY_FOURS", "CHAINS"):
-        assert re.search(rf"^constexpr int {name} = {getattr(ceilings, name)};", text, re.MULTILINE), name
+    for module, name in ((ceilings, "COPY_THREADS"), (ceilings, "COPY_FOURS"), (reference, "CHAINS")):
+        assert re.search(rf"^constexpr int {name} = {getattr(module, name)};", text, re.MULTILINE), name
 
 
 def test_rates() -> None:
-    rates = ceilings.measure(Emulator(), wall_clock, Patience(0.01, 2, 0), copied=4096, threads=512, rounds=16)
+    rates = measure(Emulator(), wall_clock, Patience(0.01, 2, 0), copied=4096, threads=512, rounds=16)
     assert rates.bandwidth > 1e6 and rates.operations > 1e6
 
 
@@ -64,6 +66,6 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch, kernel: st
         result[-1] += 1
         return result
 
-    monkeypatch.setattr(ceilings, kernel, wrong)
+    monkeypatch.setattr(f"tinyfcn.bench.ceilings.{kernel}", wrong)
     with pytest.raises(TinyfcnError, match=f"ceilings_{kernel} gives a wrong"):
-        ceilings.measure(Emulator(), wall_clock, Patience(), copied=64, threads=64, rounds=4)
+        measure(Emulator(), wall_clock, Patience(), copied=64, threads=64, rounds=4)

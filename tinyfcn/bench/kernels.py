@@ -6,6 +6,7 @@ several. Its two forms, and PyTorch's equivalent, do the same work, and are comp
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops as launchers
+from tinyfcn import reference
 from tinyfcn.bench.resources import MULTIPROCESSORS, blocks_at_once, occupancy
 from tinyfcn.bench.steps import Batches, Step, Task
 from tinyfcn.bench.timing import Clock, Patience, Timing, in_turn
 from tinyfcn.devices import nvrtc
-from tinyfcn.devices.device import Device, Launch
+from tinyfcn.devices.device import Device, Launch, address
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.gradcheck import relative_error
@@ -71,6 +73,9 @@ class Recorder(Device):
     def asarray(self, array: np.ndarray) -> np.ndarray:
         return np.array(array, order="C")
 
+    def write(self, array: np.ndarray, values: np.ndarray) -> None:
+        array[...] = values
+
     def to_numpy(self, array: np.ndarray) -> np.ndarray:
         return np.array(array)
 
@@ -79,25 +84,37 @@ class Recorder(Device):
 
 
 class Traced(Operations):
-    """Operations that keep an account of what they are asked for, each recorded by itself. `runs`: and then run."""
+    """Operations that keep an account of what they are asked for, each recorded by itself. `runs`: and then run.
 
-    def __init__(self, device: Device, runs: bool) -> None:
+    Without a device they are NumPy's, which launch nothing.
+    """
+
+    def __init__(self, device: Device | None, runs: bool) -> None:
         super().__init__(device)
         self.calls: list[Call] = []
         self.runs = runs
         for name in launchers.__all__:
-            setattr(self, name, partial(self._traced, name, getattr(launchers, name)))
+            setattr(self, name, partial(self._traced, name, getattr(self, name)))
 
-    def _traced(self, name: str, launcher: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        given = inspect.signature(launcher).bind(self.device, *arguments, **named)
+    def _traced(self, name: str, operation: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        given = inspect.signature(operation).bind(*arguments, **named)
         given.apply_defaults()
         results: list[Any] = []
-        recording = self.device.record(lambda: results.append(launcher(self.device, *arguments, **named)))
-        if self.runs:
-            recording.replay()
+        launches: list[Launch] = []
+
+        def work() -> None:
+            results.append(operation(*arguments, **named))
+
+        if self.device:
+            recording = self.device.record(work)
+            launches = recording.launches
+            if self.runs:
+                recording.replay()
+        else:
+            work()
         [result] = results
         results = list(result) if isinstance(result, tuple) else results
-        self.calls.append(Call(name, given.arguments, results, recording.launches))
+        self.calls.append(Call(name, given.arguments, results, launches))
         return result
 
 
@@ -132,7 +149,7 @@ def parts_of(task: Task, batches: Batches, device: Device, runs: bool) -> list[P
     try:
         for device.naive, calls in ((True, naive), (False, fast)):
             if runs:
-                Step(task, batches, Operations(device), source, record=False).work()  # so that kernels are compiled
+                Step(task, batches, Operations(device), source)  # so that kernels are compiled
             traced = Traced(device, runs)
             step = Step(task, batches, traced, source, record=False)
             step.work()
@@ -255,14 +272,13 @@ def time_parts(
     others = [equivalent(part) for part in parts]
     for part, other in zip(parts, others, strict=True):
         found = [device.to_numpy(result) for result in part.fast.results if result is not None]
-        expect_equal(
-            part, "the naive", found, [device.to_numpy(result) for result in part.naive.results if result is not None]
-        )
+        plain = [device.to_numpy(result) for result in part.naive.results if result is not None]
+        expect_equal(part, "the fast form and the naive", found, plain)
         if other:
-            expect_equal(part, "PyTorch's", found, other.results())
+            expect_equal(part, "the fast form and PyTorch's", found, other.results())
     timed = []
     for part, other in zip(parts, others, strict=True):
-        copies = copies_of(part.fast.launches)
+        copies = copies_of(size_of(part.fast.launches))
         runs = {name: repeated(device, call.launches) for name, call in (("fast", part.fast), ("naive", part.naive))}
         if other:
             runs["torch"] = other.repeated(copies)
@@ -271,7 +287,7 @@ def time_parts(
     return timed
 
 
-def expect_equal(part: Part, form: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
+def expect_equal(part: Part, forms: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
     """Raises TinyfcnError unless two forms of a part gave the same floats, but for rounding.
 
     Integers, such as a pooling's winners, may differ where two numbers are equal but for rounding.
@@ -280,7 +296,7 @@ def expect_equal(part: Part, form: str, found: Sequence[np.ndarray], expected: S
         error = relative_error(one.astype(np.float64), other.astype(np.float64)) if one.dtype.kind == "f" else 0
         if not error <= TOLERANCE:
             raise TinyfcnError(
-                f"{part}, {part.layer or part.sizes()}: the fast form and {form} differ by {error:.1e}, "
+                f"{part}, {part.layer or part.sizes()}: {forms} differ by {error:.1e}, "
                 f"more than {TOLERANCE:.0e}, so none is timed"
             )
 
@@ -295,20 +311,19 @@ def arrays_of(launches: Sequence[Launch]) -> dict[int, Any]:
     }
 
 
-def address(array: Any) -> int:
-    """Where an array lies, as a number."""
-    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+def size_of(launches: Sequence[Launch]) -> int:
+    """How many bytes the arrays of some launches have."""
+    return sum(array.nbytes for array in arrays_of(launches).values())
 
 
-def copies_of(launches: Sequence[Launch]) -> int:
-    """How many copies of its arrays a part takes turns with."""
-    size = sum(array.nbytes for array in arrays_of(launches).values())
+def copies_of(size: int) -> int:
+    """How many copies of its arrays, of so many bytes, a part takes turns with."""
     return min(max(ceil_div(COPIED_BYTES, max(size, 1)), FEWEST_COPIES), MOST_COPIES)
 
 
 def repeated(device: Device, launches: Sequence[Launch]) -> tuple[Callable[[], None], int]:
     """Runs launches many times over, on copies of their arrays by turns; and how many times."""
-    copies = copies_of(launches)
+    copies = copies_of(size_of(launches))
     sets = [{place: array.copy() for place, array in arrays_of(launches).items()} for _ in range(copies)]
     times = ceil_div(FEWEST_LAUNCHES, copies)
 
@@ -323,3 +338,56 @@ def repeated(device: Device, launches: Sequence[Launch]) -> tuple[Callable[[], N
                 device.launch(name, launch.grid, launch.block, arguments, launch.shared_bytes, template)
 
     return device.record(work).replay, times * copies
+
+
+# The same on the CPU
+
+
+def time_operations(
+    parts: Sequence[Part],
+    step: Step,
+    clock: Clock,
+    patience: Patience,
+    equivalent: Callable[[Part], Any],
+    say: Callable[[str], None],
+) -> list[dict[str, Timing]]:
+    """Of each part the time "numpy" on one thread and, where it has an equivalent, "torch" on as many as it is set to.
+
+    NumPy gives a whole backward pass at once: dx has its time, and dweight none. Nothing is timed before all results
+    were compared. step: of the same task, its operations Traced(None).
+
+    Raises:
+        TinyfcnError: the two differ.
+    """
+    first = [part.what != "dweight" or not part.fast.given["need_dx"] for part in parts]  # of its operation
+    with step.parallel.computing():
+        step.work()
+        step.start_again()
+        named = zip(itertools.compress(parts, first), step.ops.calls, strict=True)
+        whole = [Part("" if part.what == "dx" else part.what, part.layer, call, call) for part, call in named]
+        others = [equivalent(part) for part in whole]
+        for part, other in zip(whole, others, strict=True):
+            if other:
+                found = [result for result in part.fast.results if result is not None]
+                expect_equal(part, "NumPy's results and PyTorch's", found, other.results())
+        timed = []
+        for number, (part, other) in enumerate(zip(whole, others, strict=True), 1):
+            say(f"{number} of {len(whole)}: {part} {part.layer or part.sizes()}".strip())
+            copies = copies_of(least_bytes(part))
+            runs = {"numpy": in_numpy(part.fast, copies)}
+            if other:
+                runs["torch"], _ = other.repeated(copies)
+            timed.append(in_turn(runs, clock, patience))
+    times = iter(timed)
+    return [next(times) if is_first else {} for is_first in first]
+
+
+def in_numpy(call: Call, copies: int) -> Callable[[], Any]:
+    """Runs an operation in NumPy once, each time on the next of so many copies of its arrays."""
+
+    def copied(name: str, value: Any) -> Any:
+        return value.copy() if isinstance(value, np.ndarray) and name not in READ_IN_PART else value
+
+    sets = itertools.cycle([{name: copied(name, value) for name, value in call.given.items()} for _ in range(copies)])
+    function = getattr(reference, call.operation)
+    return lambda: function(**next(sets))

@@ -62,7 +62,9 @@ def part_rows(kernels: Found) -> list[Row]:
         made = {"operation": name, "layer": part["layer"], "input": part["sizes"].split(",")[0]}
         if not kernels["ceilings"]:
             made |= {"MFLOP>": f"{part['operations'] / 1e6:.1f}", "MB>": f"{part['bytes'] / 1e6:.2f}"}
-            return made | {"floor>": in_words(part["floor"])}
+            together = part["what"] == "dweight" and not part["numpy"]
+            made |= {"floor>": in_words(part["floor"]), "NumPy>": "with dx" if together else median(part["numpy"])}
+            return made | {"PyTorch>": median(part["torch"]), "ratio>": times(part.get("ratio"))}
         made |= {"floor>": in_words(part["floor"]), "fast>": median(part["fast"]), "naive>": median(part["naive"])}
         made |= {"PyTorch>": median(part["torch"]), "bandwidth>": percent(part.get("of_bandwidth"))}
         return made | {"FMA>": percent(part.get("of_operations"))}
@@ -72,6 +74,8 @@ def part_rows(kernels: Found) -> list[Row]:
     whole |= {name: sum(part[name] for part in parts) for name in ("operations", "bytes", "floor")}
     if kernels["ceilings"]:
         whole |= {form: {"seconds": sum(part[form]["seconds"] for part in parts)} for form in ("fast", "naive")}
+    else:
+        whole["numpy"] = {"seconds": sum(part["numpy"]["seconds"] for part in parts if part["numpy"])}
     return [*map(row, parts), row(whole)]
 
 
@@ -99,7 +103,11 @@ def about_floors(kernels: Found) -> str:
     what = "floor: the least time that a part's operations, or its bytes, take"
     if kernels["ceilings"]:
         return f"{what} at {rates}, measured in this run; bandwidth, FMA: the fast form's shares of those"
-    return f"{what}\non an {most['name']}: {rates} ({most['source']}). A bound, not a measurement: there is no GPU here"
+    return (
+        f"{what}\non an {most['name']}: {rates} ({most['source']}). A bound, not a measurement: there is no GPU here\n"
+        "NumPy, PyTorch: the same operations on this machine, measured, on one thread each; ratio: PyTorch / NumPy\n"
+        "with dx: NumPy gives a layer's dx and dweight at once, so the row of dx has the time of both, on both sides"
+    )
 
 
 def growth_lines(growth: Found) -> dict[str, str]:

@@ -5,7 +5,7 @@ Every result is of dictionaries, lists, numbers and texts: what --json writes. T
 
 import gc
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -55,7 +55,7 @@ class Plan:
 
 
 ON_A_GPU = Plan()
-ON_THE_CPU = Plan(batches=(16, 64), scales_batch=4, for_steps=Patience(10, 60, 0))
+ON_THE_CPU = Plan(batches=(16, 64), scales_batch=4, for_steps=Patience(10, 60, 0), for_kernels=Patience(0.5))
 QUICK = Plan((1,), 4, 1, (1, 2), (1, 2), 1, for_steps=HASTE, for_kernels=HASTE, for_sweep=HASTE)
 
 
@@ -64,6 +64,7 @@ class Bench:
 
     def __init__(self, device: str, say: Callable[[str], None], plan: Plan | None = None) -> None:
         self.say = say
+        self.disagreeing: list[str] = []  # what was not the same work as ours, and so was not timed
         self.ops = on(device)
         self.device = self.ops.device_name
         self.on_gpu = self.device == "cuda"
@@ -80,7 +81,7 @@ class Bench:
         found |= {"numpy": np.__version__, "torch": self.torch.__version__ if self.torch else None}
         return found | {"quick": self.plan is QUICK}
 
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self) -> Iterator[dict[str, Any]]:
         """Of the classifier and of skip at each batch: the step, ours and PyTorch's in every mode, and the ratios.
 
         Raises:
@@ -88,7 +89,8 @@ class Bench:
         """
         plan = self.plan
         tasks = [Task("classifier", plan.classifier_batch), *(Task("skip", batch) for batch in plan.batches)]
-        return [self.step(task, check_bits=task in tasks[:2]) for task in tasks]
+        for task in tasks:
+            yield self.step(task, check_bits=task in tasks[:2])
 
     def step(self, task: Task, check_bits: bool = False) -> dict[str, Any]:
         equal_bits = None
@@ -152,8 +154,9 @@ class Bench:
                         who = f"{task}: PyTorch ({mode.name})"
                         differences[mode.name] = expect_agreement(who, expected, step.trace(), mine.initial, tolerances)
                         runs[mode.name] = step
-                    except TinyfcnError:
-                        raise
+                    except TinyfcnError as error:  # the others are still worth their time; the command then ends with 1
+                        failed[mode.name] = reason(error)
+                        self.disagreeing.append(failed[mode.name])
                     except Exception as error:  # a compiler that is missing, too little memory: there are other modes
                         failed[mode.name] = reason(error)
             self.say(f"{task}: timing {len(runs)} programs in turn, {patience.seconds:g} s for each")
@@ -167,20 +170,30 @@ class Bench:
     def kernels(self, card_name: str) -> dict[str, Any]:
         """The kernels of a step: what they must do, what they use, and on a GPU how long they take.
 
+        Without a GPU, how long NumPy and PyTorch take for the same operations, on one thread.
+
         card_name: in CARDS; without a GPU, the floors are by its datasheet.
+
+        Raises:
+            TinyfcnError: two ways to do the same differ.
         """
         task, card = Task("skip", self.plan.kernel_batch), CARDS[card_name]
         self.free()
         self.say(f"{task}: its kernels")
         device = self.ops.device if self.on_gpu else kernels.Recorder()
-        parts = kernels.parts_of(task, batches_of(task), device, runs=self.on_gpu)
-        measured, times = None, [{}] * len(parts)
+        batches, equivalent = batches_of(task), partial(torch_kernels.equivalent, self.torch, self.ops)
+        parts = kernels.parts_of(task, batches, device, runs=self.on_gpu)
+        measured = None
         if self.on_gpu:
             self.say("how fast memory and multiply-adds are at most")
             measured = ceilings.measure(device, self.clock, self.plan.for_kernels)
             self.say(f"{task}: timing {len(parts)} parts, fast and naive{', and PyTorch' if self.torch else ''}")
-            equivalent = partial(torch_kernels.equivalent, self.torch, self.ops)
             times = kernels.time_parts(parts, device, self.clock, self.plan.for_kernels, equivalent)
+        else:
+            self.say(f"{task}: timing its operations in NumPy{' and PyTorch' if self.torch else ''}, on one thread")
+            step = Step(task, batches, kernels.Traced(None, runs=True), "composed")
+            with settings(self.torch, EAGER, threads=1):
+                times = kernels.time_operations(parts, step, self.clock, self.plan.for_kernels, equivalent, self.say)
         most, rows = measured or card, []
         for part, timed in zip(parts, times, strict=True):
             size, operations = kernels.least_bytes(part), kernels.operations_of(part)
@@ -188,10 +201,14 @@ class Bench:
             row |= {"bytes": size, "operations": operations}
             row["floor"] = floor_seconds(size, operations, most.bandwidth, most.operations)
             row["kernels"] = [launch.kernel.expression for launch in part.fast.launches]
-            row |= {form: asdict(timed[form]) if form in timed else None for form in ("fast", "naive", "torch")}
-            if timed:
+            row |= {
+                form: asdict(timed[form]) if form in timed else None for form in ("fast", "naive", "numpy", "torch")
+            }
+            if "fast" in timed:
                 row["of_bandwidth"] = size / timed["fast"].seconds / most.bandwidth
                 row["of_operations"] = operations / timed["fast"].seconds / most.operations
+            if {"numpy", "torch"} <= {*timed}:
+                row["ratio"] = timed["torch"].seconds / timed["numpy"].seconds
             rows.append(row)
         architecture = gpu_architecture() if self.on_gpu else card.architecture
         self.say(f"the kernels compiled for {architecture}")
@@ -201,6 +218,7 @@ class Bench:
             "architecture": architecture,
             "ceilings": asdict(measured) if measured else None,
             "datasheet": None if measured else asdict(card),
+            "threads": None if self.on_gpu else 1,
             "parts": rows,
             "used": found,
         }

@@ -1,11 +1,12 @@
 """PyTorch's way to do what a part of a training step does, on the same arrays: what our kernels are compared with.
 
 In float32, cuDNN choosing its fastest algorithm for the shapes. Several launches of one part are captured into a CUDA
-graph, as ours are.
+graph, as ours are. On the CPU a backward pass is one part, as it is NumPy's.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,16 @@ def _forward(torch: Any, given: Given, what: str, name: str) -> Results:
 
 def _backward(torch: Any, given: Given, what: str, transposed: bool = False) -> Results:
     stride, padding = [given.get("stride", 1)] * 2, [given.get("padding", 0)] * 2
-    x, weight, is_dx = given["x"], given["weight"], what == "dx"
-    mask = [is_dx, not is_dx, not is_dx]
+    x, weight, with_dx, with_dweight = given["x"], given["weight"], what != "dweight", what != "dx"
+    mask = [with_dx, with_dweight, with_dweight]
     rest = ([weight.shape[1 if transposed else 0]], stride, padding, [1, 1], transposed, [0, 0], 1, mask)
     dx, dweight, dbias = torch.ops.aten.convolution_backward(given["dout"], x, weight, *rest)
-    if not is_dx:
+    if not with_dx:
         return dweight, dbias
     if given.get("add") is not None:
         dx = dx.add_(given["add"])
-    return (torch.ops.aten.threshold_backward(dx, x, 0) if given["through_relu"] else dx,)
+    dx = torch.ops.aten.threshold_backward(dx, x, 0) if given["through_relu"] else dx
+    return (dx, dweight, dbias) if with_dweight else (dx,)
 
 
 def _pooled(torch: Any, given: Given, what: str) -> Results:
@@ -48,7 +50,7 @@ def _pooled(torch: Any, given: Given, what: str) -> Results:
 
 def _pooled_backward(torch: Any, given: Given, what: str) -> Results:
     """With dx goes the way back through the pooling, as it does in ours; without dx, with dweight."""
-    if what == "dx" or not given["need_dx"]:
+    if what != "dweight" or not given["need_dx"]:
         given = {**given, "dout": _unpooled(torch, given, given["dout"])}
     return _backward(torch, given, what)
 
@@ -126,16 +128,17 @@ class Equivalent:
             return [result.detach().cpu().numpy() for result in self.function(self.given())]
 
     def repeated(self, copies: int) -> tuple[Callable[[], None], int]:
-        """Runs it many times over, on copies of the arrays by turns; and how many times."""
+        """Runs it, on a GPU many times over, on copies of the arrays by turns; and how many times."""
         sets = [self.given() for _ in range(copies)]
+        if not self.on_gpu:
+            turns = cycle(sets)
+            return lambda: self.function(next(turns)), 1
         times = ceil_div(FEWEST_LAUNCHES, copies)
 
         def work() -> None:
             for given in sets * times:
                 self.function(given)
 
-        if not self.on_gpu:
-            return work, times * copies
         cuda, stream = self.torch.cuda, self.torch.cuda.Stream()
         with settings(self.torch, TUNED, 1):
             stream.wait_stream(cuda.current_stream())
