@@ -142,7 +142,7 @@ ZOO: dict[str, list[Bug]] = {
     ],
     "finish_row": [
         Bug("four outputs at once wherever a row begins", {" && left % 4 == 0 && width % 4 == 0": ""},
-            "trap", "which is not a multiple of its size", ("float4 four = *reinterpret_cast",), "memcheck"),
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(from + k);",), "memcheck"),
         Bug("the output after a row's last is written too, which is the next row's first",
             {"if (within(left + k, width))": "if (within(left + k, width + 1))"},
             "check", RACE, ("y[k] = finished(",)),
