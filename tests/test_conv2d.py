@@ -9,9 +9,12 @@ import test_correlation
 from closeness import assert_close, assert_equal, float64, on_device, positive
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from instances import Dry, compile_all
 
 from tinyfcn import gradcheck, reference
-from tinyfcn.cases import CORRELATIONS, WEIGHT_GRADIENTS
+from tinyfcn.cases import CORRELATIONS, WEIGHT_GRADIENTS, correlation, weight_gradient
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.operations import Operations, on
 
 
@@ -96,6 +99,17 @@ def test_sizes_of_the_networks_and_extremes(naive_ops: Operations, case: Convolu
     check_backward(naive_ops, case)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """What is compiled for many sizes, all at once: an edit of the kernel is told right or wrong the sooner."""
+    dry, random = Dry(KERNELS), np.random.default_rng(0)
+    for number in range(len(CORRELATIONS)):
+        correlation(random, number, False).run(Operations(dry))
+    for number in range(len(WEIGHT_GRADIENTS)):
+        weight_gradient(random, number).run(Operations(dry))
+    compile_all(Emulator(), dry.launched)
+
+
 @pytest.mark.parametrize("number", range(len(CORRELATIONS)))
 def test_the_fast_kernel_on_many_sizes(ops: Operations, number: int) -> None:
     test_correlation.check_sizes(ops, False, number)
@@ -111,26 +125,26 @@ def test_the_fixed_sizes_fill_several_blocks_none_evenly() -> None:
         assert array.size > 256 and array.size % 256
 
 
-def test_gradients_are_written_where_asked_and_nowhere_else(ops: Operations) -> None:
+def test_gradients_are_written_where_asked_and_nowhere_else(naive_ops: Operations) -> None:
     x, weight, _, dout = SEVERAL_BLOCKS.inputs()
     _, dweight, dbias = reference.conv2d_backward(dout, x, weight, 2, 2)
-    flat = ops.asarray(np.full(3 + weight.size + 3 + 2, 7, np.float32))
+    flat = naive_ops.asarray(np.full(3 + weight.size + 3 + 2, 7, np.float32))
     into = flat[3 : 3 + weight.size].reshape(weight.shape), flat[3 + weight.size : -2]
-    dx, *returned = ops.conv2d_backward(*on_device(ops, dout, x, weight), 2, 2, need_dx=False, out=into)
+    dx, *returned = naive_ops.conv2d_backward(*on_device(naive_ops, dout, x, weight), 2, 2, need_dx=False, out=into)
     assert dx is None
     assert [id(array) for array in returned] == [id(array) for array in into]
     expected = np.concatenate([np.full(3, 7), dweight.ravel(), dbias, np.full(2, 7)])
-    assert_close(ops.to_numpy(flat), expected, "one kernel")
-    assert_equal(ops.to_numpy(flat)[[0, 1, 2, -2, -1]], np.full(5, 7, np.float32))
+    assert_close(naive_ops.to_numpy(flat), expected, "one kernel")
+    assert_equal(naive_ops.to_numpy(flat)[[0, 1, 2, -2, -1]], np.full(5, 7, np.float32))
 
 
-def test_inputs_are_left_alone(ops: Operations) -> None:
+def test_inputs_are_left_alone(naive_ops: Operations) -> None:
     x, weight, bias, dout = SEVERAL_BLOCKS.inputs()
-    given = on_device(ops, x, weight, bias, dout)
-    ops.conv2d(*given[:3], 2, 2)
-    ops.conv2d_backward(given[3], *given[:2], 2, 2)
+    given = on_device(naive_ops, x, weight, bias, dout)
+    naive_ops.conv2d(*given[:3], 2, 2)
+    naive_ops.conv2d_backward(given[3], *given[:2], 2, 2)
     for before, after in zip((x, weight, bias, dout), given, strict=True):
-        assert_equal(ops.to_numpy(after), before)
+        assert_equal(naive_ops.to_numpy(after), before)
 
 
 @pytest.mark.parametrize(
