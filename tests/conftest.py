@@ -27,15 +27,33 @@ settings.load_profile("tinyfcn")
 
 
 @pytest.fixture(scope="session", params=KERNEL_DEVICES)
-def ops(request: pytest.FixtureRequest) -> tinyfcn.Operations:
+def kernel_device(request: pytest.FixtureRequest) -> str:
+    """Each device of this machine on which kernels run."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def ops(kernel_device: str) -> tinyfcn.Operations:
     """The kernels on each device of this machine. Without a C++ compiler this fails: a skipped test proves nothing."""
-    return tinyfcn.on(request.param)
+    return tinyfcn.on(kernel_device)
 
 
-@pytest.fixture(scope="session", params=KERNEL_DEVICES)
-def naive_ops(request: pytest.FixtureRequest) -> tinyfcn.Operations:
+@pytest.fixture(scope="session")
+def naive_ops(kernel_device: str) -> tinyfcn.Operations:
     """The same with the naive kernels, which take any size as they are compiled, and so are quick to try on many."""
-    return tinyfcn.on(request.param, naive=True)
+    return tinyfcn.on(kernel_device, naive=True)
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["fast", "naive"])
+def naive(request: pytest.FixtureRequest) -> bool:
+    """Which form of the kernels, in tests of both."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def either(kernel_device: str, naive: bool) -> tinyfcn.Operations:
+    """Both forms of the kernels on each device."""
+    return tinyfcn.on(kernel_device, naive=naive)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

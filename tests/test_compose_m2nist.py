@@ -23,16 +23,10 @@ REFERENCE = importlib.import_module("tinyfcn.reference.compose_m2nist")
 LARGEST = 2**32 - 1
 
 
-@pytest.fixture(scope="session", params=[False, True], ids=["fast", "naive"])
-def naive(request: pytest.FixtureRequest) -> bool:
-    """Which form of the kernels."""
-    return request.param
-
-
 @pytest.fixture(scope="session")
-def ops(ops: Operations, naive: bool) -> Operations:
-    """Both forms of the kernels on each device."""
-    return Operations(type(ops.device)(naive=naive))
+def ops(either: Operations) -> Operations:
+    """All tests here are of both forms of the kernels."""
+    return either
 
 
 naive_only = pytest.mark.parametrize("naive", [True], ids=["naive"], scope="session")

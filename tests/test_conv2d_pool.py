@@ -1,6 +1,8 @@
 """conv2d_pool against the operations that it does in one, to the last winner; and its gradients."""
 
 import itertools
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,16 +10,11 @@ from closeness import assert_close, assert_equal, float64, on_device, positive
 from instances import compile_for
 
 from tinyfcn import reference
+from tinyfcn.devices.conflicts import conflicts
 from tinyfcn.operations import Operations, on
 
 WEIGHT = (5, 3, 3, 2)
 SIZES = [(2, 3, 9, 12), (1, 3, 8, 20), (3, 3, 4, 3)]  # 7x11, 6x19 and 2x2 places, of which 3x5, 3x9 and 1x1 windows
-
-
-@pytest.fixture(params=["fast", "naive"])
-def either(ops: Operations, naive_ops: Operations, request: pytest.FixtureRequest) -> Operations:
-    """Both forms of the kernels."""
-    return naive_ops if request.param == "naive" else ops
 
 
 def few_levels(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -146,3 +143,20 @@ def test_reference_keeps_the_dtype(dtype: type) -> None:
     assert y.dtype == dtype and winner_again.dtype == np.int32
     gradients = reference.conv2d_pool_backward(dsum, winner, x, weight, add=add)
     assert {array.dtype for array in gradients} == {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize(("name", "nothing"), [("correlate_weight", False), ("correlate_transposed", None)])
+def test_where_one_gradient_has_no_fast_form_the_other_keeps_its_own(
+    ops: Operations, monkeypatch: pytest.MonkeyPatch, name: str, nothing: Any
+) -> None:
+    """And none is written twice, by launches that nothing orders."""
+    monkeypatch.setattr(sys.modules["tinyfcn.ops.conv2d_pool"], name, lambda *given, **named: nothing)
+    inputs = backward_inputs()
+    given, results = on_device(ops, *inputs), []
+    settings = {"through_relu": True, "add": given[4]}
+    recording = ops.device.record(lambda: results.extend(ops.conv2d_pool_backward(*given[:4], **settings)))
+    assert not conflicts(recording.launches)
+    recording.replay()
+    expected = reference.conv2d_pool_backward(*inputs[:4], through_relu=True, add=inputs[4])
+    for found, wanted in zip(results, expected, strict=True):
+        assert_close(ops.to_numpy(found), wanted, "one kernel")

@@ -33,7 +33,6 @@ DESIGNS = {
     "early": Design("early"),
     "early, article's skip": Design("early", article_skip=True),
 }
-FORMS = [False, True]
 
 
 class Step:
@@ -69,12 +68,6 @@ class Step:
         arrays = {"parameters": network.parameters, "gradients": network.gradients}
         kept = {name: getattr(state, name) for name in ("step", "rates", "m", "v", "losses")}
         return {name: self.ops.to_numpy(array) for name, array in (arrays | kept).items()}
-
-
-@pytest.fixture(params=FORMS, ids=["fast", "naive"])
-def either(ops: Operations, naive_ops: Operations, request: pytest.FixtureRequest) -> Operations:
-    """Both forms of the kernels."""
-    return naive_ops if request.param else ops
 
 
 def test_nothing_runs_while_a_step_is_recorded_and_all_of_it_when_it_is_replayed(ops: Operations) -> None:

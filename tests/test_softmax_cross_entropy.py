@@ -20,16 +20,10 @@ from tinyfcn.ops.softmax_cross_entropy import LOSS_THREADS, MOST_CLASSES, MOST_P
 CLASSES = (1, 3, 10, 11)
 
 
-@pytest.fixture(scope="session", params=[False, True], ids=["fast", "naive"])
-def naive(request: pytest.FixtureRequest) -> bool:
-    """Which form of the kernels."""
-    return request.param
-
-
 @pytest.fixture(scope="session")
-def ops(ops: Operations, naive: bool) -> Operations:
-    """Both forms of the kernels on each device."""
-    return Operations(type(ops.device)(naive=naive))
+def ops(either: Operations) -> Operations:
+    """All tests here are of both forms of the kernels."""
+    return either
 
 
 @dataclass(frozen=True)

@@ -52,26 +52,36 @@ def conv2d_backward(
     Raises:
         ValueError: shapes that do not fit each other.
     """
-    sizes = _sizes(x, weight, stride, padding)
-    n, _, _, _, o, _, _, out_height, out_width = sizes
-    expect_shape("conv2d_backward: dout", dout, (n, o, out_height, out_width))
-    dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
+    expect_shape("conv2d_backward: dout", dout, output_shape(x, weight, stride, padding))
+    dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty(weight.shape[:1], x.dtype))
     expect_shape("conv2d_backward: dweight", dweight, weight.shape)
-    expect_shape("conv2d_backward: dbias", dbias, (o,))
-    with device.beside():  # only the optimiser needs them
+    expect_shape("conv2d_backward: dbias", dbias, weight.shape[:1])
+    weight_gradient(device, dout, x, dweight, dbias, stride, padding)
+    dx = input_gradient(device, dout, x, weight, stride, padding, through_relu) if need_dx else None
+    return dx, dweight, dbias
+
+
+def weight_gradient(device: Device, dout: Any, x: Any, dweight: Any, dbias: Any, stride: int, padding: int) -> None:
+    """Writes dweight and dbias of conv2d_backward, beside what follows: only the optimiser needs them."""
+    with device.beside():
         if not correlate_weight(device, dout, x, dweight, dbias, stride, padding):
-            arguments = (dout, x, dweight, *sizes, stride, padding)
-            device.launch("conv2d_backward_weight_naive", weight.size, SUM_THREADS, arguments)
+            arguments = (dout, x, dweight, *_sizes(x, dweight, stride, padding), stride, padding)
+            device.launch("conv2d_backward_weight_naive", dweight.size, SUM_THREADS, arguments)
             bias_gradient(device, dout, dbias)
-    if not need_dx:
-        return None, dweight, dbias
+
+
+def input_gradient(
+    device: Device, dout: Any, x: Any, weight: Any, stride: int, padding: int, through_relu: bool = False
+) -> Any:
+    """dx of conv2d_backward."""
     # Each output saw a patch of inputs; sending its gradient back to that patch is a transposed convolution.
     dx = correlate_transposed(device, dout, weight, x.shape, stride, padding, gate=x if through_relu else None)
-    if dx is None:
-        dx = device.empty(x.shape, x.dtype)
-        device.launch_for_each("conv2d_backward_input_naive", dx.size, (dout, weight, dx, *sizes, stride, padding))
-        dx = relu_backward(device, dx, x) if through_relu else dx
-    return dx, dweight, dbias
+    if dx is not None:
+        return dx
+    dx = device.empty(x.shape, x.dtype)
+    arguments = (dout, weight, dx, *_sizes(x, weight, stride, padding), stride, padding)
+    device.launch_for_each("conv2d_backward_input_naive", dx.size, arguments)
+    return relu_backward(device, dx, x) if through_relu else dx
 
 
 def bias_gradient(device: Device, dout: Any, dbias: Any) -> None:

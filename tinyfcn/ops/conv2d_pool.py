@@ -5,7 +5,7 @@ from typing import Any
 from tinyfcn.devices.device import Device
 from tinyfcn.ops.add import add as add_up
 from tinyfcn.ops.checks import expect_shape
-from tinyfcn.ops.conv2d import conv2d, conv2d_backward, output_shape
+from tinyfcn.ops.conv2d import conv2d, input_gradient, output_shape, weight_gradient
 from tinyfcn.ops.correlation import correlate, correlate_transposed, correlate_weight
 from tinyfcn.ops.max_pool2d import max_pool2d, max_pool2d_backward
 from tinyfcn.ops.relu import relu_backward
@@ -56,17 +56,20 @@ def conv2d_pool_backward(
     if add is not None:
         expect_shape("conv2d_pool_backward: add", add, x.shape)
     with device.beside():  # only the optimiser needs them
-        is_done = correlate_weight(device, dsum, x, dweight, dbias, 1, 0, winner)
-    gate = x if through_relu else None
+        has_weight = correlate_weight(device, dsum, x, dweight, dbias, 1, 0, winner)
     dx = None
-    if need_dx and is_done:
-        dx = correlate_transposed(
-            device, dsum, weight, x.shape, 1, 0, add=add, gate=gate, winner=winner, size=(height, width)
-        )
-    if is_done and (dx is not None or not need_dx):
+    if need_dx:
+        gate, size = x if through_relu else None, (height, width)
+        dx = correlate_transposed(device, dsum, weight, x.shape, 1, 0, add=add, gate=gate, winner=winner, size=size)
+    needs_input = need_dx and dx is None
+    if has_weight and not needs_input:
         return dx, dweight, dbias
+
     dout = max_pool2d_backward(device, dsum, winner, (n, o, height, width))
-    dx, _, _ = conv2d_backward(device, dout, x, weight, 1, 0, need_dx, (dweight, dbias))
-    if need_dx and add is not None:
-        dx = add_up(device, dx, add)
-    return relu_backward(device, dx, x) if need_dx and through_relu else dx, dweight, dbias
+    if not has_weight:
+        weight_gradient(device, dout, x, dweight, dbias, 1, 0)
+    if needs_input:
+        dx = input_gradient(device, dout, x, weight, 1, 0)
+        dx = dx if add is None else add_up(device, dx, add)
+        dx = relu_backward(device, dx, x) if through_relu else dx
+    return dx, dweight, dbias
