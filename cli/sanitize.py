@@ -73,8 +73,9 @@ def sanitize(kernel: str | None, seeds: int) -> None:
             )
     disorder = conflicts_in_steps() if kernel is None else {}
     for network, lines in disorder.items():
-        click.echo(f"\na training step of {network}, launches that may run at the same time: ", nl=False)
-        click.echo("\n  ".join([counted(len(lines), "conflict"), *lines]), nl=False)
+        found = counted(len(lines), "conflict")
+        click.echo(f"\na training step of {network}, launches that may run at the same time: {found}")
+        for line in lines:
+            click.echo(f"  {line}")
     click.echo(f"\n{counted(len(verdicts), 'kernel')}, {counted(len(report.findings), 'finding')}")
-    found = report.findings or {*verdicts.values()} != {NO_FINDING} or any(disorder.values())
-    sys.exit(1 if found else 0)
+    sys.exit(1 if report.findings or {*verdicts.values()} != {NO_FINDING} or any(disorder.values()) else 0)

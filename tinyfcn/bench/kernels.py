@@ -324,7 +324,8 @@ def copies_of(size: int) -> int:
 def repeated(device: Device, launches: Sequence[Launch]) -> tuple[Callable[[], None], int]:
     """Runs launches many times over, on copies of their arrays by turns; and how many times."""
     copies = copies_of(size_of(launches))
-    sets = [{place: array.copy() for place, array in arrays_of(launches).items()} for _ in range(copies)]
+    kept = {place: device.to_numpy(array) for place, array in arrays_of(launches).items()}
+    sets = [{place: device.asarray(array) for place, array in kept.items()} for _ in range(copies)]
     times = ceil_div(FEWEST_LAUNCHES, copies)
 
     def work() -> None:

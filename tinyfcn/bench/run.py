@@ -82,11 +82,7 @@ class Bench:
         return found | {"quick": self.plan is QUICK}
 
     def steps(self) -> Iterator[dict[str, Any]]:
-        """Of the classifier and of skip at each batch: the step, ours and PyTorch's in every mode, and the ratios.
-
-        Raises:
-            TinyfcnError: two programs that should do the same do not.
-        """
+        """Of the classifier and of skip at each batch: the step, ours and PyTorch's in every mode, and the ratios."""
         plan = self.plan
         tasks = [Task("classifier", plan.classifier_batch), *(Task("skip", batch) for batch in plan.batches)]
         for task in tasks:

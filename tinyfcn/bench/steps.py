@@ -157,7 +157,7 @@ class Step:
         """Back to before the first step."""
         self.network.load(self.initial)
         for array in (self.state.m, self.state.v, self.state.step):
-            array[...] = self.ops.asarray(np.zeros(array.shape, array.dtype))
+            self.ops.write(array, np.zeros(array.shape, array.dtype))
         self.done = 0
 
     def trace(self) -> Trace:

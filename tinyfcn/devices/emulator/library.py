@@ -120,8 +120,9 @@ class Library:
         check: bool,
     ) -> "Outcome":
         """Runs a kernel. `memory`: what it may use, in the order of _Region's fields but for the records."""
-        # A kernel takes an array's address (None: 0) or a number; the launch wants a pointer to each.
-        values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a or np.uint64(0)) for a in arguments]
+        # A kernel takes an array's address (of none 0) or a number; the launch wants a pointer to each.
+        given = (np.uint64(0) if a is None else a for a in arguments)
+        values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in given]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         records = [np.zeros(size // unit if check else 0, RECORD) for _, _, size, unit, _, _ in memory]
         regions = (_Region * len(memory))(
