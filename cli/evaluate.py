@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tinyfcn.cli.options import FOLDER, data_options, device_option
-from tinyfcn.pictures import class_names
+from tinyfcn.images import class_names
 from tinyfcn.training import evaluate_run
 
 

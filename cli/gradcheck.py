@@ -4,10 +4,10 @@ import sys
 
 import click
 
+from tinyfcn.checks.gradcheck import TOLERANCES, check_all, operations
 from tinyfcn.cli.options import DEVICES
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.gradcheck import TOLERANCES, check_all, operations
 from tinyfcn.operations import Operations, on
 
 

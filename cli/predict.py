@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from tinyfcn.cli.options import FOLDER, device_option
+from tinyfcn.images import class_names, read_image, save_prediction
 from tinyfcn.model import load
-from tinyfcn.pictures import class_names, read_picture, save_prediction
 
 
 @click.command(short_help="Name the digits in any picture.")
@@ -31,7 +31,7 @@ def predict(run: Path, images: tuple[Path, ...], out: Path, invert: bool | None,
     """
     model = load(run, device)
     for image in images:
-        picture = read_picture(image, invert, lambda text: click.echo(text, err=True))
+        picture = read_image(image, invert, lambda text: click.echo(text, err=True))
         labels, masks = model.predict(picture, str(image))
         if min(picture.shape) < model.network.receptive_field:
             square = f"{model.network.receptive_field}x{model.network.receptive_field}"

@@ -6,10 +6,10 @@ import click
 from rich.console import Console
 from rich.progress import track
 
+from tinyfcn.checks.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, conflicts_in_steps, counted
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.kernel_source import KERNELS
-from tinyfcn.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, conflicts_in_steps, counted
 
 
 @click.command(short_help="Check what every kernel does in memory.")

@@ -93,16 +93,16 @@ __device__ inline void add_splits(float (&sums)[COUNT], int split, int member) {
     }
 }
 
-// What is written of a sum: 0 where a ReLU cuts it off, or a gate is not open. A NaN is passed on.
+// What is written of a sum: 0 where a ReLU cuts it off, or a relu_mask is not open. A NaN is passed on.
 __device__ inline float finished(float sum, int relu, bool is_open) {
     return (relu && sum < 0.0f) || !is_open ? 0.0f : sum;
 }
 
 // Writes the outputs of COUNT neighbouring pixels, the first in column `left` of a row of `width`, which may stick out
-// on both sides: sum + bias (+ add), through a ReLU if `relu`, 0 where gate is not above 0. add and gate may be null.
-// All pointers are to the first pixel's place; add, gate and y are of one shape, and begin where a float4 may.
+// on both sides: sum + bias (+ add), through a ReLU if `relu`, 0 where relu_mask is not above 0. add and relu_mask may be null.
+// All pointers are to the first pixel's place; add, relu_mask and y are of one shape, and begin where a float4 may.
 template <int COUNT>
-__device__ inline void finish_row(const float* sums, float bias, const float* add, const float* gate, int relu,
+__device__ inline void finish_row(const float* sums, float bias, const float* add, const float* relu_mask, int relu,
                                   float* y, int left, int width) {
     if (COUNT % 4 == 0 && left % 4 == 0 && width % 4 == 0) {
 #pragma unroll
@@ -110,7 +110,7 @@ __device__ inline void finish_row(const float* sums, float bias, const float* ad
             if (!within(left + k, width)) continue;
             float added[4] = {}, gates[4] = {1.0f, 1.0f, 1.0f, 1.0f}, values[4];
             if (add) load_row<4, true>(added, add + k);
-            if (gate) load_row<4, true>(gates, gate + k);
+            if (relu_mask) load_row<4, true>(gates, relu_mask + k);
 #pragma unroll
             for (int i = 0; i < 4; ++i) values[i] = finished(sums[k + i] + bias + added[i], relu, gates[i] > 0.0f);
             *reinterpret_cast<float4*>(y + k) = make_float4(values[0], values[1], values[2], values[3]);
@@ -120,5 +120,5 @@ __device__ inline void finish_row(const float* sums, float bias, const float* ad
 #pragma unroll
     for (int k = 0; k < COUNT; ++k)
         if (within(left + k, width))
-            y[k] = finished(sums[k] + bias + (add ? add[k] : 0.0f), relu, !gate || gate[k] > 0.0f);
+            y[k] = finished(sums[k] + bias + (add ? add[k] : 0.0f), relu, !relu_mask || relu_mask[k] > 0.0f);
 }

@@ -12,8 +12,8 @@
 //   dx             (N,C,H,W)                out  (input)
 //   dweight        (O,C,KH,KW)              out  (weight)
 //   dbias          (O)                      out  (bias)
-//   add, gate      (N,O,OH,OW)    in                       may be null, see finish_row in common.cuh
-//   winner         (N,O,OH/2,OW/2)  out     in   (weight)  may be null, see max_pool2d.cu
+//   add, relu_mask      (N,O,OH,OW)    in                       may be null, see finish_row in common.cuh
+//   max_index         (N,O,OH/2,OW/2)  out     in   (weight)  may be null, see max_pool2d.cu
 //   partials       (splits,length)          out  (weight)  see below
 //
 //   kernel                          grid                  block   global reads a thread            writes
@@ -48,7 +48,7 @@
 //             PICTURES where one has few pixels, and SPLITS that share the input channels and are added up at the end
 //   shared    of CHUNK input channels at a time, the tile of x that the block sees, 0 outside the picture, and the
 //             taps, the weights with the output channel last: what a float4 holds is 4 channels of one weight
-//   at last   y = sum + bias + add, through a ReLU if `relu`, 0 where gate is not above 0. With `winner`, which wants
+//   at last   y = sum + bias + add, through a ReLU if `relu`, 0 where relu_mask is not above 0. With `max_index`, which wants
 //             ROWS 2, instead the ReLU's maximum over 2x2 pixels, and which it was: the thread has all four.
 //
 // The layer `context` of 16 pictures, 3x3, 32 -> 32 channels, 14x19 outputs: a block of TX 5 * GROUPS 8 * SPLITS 4 = 160
@@ -80,11 +80,11 @@
 //
 // Sums of all blocks add up to a weight's gradient, but no block can wait for another. So each of `splits` has a share of
 // the tiles and writes its sums into partials (splits, length), length = all weights and then the biases; and
-// conv2d_sum_partials adds them up, in their order. With `winner`, coarse is the gradient of a 2x2 max-pooling's outputs,
+// conv2d_sum_partials adds them up, in their order. With `max_index`, coarse is the gradient of a 2x2 max-pooling's outputs,
 // as in conv_transpose2d.cu.
 //
 // conv2d_forward is also conv_transpose2d's gradient of x, a convolution of dout. conv2d's own is a transposed one of
-// dout: conv_transpose2d_forward of conv_transpose2d.cu. Which tiles: tinyfcn/ops/correlation.py.
+// dout: conv_transpose2d_forward of conv_transpose2d.cu. Which tiles: tinyfcn/ops/fast_conv.py.
 //
 // Read next: conv_transpose2d.cu, the same two sums with forward and backward exchanged.
 
@@ -175,8 +175,8 @@ template <int C, int O, int KH, int KW, int STRIDE, int ROWS, int COLUMNS, int T
 __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
     conv2d_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y, int N, int H,
                    int W, int OH, int OW, int padding, int relu, const float* __restrict__ bias = nullptr,
-                   const float* __restrict__ add = nullptr, const float* __restrict__ gate = nullptr,
-                   int* __restrict__ winner = nullptr) {
+                   const float* __restrict__ add = nullptr, const float* __restrict__ relu_mask = nullptr,
+                   int* __restrict__ max_index = nullptr) {
     constexpr int MEMBERS = TX * TY * GROUPS * PICTURES, THREADS = MEMBERS * SPLITS;
     constexpr int OUTPUTS = round_up(ceil_div(O, GROUPS), 4);  // channels of a thread
     constexpr int PITCH = pitch_of(GROUPS * OUTPUTS);
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
         if (channel >= O) continue;
         float each = bias ? bias[channel] : 0.0f;
         if constexpr (ROWS == 2 && COLUMNS % 2 == 0) {
-            if (winner) {
+            if (max_index) {
 #pragma unroll
                 for (int p = 0; p < COLUMNS; p += 2) {
                     if (i / 2 >= OH / 2 || (j + p) / 2 >= OW / 2) continue;
@@ -259,7 +259,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
                     }
                     int element = ((n * O + channel) * (OH / 2) + i / 2) * (OW / 2) + (j + p) / 2;
                     y[element] = largest;
-                    winner[element] = (i + best / 2) * OW + j + p + best % 2;
+                    max_index[element] = (i + best / 2) * OW + j + p + best % 2;
                 }
                 continue;
             }
@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
             if (i + r >= OH) continue;
             int element = ((n * O + channel) * OH + i + r) * OW + j;
             finish_row<COLUMNS>(sums + (o * ROWS + r) * COLUMNS, each, add ? add + element : nullptr,
-                                gate ? gate + element : nullptr, relu, y + element, j, OW);
+                                relu_mask ? relu_mask + element : nullptr, relu, y + element, j, OW);
         }
     }
 }
@@ -298,7 +298,7 @@ template <int KH, int KW, int STRIDE, int A_EACH, int B_EACH, int A_LANES, int B
 __global__ void __launch_bounds__(A_LANES* B_LANES* KH* GROUPS_X* GROUPS_Y, 2)
     conv2d_backward_weight(const float* __restrict__ coarse, const float* __restrict__ fine,
                            float* __restrict__ partials, int N, int A, int OH, int OW, int B, int H, int W,
-                           int padding, int bias_of, const int* __restrict__ winner = nullptr) {
+                           int padding, int bias_of, const int* __restrict__ max_index = nullptr) {
     constexpr int GROUPS = GROUPS_X * GROUPS_Y, THREADS = A_LANES * B_LANES * KH * GROUPS;
     constexpr int A_TILE = A_LANES * A_EACH, B_TILE = B_LANES * B_EACH;  // channels of a block
     constexpr int SEEN = round_up(3 * STRIDE + (KW > STRIDE ? KW : STRIDE), 4);  // floats of fine for four places
@@ -322,7 +322,7 @@ __global__ void __launch_bounds__(A_LANES* B_LANES* KH* GROUPS_X* GROUPS_Y, 2)
     int group = threadIdx.x / (KH * B_LANES * A_LANES);  // 0 .. GROUPS - 1
     int first_b = blockIdx.x * B_TILE;  // 0 .. B - 1
     int down = ceil_div(OH, ROWS), across = ceil_div(OW, COLUMNS), tiles = ceil_div(N, PICTURES) * down * across;
-    int plane = winner ? (OH / 2) * (OW / 2) : OH * OW;  // places of a channel of coarse
+    int plane = max_index ? (OH / 2) * (OW / 2) : OH * OW;  // places of a channel of coarse
 
     float sums[A_EACH][B_EACH][KW] = {};
     float bias = 0.0f;  // the thread's share of one channel's sum
@@ -333,12 +333,12 @@ __global__ void __launch_bounds__(A_LANES* B_LANES* KH* GROUPS_X* GROUPS_Y, 2)
         __syncthreads();  // until nobody reads the last tile any more
         for (int k = threadIdx.x; k < PLACES; k += THREADS) {
             int j = left + k % COLUMNS, i = top + k / COLUMNS % ROWS, n = first_n + k / (COLUMNS * ROWS);
-            bool is_there = n < N && i < OH && j < OW && !(winner && (i / 2 >= OH / 2 || j / 2 >= OW / 2));
-            int from = is_there ? n * A * plane + (winner ? i / 2 * (OW / 2) + j / 2 : i * OW + j) : 0;
+            bool is_there = n < N && i < OH && j < OW && !(max_index && (i / 2 >= OH / 2 || j / 2 >= OW / 2));
+            int from = is_there ? n * A * plane + (max_index ? i / 2 * (OW / 2) + j / 2 : i * OW + j) : 0;
 #pragma unroll 8
             for (int a = 0; a < A_TILE; ++a) {
                 float value = is_there && a < A ? coarse[from + a * plane] : 0.0f;
-                if (winner && is_there && a < A && winner[from + a * plane] != i * OW + j) value = 0.0f;
+                if (max_index && is_there && a < A && max_index[from + a * plane] != i * OW + j) value = 0.0f;
                 coarse_tile[a * COARSE_PLANE + k] = value;
             }
         }

@@ -12,8 +12,8 @@
 //   dout           (N,O,OH,OW)              in
 //   dx             (N,C,H,W)                out  (input)
 //   dweight        (C,O,KH,KW)              out  (weight)
-//   add, gate      (N,O,OH,OW)    in                       may be null, see below
-//   winner         (N,C,H/2,W/2)  in                       may be null, see below
+//   add, relu_mask      (N,O,OH,OW)    in                       may be null, see below
+//   max_index         (N,C,H/2,W/2)  in                       may be null, see below
 //
 //   kernel                                    grid                  block   global reads a thread          writes
 //   conv_transpose2d_forward_naive            ceil(N*O*OH*OW/256)   256     2*C*KH*KW / stride^2 + 1       1
@@ -44,14 +44,14 @@
 //             PICTURES where one has few pixels, and SPLITS that share the input channels and are added up at the end
 //   shared    of CHUNK input channels at a time, the tile of x that the block needs, 0 outside the picture, and the
 //             taps, the weights with the output channel last: what a float4 holds is 4 channels of one weight
-//   at last   y = sum + bias + add, through a ReLU if `relu`, 0 where gate is not above 0 (finish_row in common.cuh).
+//   at last   y = sum + bias + add, through a ReLU if `relu`, 0 where relu_mask is not above 0 (finish_row in common.cuh).
 //             So bias, skip connection and ReLU cost no pass over memory of their own.
 //
-// It is also conv2d's gradient of x, which is a transposed convolution of dout; gate then is x, where x came out of a
-// ReLU. With `winner`, x is the gradient of a 2x2 max-pooling's outputs, and is put back to where they came from on its
+// It is also conv2d's gradient of x, which is a transposed convolution of dout; relu_mask then is x, where x came out of a
+// ReLU. With `max_index`, x is the gradient of a 2x2 max-pooling's outputs, and is put back to where they came from on its
 // way into the tile: the full-size gradient, three quarters of it 0, never exists in memory.
 //
-// The gradient of x is a convolution of dout: conv2d_forward of conv2d.cu. Which tiles: tinyfcn/ops/correlation.py.
+// The gradient of x is a convolution of dout: conv2d_forward of conv2d.cu. Which tiles: tinyfcn/ops/fast_conv.py.
 //
 // In tinyfcn/networks/skip.py two of these bring 14x19 back to 64x84. Read next: softmax_cross_entropy.cu.
 
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
     conv_transpose2d_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y,
                              int N, int H, int W, int OH, int OW, int padding, int relu,
                              const float* __restrict__ bias = nullptr, const float* __restrict__ add = nullptr,
-                             const float* __restrict__ gate = nullptr, const int* __restrict__ winner = nullptr) {
+                             const float* __restrict__ relu_mask = nullptr, const int* __restrict__ max_index = nullptr) {
     constexpr int MEMBERS = TX * TY * GROUPS * PICTURES, THREADS = MEMBERS * SPLITS;
     constexpr int OUTPUTS = round_up(ceil_div(O, GROUPS), 4);  // channels of a thread
     constexpr int PITCH = pitch_of(GROUPS * OUTPUTS);
@@ -164,11 +164,11 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
             int i = top - (TAPS_H - 1) + k / TILE_W % TILE_H;
             int j = left - (TAPS_W - 1) + k % TILE_W;
             float value = 0.0f;
-            if (!winner) {
+            if (!max_index) {
                 if (from < N && within(i, H) && within(j, W)) value = x[((from * C + c) * H + i) * W + j];
             } else if (from < N && within(i, H / 2 * 2) && within(j, W / 2 * 2)) {
                 int pooled = ((from * C + c) * (H / 2) + i / 2) * (W / 2) + j / 2;
-                if (winner[pooled] == i * W + j) value = x[pooled];
+                if (max_index[pooled] == i * W + j) value = x[pooled];
             }
             tile[k] = value;
         }
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* PICTURES* SPLITS, 2)
         if (channel >= O) continue;
         int element = ((n * O + channel) * OH + h) * OW + w;
         finish_row<COLUMNS * STRIDE>(sums + o * COLUMNS * STRIDE, bias ? bias[channel] : 0.0f,
-                                     add ? add + element : nullptr, gate ? gate + element : nullptr, relu, y + element,
+                                     add ? add + element : nullptr, relu_mask ? relu_mask + element : nullptr, relu, y + element,
                                      w, OW);
     }
 }

@@ -6,7 +6,7 @@
 //   array          shape            forward   backward
 //   x              (N,C,H,W)        in
 //   y              (N,C,OH,OW)      out
-//   winner         (N,C,OH,OW)      out       in       h*W + w of the maximum; of equals, the first
+//   max_index         (N,C,OH,OW)      out       in       h*W + w of the maximum; of equals, the first
 //   dout           (N,C,OH,OW)                in
 //   dx             (N,C,H,W)                  out
 //
@@ -14,10 +14,10 @@
 //   max_pool2d_forward     ceil(N*C*OH*OW/256)   256     size^2 + 1                      2
 //   max_pool2d_backward    ceil(N*C*H*W/256)     256     up to 2*ceil(size/stride)^2     1
 //
-// The derivative of a maximum is 1 for the winner and 0 for the others, so a gradient goes to the winner alone. Ties are
+// The derivative of a maximum is 1 for the max_index and 0 for the others, so a gradient goes to the max_index alone. Ties are
 // no rarity: after a ReLU whole windows are 0. Then the first in reading order wins, here and in the reference.
 //
-//   x  1 3 | 0 0      y  3 0      winner  1 2      dout  a b      dx  0 a b 0
+//   x  1 3 | 0 0      y  3 0      max_index  1 2      dout  a b      dx  0 a b 0
 //      2 0 | 0 0                                                      0 0 0 0
 //
 // Windows overlap where stride < size: then a pixel may have won several, and its thread asks each that covers it.
@@ -28,7 +28,7 @@
 // Read next: conv2d.cu, on a first reading its naive kernels.
 
 extern "C" __global__ void max_pool2d_forward(const float* __restrict__ x, float* __restrict__ y,
-                                              int* __restrict__ winner, int N, int C, int H, int W, int OH, int OW,
+                                              int* __restrict__ max_index, int N, int C, int H, int W, int OH, int OW,
                                               int size, int stride) {
     int element = thread_number();  // 0 .. N*C*OH*OW - 1, and the last block's surplus
     if (element >= N * C * OH * OW) return;
@@ -48,10 +48,10 @@ extern "C" __global__ void max_pool2d_forward(const float* __restrict__ x, float
             }
         }
     y[element] = largest;
-    winner[element] = best;
+    max_index[element] = best;
 }
 
-extern "C" __global__ void max_pool2d_backward(const float* __restrict__ dout, const int* __restrict__ winner,
+extern "C" __global__ void max_pool2d_backward(const float* __restrict__ dout, const int* __restrict__ max_index,
                                                float* __restrict__ dx, int N, int C, int H, int W, int OH, int OW,
                                                int size, int stride) {
     int element = thread_number();  // 0 .. N*C*H*W - 1, and the last block's surplus
@@ -69,7 +69,7 @@ extern "C" __global__ void max_pool2d_backward(const float* __restrict__ dout, c
             int i = row / stride;
             int j = column / stride;
             if (i >= OH || j >= OW) continue;
-            if (winner[first + i * OW + j] == h * W + w) sum += dout[first + i * OW + j];
+            if (max_index[first + i * OW + j] == h * W + w) sum += dout[first + i * OW + j];
         }
     dx[element] = sum;
 }

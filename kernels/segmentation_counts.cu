@@ -25,12 +25,12 @@
 //
 // Read next: tinyfcn/metrics.py, which turns the counts into figures.
 
-constexpr int MOST_CLASSES = 32;
+constexpr int MAX_CLASSES = 32;
 
 extern "C" __global__ void segmentation_counts(const float* __restrict__ logits, const int* __restrict__ labels,
                                                int* __restrict__ confusion, int* __restrict__ overlap, int K, int S,
                                                int F, float threshold) {
-    __shared__ int pixels[MOST_CLASSES * MOST_CLASSES];
+    __shared__ int pixels[MAX_CLASSES * MAX_CLASSES];
     __shared__ int pairs[2];
     int n = blockIdx.x;  // 0 .. N - 1
     for (int cell = threadIdx.x; cell < K * K; cell += blockDim.x) pixels[cell] = 0;

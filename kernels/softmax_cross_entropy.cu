@@ -50,7 +50,7 @@
 // Read next: adam.cu.
 
 constexpr int LOSS_THREADS = 256;  // a block of softmax_cross_entropy
-constexpr int MOST_PARTS = 512;    // blocks: 4 on each of 132 multiprocessors, and 16 parts for each lane of one warp
+constexpr int MAX_PARTS = 512;    // blocks: 4 on each of 132 multiprocessors, and 16 parts for each lane of one warp
 
 extern "C" __global__ void softmax(const float* __restrict__ logits, float* __restrict__ p, int N, int K, int S) {
     int place = thread_number();  // 0 .. N*S - 1, and the last block's surplus
@@ -147,8 +147,8 @@ extern "C" __global__ void softmax_cross_entropy_mean(const float* __restrict__ 
                                                       int count) {
     float sum = 0.0f;
 #pragma unroll  // all reads under way at once
-    for (int first = 0; first < MOST_PARTS; first += 32) {
-        int part = first + threadIdx.x;  // 0 .. MOST_PARTS - 1
+    for (int first = 0; first < MAX_PARTS; first += 32) {
+        int part = first + threadIdx.x;  // 0 .. MAX_PARTS - 1
         sum += part < count ? parts[part] : 0.0f;
     }
     for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_down_sync(0xffffffff, sum, distance);

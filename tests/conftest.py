@@ -8,8 +8,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # No test downloads anything; those of the download itself take this back and use a mirror on loopback.
 os.environ["TINYFCN_OFFLINE"] = "1"
 
-import planting
 import pytest
+from helpers import planting
 from hypothesis import settings
 
 import tinyfcn

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tinyfcn.files import make_folder, new_file
-from tinyfcn.pictures import PALETTE, WAY_OUT, class_colours, class_names
+from tinyfcn.images import PALETTE, WAY_OUT, class_colours, class_names
 
 DPI = 160
 MARGIN, HEADER = 40, 150  # pixels: around a figure; above its first panel, for title and note
@@ -207,14 +207,14 @@ def score_map(path: str | Path, picture: np.ndarray, scores: np.ndarray, field: 
     """
     left = (field - stride - 1) / 2  # of the first cell, which covers the middle of the first window
     extent = (left, left + stride * scores.shape[2], left + stride * scores.shape[1], left)
-    winner, sure = scores.argmax(axis=0), scores.max(axis=0)
+    max_index, sure = scores.argmax(axis=0), scores.max(axis=0)
     title = "The classifier slid over a picture, before any FCN training"
     note = f"each cell stands for the {field}x{field} window around it; windows are {stride} pixels apart"
     with _page(path, 1800, 1580, title, note) as figure:
         window = _map_axes(figure, MARGIN, HEADER + 40, 848, picture, "the picture and the first window")
         read = _map_axes(figure, 912, HEADER + 40, 848, picture // 3, "the digit read, darker if unsure")
-        read.imshow(PALETTE[winner], extent=extent, alpha=0.9 * sure)
-        for (i, j), digit in np.ndenumerate(winner):
+        read.imshow(PALETTE[max_index], extent=extent, alpha=0.9 * sure)
+        for (i, j), digit in np.ndenumerate(max_index):
             place = (left + (j + 0.5) * stride, left + (i + 0.5) * stride)
             colour = "black" if sure[i, j] > 0.75 else "white"
             read.text(*place, digit, ha="center", va="center_baseline", size=9, color=colour)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from tinyfcn.errors import CheckpointError
+from tinyfcn.images import predict_image
 from tinyfcn.networks import Design, Network
 from tinyfcn.operations import on
-from tinyfcn.pictures import predict_picture
 from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors
 
 
@@ -41,7 +41,7 @@ class Model:
         """
         if self.design.name == "classifier":
             raise CheckpointError("a classifier names whole digits and makes no masks: predict with an FCN's run")
-        return predict_picture(self.probabilities, picture, self.network.receptive_field, name=name)
+        return predict_image(self.probabilities, picture, self.network.receptive_field, name=name)
 
 
 def load(run: str | Path, device: str = "auto") -> Model:

@@ -33,9 +33,9 @@ class Operations:
     def __repr__(self) -> str:
         return f"tinyfcn.on({self.device_name!r})"
 
-    def beside(self) -> AbstractContextManager[None]:
+    def side_stream(self) -> AbstractContextManager[None]:
         """What is done inside may be done at the same time as what follows, up to the next `join`: Device.beside."""
-        return self.device.beside() if self.device else nullcontext()
+        return self.device.side_stream() if self.device else nullcontext()
 
     def join(self) -> None:
         """What follows needs the results of what was done `beside`."""

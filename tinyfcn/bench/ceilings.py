@@ -7,8 +7,8 @@ import numpy as np
 from tinyfcn.bench.timing import Clock, Patience, in_turn
 from tinyfcn.devices.device import Device
 from tinyfcn.errors import TinyfcnError
-from tinyfcn.ops.ceilings import copy, multiply_add
-from tinyfcn.reference import ceilings as reference
+from tinyfcn.ops.peak import copy, multiply_add
+from tinyfcn.reference import peak as reference
 
 COPIED = 1 << 27  # floats, 512 MB: several times what a cache holds
 THREADS = 1 << 20  # more than any card runs at once
@@ -36,11 +36,11 @@ def measure(
     numbers = random.random(max(copied, threads), np.float32)
     to_copy, starts = device.asarray(numbers[:copied]), device.asarray(numbers[:threads])
     if not np.array_equal(device.to_numpy(copy(device, to_copy)), numbers[:copied]):
-        raise TinyfcnError("ceilings_copy gives a wrong copy: its time would say nothing")
+        raise TinyfcnError("peak_copy gives a wrong copy: its time would say nothing")
     found = device.to_numpy(multiply_add(device, starts, SCALE, SHIFT, rounds))
     expected = reference.multiply_add(numbers[:threads].astype(np.float64), SCALE, SHIFT, rounds)
     if not np.allclose(found, expected, rtol=1e-3):
-        raise TinyfcnError("ceilings_multiply_add gives a wrong result: its time would say nothing")
+        raise TinyfcnError("peak_multiply_add gives a wrong result: its time would say nothing")
     work = {
         "copy": device.record(lambda: copy(device, to_copy)).replay,
         "multiply-add": device.record(lambda: multiply_add(device, starts, SCALE, SHIFT, rounds)).replay,

@@ -20,18 +20,18 @@ from tinyfcn import reference
 from tinyfcn.bench.resources import MULTIPROCESSORS, blocks_at_once, occupancy
 from tinyfcn.bench.steps import Batches, Step, Task
 from tinyfcn.bench.timing import Clock, Patience, Timing, in_turn
+from tinyfcn.checks.gradcheck import relative_error
 from tinyfcn.devices import nvrtc
 from tinyfcn.devices.device import Device, Launch, address
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import TinyfcnError
-from tinyfcn.gradcheck import relative_error
 from tinyfcn.operations import Operations
 
 READ_IN_PART = {"digits", "digit_labels"}  # arrays of which a launch reads little: a byte for each result at the most
 TOLERANCE = 1e-3  # between the fast and the naive form, each after all of its own step before
 COPIED_BYTES = 1 << 28  # of a part's arrays, all copies together: more than a cache holds
-FEWEST_COPIES, MOST_COPIES = 2, 64
-FEWEST_LAUNCHES = 20  # in a graph that is timed
+MIN_COPIES, MAX_COPIES = 2, 64
+MIN_LAUNCHES = 20  # in a graph that is timed
 
 
 @dataclass
@@ -318,7 +318,7 @@ def size_of(launches: Sequence[Launch]) -> int:
 
 def copies_of(size: int) -> int:
     """How many copies of its arrays, of so many bytes, a part takes turns with."""
-    return min(max(ceil_div(COPIED_BYTES, max(size, 1)), FEWEST_COPIES), MOST_COPIES)
+    return min(max(ceil_div(COPIED_BYTES, max(size, 1)), MIN_COPIES), MAX_COPIES)
 
 
 def repeated(device: Device, launches: Sequence[Launch]) -> tuple[Callable[[], None], int]:
@@ -326,7 +326,7 @@ def repeated(device: Device, launches: Sequence[Launch]) -> tuple[Callable[[], N
     copies = copies_of(size_of(launches))
     kept = {place: device.to_numpy(array) for place, array in arrays_of(launches).items()}
     sets = [{place: device.asarray(array) for place, array in kept.items()} for _ in range(copies)]
-    times = ceil_div(FEWEST_LAUNCHES, copies)
+    times = ceil_div(MIN_LAUNCHES, copies)
 
     def work() -> None:
         for arrays in sets * times:

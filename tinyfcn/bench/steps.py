@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyfcn.checks.gradcheck import relative_error
 from tinyfcn.data import Digits
 from tinyfcn.data.builtin_digits import draw_digits
 from tinyfcn.errors import TinyfcnError
-from tinyfcn.gradcheck import relative_error
 from tinyfcn.networks import Design, Network
 from tinyfcn.networks.network import views
 from tinyfcn.operations import Operations
@@ -37,7 +37,7 @@ SEED = 0
 RATE, BETA1, BETA2, EPSILON = 1e-4, 0.9, 0.999, 1e-8  # Adam's: their values make no step faster or slower
 SETS = 4  # batches, which take turns
 DRAWN, DIGITS = 500, 60_000  # digits that are drawn, and how many they are repeated to be: as many as MNIST has
-FEWEST_PICTURES = 256  # M2NIST pictures that batches are gathered from
+MIN_PICTURES = 256  # M2NIST pictures that batches are gathered from
 
 # How far apart two float32 programs that do the same may be after SETS steps, in norm, relative to the norm of the
 # loss, of Adam's mean of the gradients and of the way that the parameters have gone. Found were at most a tenth of
@@ -88,7 +88,7 @@ def batches_of(task: Task) -> Batches:
     digits = drawn_digits()
     pictures, labels = digits.images, digits.labels
     if task.design != "classifier":
-        composed, labels = compose_m2nist(pictures, labels, SEED, 0, max(FEWEST_PICTURES, task.batch))
+        composed, labels = compose_m2nist(pictures, labels, SEED, 0, max(MIN_PICTURES, task.batch))
         repeats = (1, task.scale, task.scale)
         pictures, labels = np.tile(as_bytes(composed), repeats), np.tile(labels.astype(np.uint8), repeats)
     order = np.random.default_rng(SEED).integers(0, len(pictures), (SETS, task.batch))

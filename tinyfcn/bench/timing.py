@@ -13,7 +13,7 @@ Run = Callable[[], Any]
 Clock = Callable[[Run, int], float]  # (what to run, how often) -> the seconds that all of it takes
 
 WARM_UP, WARM_ENOUGH = 3, 1.0  # runs before any is timed, and seconds after which no more of them are needed
-FEWEST_TURNS = 5
+MIN_TURNS = 5
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def in_turn(runs: Mapping[str, Run], clock: Clock, patience: Patience) -> dict[s
         for _ in range(2 if once < patience.shortest else 0):  # the second time by a better estimate
             counts[name] = max(1, round(patience.shortest / max(once, 1e-9)))
             once = clock(run, counts[name]) / counts[name]
-        turns = min(turns, max(FEWEST_TURNS, int(patience.seconds / max(once * counts[name], 1e-9))))
+        turns = min(turns, max(MIN_TURNS, int(patience.seconds / max(once * counts[name], 1e-9))))
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(turns):
         for name, run in runs.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.bench.kernels import FEWEST_LAUNCHES, Part
+from tinyfcn.bench.kernels import MIN_LAUNCHES, Part
 from tinyfcn.bench.torch_steps import Mode, settings
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.operations import Operations
@@ -58,7 +58,7 @@ def _pooled_backward(torch: Any, given: Given, what: str) -> Results:
 def _unpooled(torch: Any, given: Given, full: Any) -> Any:
     """The gradient of what the pooling took, of the shape of `full`."""
     window = ([2, 2], [2, 2], [0, 0], [1, 1], False)
-    return torch.ops.aten.max_pool2d_with_indices_backward(given["dsum"], full, *window, given["winner"])
+    return torch.ops.aten.max_pool2d_with_indices_backward(given["dsum"], full, *window, given["max_index"])
 
 
 def _cross_entropy(torch: Any, given: Given, what: str) -> Results:
@@ -133,7 +133,7 @@ class Equivalent:
         if not self.on_gpu:
             turns = cycle(sets)
             return lambda: self.function(next(turns)), 1
-        times = ceil_div(FEWEST_LAUNCHES, copies)
+        times = ceil_div(MIN_LAUNCHES, copies)
 
         def work() -> None:
             for given in sets * times:

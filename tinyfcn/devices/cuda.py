@@ -70,7 +70,7 @@ def why_not() -> str | None:
 
 
 SIDE_STREAMS = 4  # for launches that run beside others
-MOST_COMPILERS = 8  # at once; each takes some hundred megabytes
+MAX_COMPILERS = 8  # at once; each takes some hundred megabytes
 
 
 @dataclass
@@ -146,7 +146,7 @@ class Cuda(Device):
                 self._function(kernel)
 
         missing = {kernel.expression: kernel for kernel in kernels if kernel.expression not in self._functions}
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_COMPILERS)) as pool:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_COMPILERS)) as pool:
             for _ in pool.map(compile_one, missing.values()):
                 pass  # asks for the result, and so raises what the thread raised
 

@@ -116,7 +116,7 @@ class Device(ABC):
         return recording
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def side_stream(self) -> Iterator[None]:
         """Launches inside may run at the same time as those that follow, up to the next `join`.
 
         They do where the step is a recording on a GPU. Elsewhere launches come one after another.

@@ -1,7 +1,7 @@
 """The layers that the classifier and every FCN begin with: two convolutions, each with ReLU and max-pooling.
 
 layer    kernel     28x28      64x84
-conv1    5x5, 8     8,24,24    8,60,80    not kept: pool1 and its winners say all of it that backward needs
+conv1    5x5, 8     8,24,24    8,60,80    not kept: pool1 and its max indices say all of it that backward needs
 pool1    2x2 / 2    8,12,12    8,30,40
 conv2    3x3, 8     8,10,10    8,28,38    not kept
 pool2    2x2 / 2    8,5,5      8,14,19
@@ -18,20 +18,23 @@ def encode(network: Network, x: Any) -> Any:
     """pool2 (N, 8, h, w) from x (N, 1, H, W); h = ((H - 4) // 2 - 2) // 2. Keeps what `encode_backward` needs."""
     ops, out = network.ops, network.outputs
     out["x"] = x
-    out["pool1"], out["winner1"] = ops.conv2d_pool(x, *network.weights("conv1"))
-    out["pool2"], out["winner2"] = ops.conv2d_pool(out["pool1"], *network.weights("conv2"))
+    out["pool1"], out["max_index1"] = ops.conv2d_pool(x, *network.weights("conv1"))
+    out["pool2"], out["max_index2"] = ops.conv2d_pool(out["pool1"], *network.weights("conv2"))
     return out["pool2"]
 
 
 def encode_backward(network: Network, dpool2: Any, dpool1_from_skip: Any | None = None) -> None:
-    """The gradients of conv1 and conv2, given those of what pool2's ReLU took, at the winners, and of pool1 from a skip
-    connection, where one leaves it: pool1 then was used twice, and its gradients add up."""
+    """The gradients of conv1 and conv2, given dpool2, the gradient of conv2's pre-activation at each max index.
+
+    dpool1_from_skip: the gradient of pool1 from a skip connection, where the design has one. The two gradients of
+    pool1 add up.
+    """
     ops, out, d = network.ops, network.outputs, network.output_gradients
     parameter, into = network.parameter, network.gradient_out
     d["pool2"] = dpool2
     d["pool1"], _, _ = ops.conv2d_pool_backward(
         d["pool2"],
-        out["winner2"],
+        out["max_index2"],
         out["pool1"],
         parameter["conv2.weight"],
         out=into("conv2"),
@@ -39,5 +42,5 @@ def encode_backward(network: Network, dpool2: Any, dpool1_from_skip: Any | None 
         add=dpool1_from_skip,
     )
     ops.conv2d_pool_backward(
-        d["pool1"], out["winner1"], out["x"], parameter["conv1.weight"], need_dx=False, out=into("conv1")
+        d["pool1"], out["max_index1"], out["x"], parameter["conv1.weight"], need_dx=False, out=into("conv1")
     )

@@ -23,7 +23,7 @@ class Network(ABC):
     parameter["conv1.weight"] and gradient["conv1.weight"] are views of the flat arrays `parameters` and `gradients`,
     so that Adam updates all of them in one launch. After `forward`, outputs["pool1"] is what a layer put out; after
     `backward`, output_gradients["pool1"] is the loss's gradient with respect to what its ReLU took (of a pooling: at
-    the winners), or to its output where it has no ReLU.
+    the max indices), or to its output where it has no ReLU.
 
     Args:
         ops: where to compute.

@@ -63,7 +63,7 @@ class Skip(Network):
     def forward(self, x: Any) -> Any:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
-        with ops.beside():  # what the skips add is not needed before the map has grown
+        with ops.side_stream():  # what the skips add is not needed before the map has grown
             seen1 = ops.conv2d(out["pool1"], *self.weights("skip1"))
             seen0 = ops.conv2d(x, *self.weights("skip0"))
         out["dense32"] = ops.conv2d(pool2, *self.weights("dense32"), padding=2, relu=True)

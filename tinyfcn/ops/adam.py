@@ -10,7 +10,7 @@ from tinyfcn.reference.adam import AdamState
 def adam_schedule(device: Device, state: AdamState) -> None:
     """Works out `state.rates` of the step that comes, beside whatever is launched before its `adam_step`."""
     s = state
-    with device.beside():
+    with device.side_stream():
         arguments = (s.step, s.rates, s.base_rate, s.warmup, s.steps, s.beta1, s.beta2)
         device.launch("adam_schedule", 1, 1, arguments)
 

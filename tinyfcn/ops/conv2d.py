@@ -4,7 +4,7 @@ from typing import Any
 
 from tinyfcn.devices.device import Device
 from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
-from tinyfcn.ops.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.ops.fast_conv import correlate, correlate_transposed, correlate_weight
 from tinyfcn.ops.relu import relu as rectify
 from tinyfcn.ops.relu import relu_backward
 
@@ -63,7 +63,7 @@ def conv2d_backward(
 
 def weight_gradient(device: Device, dout: Any, x: Any, dweight: Any, dbias: Any, stride: int, padding: int) -> None:
     """Writes dweight and dbias of conv2d_backward, beside what follows: only the optimiser needs them."""
-    with device.beside():
+    with device.side_stream():
         if not correlate_weight(device, dout, x, dweight, dbias, stride, padding):
             arguments = (dout, x, dweight, *_sizes(x, dweight, stride, padding), stride, padding)
             device.launch("conv2d_backward_weight_naive", dweight.size, SUM_THREADS, arguments)
@@ -75,7 +75,7 @@ def input_gradient(
 ) -> Any:
     """dx of conv2d_backward."""
     # Each output saw a patch of inputs; sending its gradient back to that patch is a transposed convolution.
-    dx = correlate_transposed(device, dout, weight, x.shape, stride, padding, gate=x if through_relu else None)
+    dx = correlate_transposed(device, dout, weight, x.shape, stride, padding, relu_mask=x if through_relu else None)
     if dx is not None:
         return dx
     dx = device.empty(x.shape, x.dtype)

@@ -6,7 +6,7 @@ from tinyfcn.devices.device import Device
 from tinyfcn.ops.add import add as add_up
 from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
 from tinyfcn.ops.conv2d import SUM_THREADS, bias_gradient
-from tinyfcn.ops.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.ops.fast_conv import correlate, correlate_transposed, correlate_weight
 from tinyfcn.ops.relu import relu as rectify
 from tinyfcn.ops.relu import relu_backward
 
@@ -69,7 +69,7 @@ def conv_transpose2d_backward(
     dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
     expect_shape("conv_transpose2d_backward: dweight", dweight, weight.shape)
     expect_shape("conv_transpose2d_backward: dbias", dbias, (o,))
-    with device.beside():  # only the optimiser needs them
+    with device.side_stream():  # only the optimiser needs them
         if not correlate_weight(device, x, dout, dweight, dbias, stride, padding, bias_of="fine"):
             arguments = (dout, x, dweight, *sizes, stride, padding)
             device.launch("conv_transpose2d_backward_weight_naive", weight.size, SUM_THREADS, arguments)
@@ -77,7 +77,7 @@ def conv_transpose2d_backward(
     if not need_dx:
         return None, dweight, dbias
     # Each input was stamped onto a patch of outputs; gathering that patch's gradient is a convolution.
-    dx = correlate(device, dout, weight, x.shape, stride, padding, gate=x if through_relu else None)
+    dx = correlate(device, dout, weight, x.shape, stride, padding, relu_mask=x if through_relu else None)
     if dx is None:
         dx = device.empty(x.shape, x.dtype)
         arguments = (dout, weight, dx, *sizes, stride, padding)

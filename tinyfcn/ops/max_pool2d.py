@@ -9,7 +9,7 @@ from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shap
 
 
 def max_pool2d(device: Device, x: Any, size: int = 2, stride: int = 2) -> tuple[Any, Any]:
-    """y (N, C, OH, OW) and winner, int32 of the same shape: h * W + w of the maximum, of equals the first.
+    """y (N, C, OH, OW) and max_index, int32 of the same shape: h * W + w of the maximum, of equals the first.
 
     x is (N, C, H, W); OH = (H - size) // stride + 1. Rows and columns left over at the end are seen by no window.
 
@@ -20,15 +20,15 @@ def max_pool2d(device: Device, x: Any, size: int = 2, stride: int = 2) -> tuple[
     sizes = _sizes(x.shape, size, stride)
     n, c, _, _, out_height, out_width = sizes
     y = device.empty((n, c, out_height, out_width), x.dtype)
-    winner = device.empty(y.shape, np.int32)
-    device.launch_for_each("max_pool2d_forward", y.size, (x, y, winner, *sizes, size, stride))
-    return y, winner
+    max_index = device.empty(y.shape, np.int32)
+    device.launch_for_each("max_pool2d_forward", y.size, (x, y, max_index, *sizes, size, stride))
+    return y, max_index
 
 
 def max_pool2d_backward(
-    device: Device, dout: Any, winner: Any, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
+    device: Device, dout: Any, max_index: Any, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
 ) -> Any:
-    """dx of `input_shape` from dout and winner (N, C, OH, OW): the sum over the windows that a pixel has won.
+    """dx of `input_shape` from dout and max_index (N, C, OH, OW): the sum over the windows that a pixel has won.
 
     Raises:
         ValueError: shapes that do not fit each other.
@@ -36,9 +36,9 @@ def max_pool2d_backward(
     sizes = _sizes(input_shape, size, stride)
     n, c, _, _, out_height, out_width = sizes
     expect_shape("max_pool2d_backward: dout", dout, (n, c, out_height, out_width))
-    expect_shape("max_pool2d_backward: winner", winner, dout.shape)
+    expect_shape("max_pool2d_backward: max_index", max_index, dout.shape)
     dx = device.empty(input_shape, dout.dtype)
-    device.launch_for_each("max_pool2d_backward", dx.size, (dout, winner, dx, *sizes, size, stride))
+    device.launch_for_each("max_pool2d_backward", dx.size, (dout, max_index, dx, *sizes, size, stride))
     return dx
 
 

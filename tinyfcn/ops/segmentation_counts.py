@@ -7,7 +7,7 @@ import numpy as np
 from tinyfcn.devices.device import THREADS, Device
 from tinyfcn.ops.checks import expect_at_least_one, expect_shape
 
-MOST_CLASSES = 32  # as in kernels/segmentation_counts.cu
+MAX_CLASSES = 32  # as in kernels/segmentation_counts.cu
 
 
 def segmentation_counts(device: Device, logits: Any, labels: Any, foreground: int, threshold: float) -> tuple[Any, Any]:
@@ -27,8 +27,8 @@ def segmentation_counts(device: Device, logits: Any, labels: Any, foreground: in
     n, k, height, width = logits.shape
     expect_shape("segmentation_counts: labels", labels, (n, height, width))
     expect_at_least_one("segmentation_counts: the number of classes", k)
-    if k > MOST_CLASSES:
-        raise ValueError(f"segmentation_counts: the number of classes must be at most {MOST_CLASSES}, got {k}")
+    if k > MAX_CLASSES:
+        raise ValueError(f"segmentation_counts: the number of classes must be at most {MAX_CLASSES}, got {k}")
     if not 0 <= foreground <= k:
         raise ValueError(f"segmentation_counts: foreground must be 0 to {k}, the number of classes, got {foreground}")
     confusion = device.empty((n, k, k), np.int32)

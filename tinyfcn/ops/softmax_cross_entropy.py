@@ -8,8 +8,8 @@ from tinyfcn.devices.launch import ceil_div
 from tinyfcn.ops.checks import expect_at_least_one, expect_shape
 from tinyfcn.ops.conv2d import SUM_THREADS
 
-LOSS_THREADS, MOST_PARTS = 256, 512  # as in kernels/softmax_cross_entropy.cu
-MOST_CLASSES = 32  # whose logits a thread's registers hold
+LOSS_THREADS, MAX_PARTS = 256, 512  # as in kernels/softmax_cross_entropy.cu
+MAX_CLASSES = 32  # whose logits a thread's registers hold
 NOTHING = -(2**31)  # an ignore_index that no label has
 UNLABELLED = {"zero": 0.0, "softmax": 1.0}  # what an ignored place's softmax is multiplied by to give its gradient
 
@@ -49,18 +49,18 @@ def softmax_cross_entropy(
     rest = (places, ignored, UNLABELLED[unlabelled])
     dlogits = device.empty(logits.shape, logits.dtype)
     loss = device.empty((1,), logits.dtype)
-    if device.naive or k > MOST_CLASSES:
+    if device.naive or k > MAX_CLASSES:
         losses = device.empty(labels.shape, logits.dtype)
         arguments = (logits, labels, losses, dlogits, n, k, *rest)
         device.launch_for_each("softmax_cross_entropy_naive", n * places, arguments)
         device.launch("softmax_cross_entropy_mean_naive", 1, SUM_THREADS, (losses, loss, n * places))
         return loss, dlogits
-    blocks = max(1, min(ceil_div(n * places, LOSS_THREADS), MOST_PARTS))
+    blocks = max(1, min(ceil_div(n * places, LOSS_THREADS), MAX_PARTS))
     parts = loss if blocks == 1 else device.empty((blocks,), logits.dtype)
     arguments = (logits, labels, parts, dlogits, n, *rest)
     device.launch("softmax_cross_entropy", blocks, LOSS_THREADS, arguments, template=(k,))
     if blocks > 1:
-        with device.beside():  # the gradients do not wait for the loss
+        with device.side_stream():  # the gradients do not wait for the loss
             device.launch("softmax_cross_entropy_mean", 1, 32, (parts, loss, blocks))
     return loss, dlogits
 

@@ -6,7 +6,7 @@ y[n, o, i, j] = bias[o] + sum over c, u, v of x[n, c, i * stride + u - padding, 
 
 import numpy as np
 
-from tinyfcn.reference.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.reference.im2col import correlate, correlate_transposed, correlate_weight
 from tinyfcn.reference.relu import relu_backward
 
 

@@ -8,13 +8,13 @@ from tinyfcn.reference.relu import relu_backward
 
 
 def conv2d_pool(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """max_pool2d(conv2d(x, weight, bias, relu=True)), 2x2 / 2: y and winner (N, O, OH // 2, OW // 2)."""
+    """max_pool2d(conv2d(x, weight, bias, relu=True)), 2x2 / 2: y and max_index (N, O, OH // 2, OW // 2)."""
     return max_pool2d(conv2d(x, weight, bias, relu=True))
 
 
 def conv2d_pool_backward(
-    dsum: np.ndarray,
-    winner: np.ndarray,
+    dout: np.ndarray,
+    max_index: np.ndarray,
     x: np.ndarray,
     weight: np.ndarray,
     need_dx: bool = True,
@@ -24,13 +24,13 @@ def conv2d_pool_backward(
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias.
 
-    dsum (N, O, PH, PW): the gradient of what the ReLU took, at the winners: that of y, and 0 where y is 0. add (as x):
-    the gradient of x from a second use of it, added to dx before `through_relu`. The rest as in conv2d_backward.
+    dout (N, O, PH, PW): the gradient of the pre-activation at each max index: that of y, and 0 where y is 0. add (as
+    x): the gradient of x from a second use, added to dx before `through_relu`. The rest as in conv2d_backward.
     """
     n, _, height, width = x.shape
     o, _, kernel_height, kernel_width = weight.shape
-    dout = max_pool2d_backward(dsum, winner, (n, o, height - kernel_height + 1, width - kernel_width + 1))
-    dx, dweight, dbias = conv2d_backward(dout, x, weight, 1, 0, need_dx, out)
+    dconv = max_pool2d_backward(dout, max_index, (n, o, height - kernel_height + 1, width - kernel_width + 1))
+    dx, dweight, dbias = conv2d_backward(dconv, x, weight, 1, 0, need_dx, out)
     if need_dx and add is not None:
         dx += add
     return relu_backward(dx, x) if need_dx and through_relu else dx, dweight, dbias

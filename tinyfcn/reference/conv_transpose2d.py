@@ -7,7 +7,7 @@ Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), 
 
 import numpy as np
 
-from tinyfcn.reference.correlation import correlate, correlate_transposed, correlate_weight
+from tinyfcn.reference.im2col import correlate, correlate_transposed, correlate_weight
 from tinyfcn.reference.relu import relu_backward
 
 

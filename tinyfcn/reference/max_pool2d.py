@@ -1,10 +1,10 @@
-"""Max-pooling in NumPy. The winner of each window is kept, so that its gradient can be sent back to it alone."""
+"""Max-pooling in NumPy. The max_index of each window is kept, so that its gradient can be sent back to it alone."""
 
 import numpy as np
 
 
 def max_pool2d(x: np.ndarray, size: int = 2, stride: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """y (N, C, OH, OW) and winner, int32 of the same shape: h * W + w of the maximum, of equals the first.
+    """y (N, C, OH, OW) and max_index, int32 of the same shape: h * W + w of the maximum, of equals the first.
 
     x is (N, C, H, W); OH = (H - size) // stride + 1. Rows and columns left over at the end are seen by no window.
     """
@@ -28,12 +28,12 @@ def corners(out_height: int, out_width: int, width: int, stride: int) -> np.ndar
 
 
 def max_pool2d_backward(
-    dout: np.ndarray, winner: np.ndarray, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
+    dout: np.ndarray, max_index: np.ndarray, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
 ) -> np.ndarray:
-    """dx of `input_shape` from dout and winner (N, C, OH, OW): the sum over the windows that a pixel has won."""
+    """dx of `input_shape` from dout and max_index (N, C, OH, OW): the sum over the windows that a pixel has won."""
     out_height, out_width = dout.shape[2:]
     width = input_shape[3]
-    place = winner - corners(out_height, out_width, width, stride)  # u * W + v within the window
+    place = max_index - corners(out_height, out_width, width, stride)  # u * W + v within the window
     dx = np.zeros(input_shape, dout.dtype)
     for u in range(size):
         for v in range(size):

@@ -1,0 +1,310 @@
+"""The checker of gradients: that it passes what is right, and fails what is wrong, not a number, or missing."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.closeness import assert_close
+from helpers.planting import line_of, operation_of, plant
+
+from tinyfcn import reference
+from tinyfcn.checks import gradcheck
+from tinyfcn.checks.cases import Case, cases
+from tinyfcn.checks.gradcheck import Verdict, check_all, check_differences, check_gradient, check_kernel
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.operations import Operations, on
+from tinyfcn.ops import __all__ as OPERATIONS
+
+CASES = {f"{case.operation} {case.detail}".strip(): case for case in cases()}
+SMOOTH = {name: case for name, case in CASES.items() if case.smooth and case.gradients}
+all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+smooth_cases = pytest.mark.parametrize("case", SMOOTH.values(), ids=SMOOTH)
+with_gradients = pytest.mark.parametrize(
+    "case", {name: case for name, case in CASES.items() if case.gradients}.values()
+)
+
+
+@pytest.fixture(scope="module")
+def double() -> Operations:
+    """The kernels compiled for float64."""
+    return Operations(Emulator(precision="double"))
+
+
+@smooth_cases
+def test_references_by_finite_differences(case: Case) -> None:
+    verdicts = list(check_differences(case, on("cpu")))
+    assert [verdict.result for verdict in verdicts] == [f"d{name}" for name in case.gradients]
+    for verdict in verdicts:
+        assert verdict.passed and verdict.error <= 1e-7 and verdict.device == "cpu", verdict
+
+
+@smooth_cases
+def test_kernels_in_double_by_finite_differences(double: Operations, case: Case) -> None:
+    verdicts = list(check_differences(case, double))
+    assert [verdict.result for verdict in verdicts] == [f"d{name}" for name in case.gradients]
+    for verdict in verdicts:
+        assert verdict.passed and verdict.error <= 1e-7 and verdict.device == "emulator", verdict
+
+
+def names_of_results(case: Case) -> list[str]:
+    return [*case.forward(on("cpu"), **case.given(on("cpu"))), *(f"d{name}" for name in case.gradients)]
+
+
+@all_cases
+def test_kernels_against_references(ops: Operations, case: Case) -> None:
+    verdicts = list(check_kernel(case, ops))
+    assert [verdict.result for verdict in verdicts] == names_of_results(case)
+    for verdict in verdicts:
+        assert verdict.passed and verdict.error <= 1e-4 and verdict.device == ops.device_name, verdict
+        assert verdict.method == "kernel" and not verdict.where
+
+
+@all_cases
+def test_kernels_in_double_against_references(double: Operations, case: Case) -> None:
+    verdicts = list(check_kernel(case, double))
+    assert [verdict.result for verdict in verdicts] == names_of_results(case)
+    for verdict in verdicts:
+        assert verdict.passed and verdict.error <= 1e-14 and verdict.method == "kernel in double", verdict
+
+
+@all_cases
+def test_in_double_all_floats_are_float64(double: Operations, case: Case) -> None:
+    for name, result in case.run(double).items():
+        expected = np.int32 if name in ("max_index", "step") else np.float64
+        assert double.to_numpy(result).dtype == expected, name
+
+
+def test_pictures_in_double(double: Operations) -> None:
+    """Their references make float32, so they have no case."""
+    random = np.random.default_rng(0)
+    digits, labels = random.integers(0, 256, (5, 28, 28)).astype(np.uint8), np.arange(5, dtype=np.uint8)
+    images, indices = (double.asarray(array) for array in (digits, np.array([3, 1, 1], np.int32)))
+    found = double.to_numpy(double.gather_normalise(images, indices))
+    assert_close(found, (digits[[3, 1, 1], None] - 127.0) / 127, "float64")
+    batch, ink = double.compose_m2nist(images, double.asarray(labels), 1, 2, 3)
+    expected, expected_ink = reference.compose_m2nist(digits, labels, 1, 2, 3)
+    assert_close(double.to_numpy(batch), np.round(127 * expected.astype(np.float64)) / 127, "float64")
+    np.testing.assert_array_equal(double.to_numpy(ink), expected_ink)
+
+
+def test_every_operation_with_a_gradient_has_a_case() -> None:
+    backward = {name.removesuffix("_backward") for name in OPERATIONS if name.endswith("_backward")}
+    assert len(CASES) == len(cases())
+    assert {case.operation for case in SMOOTH.values()} == backward | {"softmax_cross_entropy"}
+    assert {case.operation for case in cases()} == backward | {"softmax_cross_entropy", "adam"}
+    assert gradcheck.operations() == list(dict.fromkeys(case.operation for case in cases()))
+
+
+def test_every_differentiable_input_is_checked() -> None:
+    for case in SMOOTH.values():
+        floats = {name for name, value in case.inputs.items() if getattr(value, "dtype", None) == np.float64}
+        assert floats == {*case.gradients}, case.operation
+
+
+@all_cases
+def test_inputs_come_back_as_they_were(case: Case) -> None:
+    before = {name: np.copy(value) for name, value in case.inputs.items()}
+    list(check_differences(case, on("cpu")))
+    list(check_kernel(case, on("cpu")))
+    for name, value in case.inputs.items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def planted(case: Case, wrong: Any, where: Operations | None = None) -> Case:
+    """The case with something done to the gradients that backward returns on `where`: wrong(gradient)."""
+
+    def backward(ops: Operations, *given: Any, **inputs: Any) -> tuple[Any, ...]:
+        gradients = case.backward(ops, *given, **inputs)
+        return gradients if where not in (None, ops) else tuple(wrong(gradient) for gradient in gradients)
+
+    return replace(case, backward=backward)
+
+
+def missing_one_entry(gradient: np.ndarray) -> np.ndarray:
+    gradient = np.array(gradient)
+    gradient.flat[np.abs(gradient).argmax()] = 0
+    return gradient
+
+
+def with_nan(gradient: np.ndarray) -> np.ndarray:
+    gradient = np.array(gradient)
+    gradient.flat[-1] = np.nan
+    return gradient
+
+
+WRONG = {
+    "a factor": lambda gradient: gradient * 1.00001,
+    "the sign": lambda gradient: -gradient,
+    "nothing at all": np.zeros_like,
+    "one entry missing": missing_one_entry,
+    "a NaN": with_nan,
+    "infinity": lambda gradient: gradient * np.inf,
+    "shifted by one place": lambda gradient: np.roll(gradient, 1),
+    "a constant added": lambda gradient: gradient + 1e-4,
+}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@smooth_cases
+def test_a_wrong_gradient_fails_against_finite_differences(case: Case, wrong: Any) -> None:
+    assert not any(verdict.passed for verdict in check_differences(planted(case, wrong), on("cpu")))
+
+
+@pytest.mark.parametrize("wrong", ["a factor", "the sign", "one entry missing", "a NaN", "shifted by one place"])
+@with_gradients
+def test_a_wrong_gradient_fails_against_the_reference(case: Case, wrong: str) -> None:
+    """check_kernel, given for kernels the references with something wrong."""
+    kernels = on("cpu")
+    verdicts = list(check_kernel(planted(case, WRONG[wrong], kernels), kernels))
+    assert [verdict.result for verdict in verdicts if not verdict.passed] == [f"d{name}" for name in case.gradients]
+
+
+def test_too_few_or_too_many_gradients_are_an_error() -> None:
+    case = CASES["conv2d 3x5 stride 1 padding 1"]
+    for gradients in (("x", "weight"), ("x", "weight", "bias", "x")):
+        with pytest.raises(ValueError, match="zip"):
+            list(check_differences(replace(case, gradients=gradients), on("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "error"),
+    [
+        ([3, 4], [3, 4], 0),
+        ([3, 5], [3, 4], 0.2),
+        ([0, 0], [3, 4], 1),
+        ([0, 0], [0, 0], 0),
+        ([0, 1e-30], [0, 0], np.inf),
+        ([np.nan, 4], [3, 4], np.inf),
+        ([np.nan, 4], [np.nan, 4], np.inf),
+        ([3, 4], [np.nan, 4], np.inf),
+        ([np.inf, 4], [np.inf, 4], np.inf),
+        ([[3, 4]], [3, 4], np.inf),
+        ([3], [3, 3], np.inf),
+        ([], [], 0),
+    ],
+)
+def test_relative_error(found: list, expected: list, error: float) -> None:
+    for dtype in (np.float32, np.float64):
+        computed = gradcheck.relative_error(np.array(found, dtype), np.array(expected, dtype))
+        assert computed == pytest.approx(error, rel=1e-6)
+
+
+def test_integers_are_equal_or_wrong() -> None:
+    numbers = np.array([[1_000_000, 1_000_000]], np.int32)
+    for found, error in ((numbers, 0), (numbers + 1, np.inf), (numbers[0], np.inf)):
+        assert gradcheck.relative_error(found, numbers) == error
+
+
+@pytest.mark.parametrize(
+    ("error", "passed"), [(0, True), (1e-7, True), (1.1e-7, False), (np.inf, False), (np.nan, False)]
+)
+def test_no_verdict_passes_on_what_is_not_a_number(error: float, passed: bool) -> None:
+    verdict = Verdict("conv2d", "", "dx", "finite differences", "cpu", error)
+    assert verdict.passed is passed
+
+
+def test_known_derivatives() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 4))
+
+    def function() -> float:
+        return float(np.sum(np.sin(x)))
+
+    assert check_gradient(function, x, np.cos(x)) < 1e-9
+    assert check_gradient(function, x, np.cos(x) + 1e-5) > 1e-7
+    assert check_gradient(function, x, np.cos(x) * (1 + 1e-6)) > 1e-7
+    assert check_gradient(lambda: float("nan"), x, np.cos(x)) == np.inf
+    alone = gradcheck.numerical_gradient(function, x, entries=100, seed=1)[gradcheck.PROJECTIONS :]
+    np.testing.assert_allclose(np.sort(alone), np.sort(np.cos(x).ravel()), rtol=1e-8, err_msg="all twelve, once each")
+
+
+def test_directions_are_at_least_three_dense_ones_and_then_single_entries() -> None:
+    assert gradcheck.PROJECTIONS >= 3
+    directions = list(gradcheck.directions(np.zeros((4, 5)), entries=7, seed=0))
+    assert len(directions) == gradcheck.PROJECTIONS + 7
+    for direction in directions:
+        assert direction.shape == (4, 5) and np.linalg.norm(direction) == pytest.approx(1)
+    assert all((direction != 0).all() for direction in directions[: gradcheck.PROJECTIONS])
+    entries = [int(np.flatnonzero(direction).item()) for direction in directions[gradcheck.PROJECTIONS :]]
+    assert len({*entries}) == 7
+
+
+def test_all_checks(ops: Operations) -> None:
+    lines = list(check_all(None, ops))
+    assert all(line.passed for line in lines)
+    assert {line.method for line in lines} == {"finite differences", "kernel"}
+    assert {line.device for line in lines} == {"cpu", ops.device_name}
+    assert {line.operation for line in lines} == {*gradcheck.operations()}
+    assert {line.method for line in check_all(None, on("cpu"))} == {"finite differences"}
+    assert {line.method for line in check_all(None, None)} == {"finite differences"}
+    some = list(check_all("max_pool2d", ops))
+    assert some == [line for line in lines if line.operation == "max_pool2d"] and len(some) == 11
+    assert {line.result for line in check_all("adam", ops)} == {"step", "rates", "losses", "m", "v", "parameters"}
+    assert not list(check_all("adam", on("cpu")))
+
+
+def test_all_checks_in_double(double: Operations) -> None:
+    lines = list(check_all(None, double))
+    assert all(line.passed for line in lines)
+    assert {(line.method, line.device) for line in lines} == {
+        ("finite differences", "cpu"),
+        ("finite differences", "emulator"),
+        ("kernel in double", "emulator"),
+    }
+
+
+# Kernel or function, precision, its text, the text instead; what is said of each result with {} for lines; these lines.
+NAMED = {
+    "a number": (
+        ("add_forward", "double", "z[element] = scale", "z[element] = 2 * scale"),
+        {"z": r"z\[\d, \d, \d\] is \S+, should be \S+: stored by add_forward at {}$"},
+        ["z[element] = 2"],
+    ),
+    "the number of a max_index, not the gradient that follows it": (
+        ("max_pool2d_forward", "double", "max_index[element] = best;", "max_index[element] = best + W;"),
+        {"max_index": r"max_index\[0, 0, 0, 0\] is \d+, should be \d+: stored by max_pool2d_forward at {}$"},
+        ["max_index[element] = best"],
+    ),
+    "what went into a sum": (
+        ("softmax_cross_entropy_naive", "single", "ignored ? 0.0f : logf", "ignored ? 1.0f : logf"),
+        {"loss": r"loss.* by \w+_mean_naive at {}, from 'losses' stored by softmax_cross_entropy_naive at {}$"},
+        ["loss[0] = total", "losses[place] ="],
+    ),
+    "an element never written": (
+        ("relu_forward", "double", "y[element] = x", "if (element != 7) y[element] = x"),
+        {"y": r"y: no kernel wrote element 7 .*; relu_forward at relu\.cu:\d+ was the last"},
+        [],
+    ),
+    "a barrier without which all is wrong": (
+        ("block_sum", "single", "__syncthreads();", ""),
+        {"loss": r"softmax_cross_entropy_mean_naive in softmax_cross_entropy\.cu: .* partial\[\d\].* at {}"},
+        ["total += partial"],
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", NAMED.values(), ids=NAMED)
+def test_what_is_wrong_is_named_with_its_line(bug: tuple, tmp_path: Path) -> None:
+    (name, precision, text, instead), says, at = bug
+    kernels, operation = plant(name, {text: instead}, tmp_path / "kernels"), operation_of(name)
+    lines = [re.escape(line_of(each, operation, kernels)) for each in at]
+    verdicts = list(check_all(operation, Operations(Emulator(kernels, precision=precision))))
+    wrong = [verdict for verdict in verdicts if not verdict.passed and verdict.method != "finite differences"]
+    assert {verdict.result for verdict in wrong} == {*says}
+    for verdict in wrong:
+        assert re.match(says[verdict.result].format(*lines), verdict.where), verdict.where
+
+
+def test_wrong_kernels_fail_by_finite_differences_too(tmp_path: Path) -> None:
+    kernels = plant("add_backward", {"= scale *": "= 1.00001f * scale *"}, tmp_path / "kernels")
+    verdicts = list(check_differences(CASES["add scale 0.5"], Operations(Emulator(kernels, precision="double"))))
+    assert [verdict.passed for verdict in verdicts] == [False, False]
+
+
+def test_an_error_of_the_size_of_float32s_roundings_is_noticed_in_double(tmp_path: Path) -> None:
+    kernels = plant("add_forward", {"= scale *": "= 1.00000003f * scale *"}, tmp_path / "kernels")
+    verdict, *_ = check_kernel(CASES["add scale 0.5"], Operations(Emulator(kernels, precision="double")))
+    assert not verdict.passed and verdict.error == pytest.approx(3e-8)

@@ -1,0 +1,947 @@
+"""The command line as a user meets it: what it prints and writes, and one clear line for whatever goes wrong."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from helpers.planting import line_of, plant
+from helpers.tiny_digits import write_tiny_digits
+from PIL import Image
+
+import tinyfcn
+from tinyfcn.cli import main
+from tinyfcn.data import read_m2nist
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.reference import relu_backward
+from tinyfcn.runs import STATE, Run
+from tinyfcn.training.classifier import ClassifierTrainer
+from tinyfcn.training.fcn import FcnTrainer
+
+COMMANDS = ["train-cnn", "train-fcn", "evaluate", "predict", "make-m2nist", "gradcheck", "sanitize", "bench", "info"]
+CLASSIFIER = ["train-cnn", "--epochs", "2", "--batch", "20", "--threads", "1", "--device", "cpu"]
+FCN = ["train-fcn", "--steps", "3", "--evaluations", "1", "--batch", "2", "--threads", "1", "--device", "cpu"]
+FIGURES = {"digit_miou", "miou", "pixel_accuracy", "article_iou", "ink_iou", "iou_per_class", "loss"}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with tiny digits."""
+    return write_tiny_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory):
+    """A folder with runs/cnn-1 and runs/fcn-1, finished, and what the commands printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("tinyfcn.training.sources.TEST_COUNT", 20)
+        printed = [run(*command, "--data-dir", data) for command in (CLASSIFIER, FCN)]
+    assert [result.exit_code for result in printed] == [0, 0]
+    return folder, *printed
+
+
+def too_dear(*arguments):
+    raise AssertionError("no test draws the built-in digits or downloads anything")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """A folder of its own for each test, few test pictures, no figures, no network, no 20,000 built-in digits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", 20)
+    monkeypatch.setenv("TINYFCN_OFFLINE", "1")
+    monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TINYFCN_DATA", raising=False)
+    for dear in ("tinyfcn.data.builtin_digits.draw_digits", "tinyfcn.data.mnist._fetch"):
+        monkeypatch.setattr(dear, too_dear)
+    for trainer in (ClassifierTrainer, FcnTrainer):
+        monkeypatch.setattr(trainer, "draw", lambda trainer, run: None)
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """A copy of the finished runs in the test's folder."""
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=True)
+
+
+def evaluate(*arguments):
+    """On the cpu, where the runs were trained: there the figures are the same to the last digit."""
+    return run("evaluate", *arguments, "--device", "cpu")
+
+
+def assert_refused(result, code, *words):
+    """One line for the user and the right exit code; not an exception that would be a traceback."""
+    assert isinstance(result.exception, SystemExit), f"{result.exception!r}, {result.output}"
+    assert result.exit_code == code, result.output
+    lines = result.stderr.splitlines()
+    if code == 1:
+        assert len(lines) == 1, result.stderr
+    assert lines[-1].startswith("Error: ")
+    for word in words:
+        assert re.search(word, lines[-1]), f"{word!r} is not in {lines[-1]!r}"
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command):
+    for flag in ("--help", "-h"):
+        result = run(command, flag)
+        assert result.exit_code == 0
+        assert re.search(rf"^  tinyfcn {command}", result.stdout, re.MULTILINE), "no example"
+        assert "Options:" in result.stdout
+
+
+def test_help_of_all_lists_every_command():
+    result = run("--help")
+    assert result.exit_code == 0
+    listed = result.stdout[result.stdout.index("Commands:") :]
+    assert re.findall(r"^  ([a-z0-9-]+)  ", listed, re.MULTILINE) == COMMANDS
+    assert "tinyfcn train-cnn" in result.stdout
+
+
+def test_every_example_in_the_help_is_accepted():
+    """Every option and argument of an example exists: parsed, but not run."""
+    for command in COMMANDS:
+        examples = re.findall(rf"^  tinyfcn ({command}.*)$", run(command, "--help").stdout, re.MULTILINE)
+        for example in examples:
+            words = re.split(r"\s{3,}", example)[0].split()[1:]
+            main.commands[command].make_context(command, words).close()
+
+
+def test_version():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert re.match(r"tinyfcn \d+\.\d+", result.stdout)
+
+
+# Training
+
+
+def test_what_training_prints_when_piped(trained):
+    _, classifier, fcn = trained
+    lines = classifier.stdout.splitlines()
+    assert lines[0].startswith("runs/cnn-1: 7,554 parameters on cpu (NumPy, 1 threads), 20 steps of 20 pictures")
+    evaluations = [line for line in lines if line.startswith("step ")]
+    assert len(evaluations) == 2  # one line an epoch
+    for number, line in zip((10, 20), evaluations, strict=True):
+        losses = r"loss \d\.\d{4}  test loss \d\.\d{4}"
+        assert re.fullmatch(rf"step +{number}  {losses}  test accuracy 0\.\d{{4}}  [\d,]+ pictures/s  \d+ s", line)
+    assert lines[-2].startswith("test accuracy 0.")
+    assert "learning-curves.png" in lines[-1]
+    assert "weights of runs/cnn-1" in fcn.stdout
+    assert re.search(r"^step 3 .*digit mIoU 0\.", fcn.stdout, re.MULTILINE)
+    assert classifier.stderr == fcn.stderr == ""
+    assert "\r" not in classifier.stdout + fcn.stdout
+    assert "\x1b" not in classifier.stdout + fcn.stdout
+
+
+def test_what_training_writes(trained):
+    runs = trained[0] / "runs"
+    assert sorted(path.name for path in runs.iterdir()) == ["cnn-1", "fcn-1"]
+    files = {"config.json", "metrics.jsonl", "result.json", STATE, "learning-curves.png"}
+    for name, steps in (("cnn-1", 20), ("fcn-1", 3)):
+        assert files <= {path.name for path in (runs / name).iterdir()}
+        assert Run(runs / name).result()["steps"] == steps
+    assert Run(runs / "fcn-1").config()["cnn"] == str(runs / "cnn-1")
+
+
+def test_options_reach_the_training(data, runs):
+    options = {
+        "--batch": ("batch", 3),
+        "--learning-rate": ("learning_rate", 0.004),
+        "--warmup": ("warmup", 7),
+        "--seed": ("seed", 11),
+        "--threads": ("threads", 2),
+        "--steps": ("steps", 1),
+        "--evaluations": ("evaluations", 1),
+        "--unlabelled": ("unlabelled", "zero"),
+        "--l2": ("l2", 0.25),
+        "--fixed": ("fixed", 5),
+    }
+    given = [word for option, (_, value) in options.items() for word in (option, value)]
+    design = ["--design", "early", "--reduce", "last", "--article-skip", "--finetune-encoder"]
+    result = run("train-fcn", *given, *design, "--data-dir", data, "--device", "cpu", "--out", "mine")
+    assert result.exit_code == 0, result.output
+    config = Run(Path("mine")).config()
+    for name, value in options.values():
+        assert config[name] == value
+    assert config["design"] == {
+        "name": "early",
+        "reduce": "last",
+        "upsample": "staged",
+        "article_skip": True,
+        "labels": "digits",
+        "freeze": False,
+        "ink_start": True,
+    }
+    assert config["data_dir"] == str(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "freeze"),
+    [
+        (["--design", "skip"], False),
+        (["--design", "early"], True),
+        (["--design", "corrected", "--upsample", "once", "--labels", "binary"], True),
+        (["--design", "skip", "--freeze-encoder"], True),
+        (["--design", "early", "--finetune-encoder"], False),
+        (["--design", "early", "--from-scratch"], False),
+    ],
+)
+def test_which_designs_freeze_the_encoder(data, runs, options, freeze):
+    result = run(*FCN, "--steps", 1, *options, "--data-dir", data)
+    assert result.exit_code == 0, result.output
+    config = Run(runs / "fcn-2").config()
+    assert config["design"]["freeze"] is freeze
+    assert (config["cnn"] is None) == ("--from-scratch" in options)
+
+
+def test_the_classifier_can_be_named(data, runs, tmp_path):
+    shutil.move(runs / "cnn-1", tmp_path / "elsewhere")
+    for path in ("elsewhere", f"elsewhere/{STATE}"):
+        result = run(*FCN, "--steps", 1, "--cnn", path, "--data-dir", data)
+        assert result.exit_code == 0, result.output
+
+
+def test_resume_goes_on_with_the_runs_own_settings(data, trained, monkeypatch):
+    step = ClassifierTrainer.step
+
+    def stopped(trainer, number):
+        if number == 4:
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierTrainer, "step", stopped)
+        result = run(*CLASSIFIER, "--data-dir", data)
+    assert result.exit_code == 130
+    way_on = "to go on: tinyfcn train-cnn --resume runs/cnn-1"
+    assert result.stderr == f"stopped after step 5 of 20, saved in runs/cnn-1; {way_on}\n"
+    result = run("train-cnn", "--resume", "runs/cnn-1")
+    assert result.exit_code == 0, result.output
+    assert "going on after step 5" in result.stdout
+    whole, resumed = Run(trained[0] / "runs" / "cnn-1"), Run(Path("runs/cnn-1"))
+    for name, value in whole.load()[0].items():
+        np.testing.assert_array_equal(resumed.load()[0][name], value)
+    assert_refused(run("train-cnn", "--resume", "runs/cnn-1"), 1, "runs/cnn-1 is finished")
+
+
+# Evaluation
+
+
+def test_evaluate_a_classifier(data, runs):
+    result = evaluate("runs/cnn-1", "--json", "--data-dir", data)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found.keys() == {"accuracy", "loss"}
+    expected = Run(runs / "cnn-1").result()
+    assert found == {name: expected[name] for name in found}
+    table = evaluate("runs/cnn-1", "--data-dir", data).stdout
+    assert re.search(rf"^accuracy +{found['accuracy']:.4f}$", table, re.MULTILINE)
+
+
+def test_evaluate_an_fcn(data, runs):
+    result = evaluate("runs/fcn-1", "--json", "--data-dir", data)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)  # and so nothing but one JSON value was printed
+    assert found.keys() == FIGURES
+    expected = Run(runs / "fcn-1").result()
+    assert found == {name: expected[name] for name in found}
+    assert len(found["iou_per_class"]) == 11
+    assert all(0 <= found[name] <= 1 for name in FIGURES - {"iou_per_class", "loss"})
+    table = evaluate("runs/fcn-1", "--data-dir", data).stdout
+    for name in FIGURES - {"iou_per_class"}:
+        assert re.search(rf"^{name} +{found[name]:.4f}$", table, re.MULTILINE)
+    for digit in range(10):
+        assert re.search(rf"^IoU of {digit} +{found['iou_per_class'][digit]:.4f}$", table, re.MULTILINE)
+    assert "IoU of background" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "none"), [(["--design", "early"], {"miou", "ink_iou"}), (["--labels", "binary"], {"digit_miou"})]
+)
+def test_evaluate_has_the_same_names_for_every_design(data, runs, options, none):
+    run(*FCN, "--steps", 1, *options, "--data-dir", data, "--out", "other")
+    found = json.loads(evaluate("other", "--json", "--data-dir", data).stdout)
+    assert found.keys() == FIGURES
+    assert {name for name, value in found.items() if value is None} == none
+    table = evaluate("other", "--data-dir", data)
+    assert table.exit_code == 0
+    assert re.search(rf"^{none.pop()} +-$", table.stdout, re.MULTILINE)
+
+
+def test_evaluate_without_data_uses_the_runs_own(runs):
+    found = json.loads(evaluate("runs/cnn-1", "--json").stdout)
+    assert found["accuracy"] == Run(runs / "cnn-1").result()["accuracy"]
+
+
+# Prediction
+
+
+def test_predict_writes_masks_and_overlay(runs, tmp_path):
+    picture = np.zeros((40, 50), np.uint8)
+    picture[10:30, 20:24] = 255
+    for name in ("one.png", "two.png"):
+        Image.fromarray(picture).save(name)
+    result = run("predict", "runs/fcn-1", "one.png", "two.png", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    expected = ["mask.png", "overlay.png", *(f"digit-{k}.png" for k in range(10))]
+    labels, masks = tinyfcn.load("runs/fcn-1", "cpu").predict(picture)
+    for name in ("one", "two"):
+        folder = tmp_path / "predictions" / name
+        assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
+        np.testing.assert_array_equal(np.asarray(Image.open(folder / "mask.png")), labels)
+        np.testing.assert_array_equal(np.asarray(Image.open(folder / "digit-3.png")), masks[3])
+        assert Image.open(folder / "overlay.png").size == (50, 40)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("two.png: ")
+    assert lines[1].endswith("written to predictions/two")
+    again = run("predict", "runs/fcn-1", "one.png", "--device", "cpu")
+    assert again.stdout.endswith("written to predictions/one-2\n")  # nothing is overwritten
+
+
+def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
+    picture = np.full((50, 60, 3), 255, np.uint8)
+    picture[10:30, 20:24] = 0
+    Image.fromarray(picture).save("paper.png")
+    result = run("predict", "runs/fcn-1", "paper.png", "--out", "a", "--device", "cpu")
+    assert "dark on white" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    overruled = run("predict", "runs/fcn-1", "paper.png", "--no-invert", "--out", "b", "--device", "cpu")
+    assert "dark on white" not in overruled.stderr
+    first, second = (np.asarray(Image.open(f"{out}/paper/overlay.png")) for out in "ab")
+    assert first[0, 0].max() < second[0, 0].max()
+
+
+def test_predict_says_that_it_pads_a_picture_smaller_than_its_reach(runs):
+    Image.fromarray(np.zeros((28, 60), np.uint8)).save("small.png")
+    result = run("predict", "runs/fcn-1", "small.png", "--out", "c", "--device", "cpu")
+    assert result.exit_code == 0
+    assert "smaller than the 44x44 that a label depends on, so padded with black" in result.stderr
+
+
+# M2NIST files
+
+
+@pytest.mark.parametrize("truth", ["one-hot", "labels"])
+def test_make_m2nist_writes_what_read_m2nist_reads(data, truth):
+    result = run("make-m2nist", "out", "--count", 12, "--truth", truth, "--data-dir", data, "--split", "test")
+    assert result.exit_code == 0, result.output
+    assert "12 pictures of mnist test digits in out" in result.stdout
+    files = read_m2nist(Path("out"))
+    assert files.pictures.shape == files.labels.shape == (12, 64, 84)
+    np.testing.assert_array_equal(files.labels == 10, files.pictures == 0)
+    assert set((files.pictures[files.pictures > 0] % 2).tolist()) == {1}  # test digits are odd
+    shape = np.load("out/segmented.npy", mmap_mode="r").shape
+    assert shape == ((12, 64, 84, 11) if truth == "one-hot" else (12, 64, 84))
+    assert_refused(run("make-m2nist", "out", "--data-dir", data), 1, "combined.npy is there already")
+
+
+def test_make_m2nist_is_a_function_of_its_seed(data):
+    pictures = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run("make-m2nist", name, "--count", 3, "--seed", seed, "--data-dir", data)
+        pictures.append(np.load(f"{name}/combined.npy"))
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert (pictures[0] != pictures[2]).any()
+
+
+def test_training_and_evaluation_on_m2nist_files(data, runs):
+    run("make-m2nist", "files", "--count", 20, "--data-dir", data)
+    result = run(*FCN, "--m2nist", "files")
+    assert result.exit_code == 0, result.output
+    found = evaluate("runs/fcn-2", "--m2nist", "files", "--json")
+    expected = Run(runs / "fcn-2").result()
+    assert json.loads(found.stdout) == {name: expected[name] for name in FIGURES}
+
+
+@pytest.mark.parametrize("design", ["skip", "early"])
+def test_files_without_any_ink(runs, design):
+    """No IoU can be had of pictures that hold no digit; training on them is pointless, but no crash."""
+    Path("blank").mkdir()
+    np.save("blank/combined.npy", np.zeros((5, 64, 84), np.uint8))
+    np.save("blank/segmented.npy", np.full((5, 64, 84), 10, np.uint8))
+    result = run(*FCN, "--m2nist", "blank", "--design", design)
+    assert result.exit_code == 0, repr(result.exception)
+    assert json.loads(evaluate("runs/fcn-2", "--m2nist", "blank", "--json").stdout)["digit_miou"] is None
+
+
+# Gradient check
+
+
+def test_gradcheck_of_one_operation(ops):
+    result = run("gradcheck", "relu", "--device", ops.device_name)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["operation", "result", "against", "device", "relative", "error", "verdict"]
+    assert sum("finite differences" in line for line in lines) == 1
+    assert sum(ops.device_name in line and "right" in line for line in lines) == 2  # the output and its gradient
+    assert lines[-1] == "3 checks, 0 wrong"
+
+
+def test_gradcheck_with_nothing_to_check():
+    """Adam has no gradient, and on the cpu there is no kernel: no checks must not pass for all checks passed."""
+    assert_refused(run("gradcheck", "adam", "--device", "cpu"), 2, "adam")
+
+
+def test_gradcheck_finds_a_wrong_reference(monkeypatch):
+    monkeypatch.setattr("tinyfcn.reference.relu_backward", lambda dout, y: 1.001 * relu_backward(dout, y))
+    result = run("gradcheck", "relu", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "WRONG" in result.stdout
+    assert result.stdout.splitlines()[-1] == "1 checks, 1 wrong"
+
+
+def test_gradcheck_finds_a_wrong_kernel_and_its_line(monkeypatch, tmp_path):
+    kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
+    monkeypatch.setattr("tinyfcn.operations.Emulator", partial(Emulator, kernels))
+    result = run("gradcheck", "relu")
+    assert result.exit_code == 1
+    assert "WRONG" in result.stdout
+    (where,) = (line for line in result.stdout.splitlines() if "stored" in line)
+    line = re.escape(line_of("dx[element] =", "relu", kernels))
+    assert re.fullmatch(rf"relu: dx\[.*\] is 0\.0, should be \S+: stored by relu_backward at {line}", where)
+
+
+def test_gradcheck_in_double():
+    result = run("gradcheck", "relu", "--precision", "double")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert sum("finite differences" in line and "cpu reference" in line for line in lines) == 1
+    assert sum("finite differences" in line and "emulator, double" in line for line in lines) == 1
+    assert sum("  reference  " in line and "emulator, double" in line for line in lines) == 2
+    assert lines[-1] == "4 checks, 0 wrong"
+
+
+def test_gradcheck_in_double_finds_a_wrong_kernel(monkeypatch, tmp_path):
+    kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
+    monkeypatch.setattr(sys.modules["tinyfcn.cli.gradcheck"], "Emulator", partial(Emulator, kernels))
+    result = run("gradcheck", "relu", "--precision", "double")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1] == "4 checks, 2 wrong"
+    assert "stored by relu_backward at relu.cu:" in result.stdout
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "auto"])
+def test_gradcheck_in_double_is_the_emulators(device):
+    words = "double", "only the emulator", f"not {device}: leave out --device"
+    assert_refused(run("gradcheck", "--precision", "double", "--device", device), 2, *words)
+
+
+def test_gradcheck_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, tmp_path):
+    shutil.copytree(KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "kernels" / "relu.cu", "a") as file:
+        file.write("int nonsense = ;\n")
+    line = len((tmp_path / "kernels" / "relu.cu").read_text().splitlines())
+    monkeypatch.setattr("tinyfcn.operations.Emulator", partial(Emulator, tmp_path / "kernels"))
+    result = run("gradcheck", "relu")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: relu.cu does not compile")
+    assert f"relu.cu:{line}:" in result.stderr
+
+
+# Sanitizer
+
+
+def sanitize(monkeypatch, kernels, *arguments):
+    """The command with kernels from another folder."""
+    monkeypatch.setattr(sys.modules["tinyfcn.cli.sanitize"], "KERNELS", kernels)
+    return run("sanitize", *arguments)
+
+
+def test_sanitize_of_an_operation():
+    result = run("sanitize", "relu", "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    header, *rows, _, last = result.stdout.splitlines()
+    assert header.split() == ["kernel", "file", "launches", "threads", "accesses", "checked", "verdict"]
+    for row, kernel in zip(rows, ("relu_forward", "relu_backward"), strict=True):
+        assert re.fullmatch(rf"{kernel} +relu\.cu +6 +[\d,]+ +[\d,]+ +no finding *", row)
+    assert last == "2 kernels, 0 findings"
+    assert result.stderr == ""
+
+
+def test_sanitize_of_a_kernel():
+    result = run("sanitize", "relu_backward", "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    assert "relu_forward" not in result.stdout
+    assert re.search(r"^relu_backward +relu.cu +3 ", result.stdout, re.MULTILINE)
+    assert result.stdout.splitlines()[-1] == "1 kernel, 0 findings"
+
+
+def test_sanitize_finds_a_bug(monkeypatch, tmp_path):
+    kernels = plant("relu_forward", {"y[element] =": "y[0] ="}, tmp_path / "kernels")
+    result = sanitize(monkeypatch, kernels, "relu_backward", "--seeds", "5")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert re.match(r"relu_forward +relu\.cu .* [12] findings?", lines[1])
+    assert re.match(r"relu_backward +relu\.cu .* not reached: a finding came first", lines[2])
+    line = line_of("y[0] =", "relu", kernels)
+    assert lines[4].startswith("relu_forward in relu.cu: a race: ") and lines[4].count(line) == 2
+    assert re.fullmatch(r"  with x \(\d+,\); seed \d, threads in forward order", lines[5])
+    assert re.fullmatch(r"2 kernels, [12] findings?", lines[-1])
+
+
+def test_sanitize_says_which_kernel_it_does_not_know_how_to_launch(monkeypatch, tmp_path):
+    kernels = plant("relu_forward", {}, tmp_path / "kernels")
+    with open(kernels / "relu.cu", "a") as file:
+        file.write('extern "C" __global__ void lonely(int* x) { x[0] = 0; }\n')
+    result = sanitize(monkeypatch, kernels, "relu", "--seeds", "1")
+    assert result.exit_code == 1
+    assert re.search(r"^lonely +relu\.cu +0 +0 +0 +never launched", result.stdout, re.MULTILINE)
+    says = "lonely was never launched: have the exercise of relu do so, in tinyfcn/sanitize.py"
+    assert result.stdout.splitlines()[-3:] == [says, "", "3 kernels, 0 findings"]
+
+
+def test_sanitize_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, tmp_path):
+    kernels = plant("relu_forward", {"y[element] =": "nonsense ="}, tmp_path / "kernels")
+    result = sanitize(monkeypatch, kernels, "relu")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: relu.cu does not compile")
+    assert f"{line_of('nonsense', 'relu', kernels)}:" in result.stderr
+
+
+def test_sanitize_of_what_is_no_kernel_lists_those_there_are():
+    words = "'conv3d'", "operations are adam, add, ", "kernels adam_schedule, .*conv2d_backward_bias_naive"
+    assert_refused(run("sanitize", "conv3d"), 2, *words)
+
+
+# Info
+
+
+def test_info_mentions_everything(data):
+    result = run("info", "--data-dir", data)
+    assert result.exit_code == 0
+    for item in ("GPU", "driver", "NVRTC", "C++ compiler", "threads", str(data), "cache", "tinyfcn train-cnn"):
+        assert item in result.stdout, item
+
+
+def test_info_says_how_to_supply_what_is_missing(monkeypatch):
+    def missing():
+        raise tinyfcn.errors.DeviceError("NVRTC cannot be loaded")
+
+    monkeypatch.setattr("tinyfcn.devices.cuda.load_nvrtc", missing)
+    result = run("info")
+    assert result.exit_code == 0
+    assert "pip install cupy-cuda12x 'cuda-toolkit[nvrtc,cudart]==12.*'" in result.stdout
+
+
+# Wrong usage: exit code 2
+
+
+USAGE = [
+    (["train-cnn", "--batch", "0"], "batch"),
+    (["train-cnn", "--batch", "many"], "batch"),
+    (["train-cnn", "--epochs", "-1"], "epochs"),
+    (["train-cnn", "--epochs", "0"], "epochs"),
+    *((["train-cnn", "--lr", rate], "learning.rate") for rate in ("nan", "inf", "-inf", "-0.1", "0")),
+    (["train-cnn", "--learning-rate", "quick"], "learning-rate"),
+    (["train-cnn", "--seed", "-1"], "seed"),
+    (["train-cnn", "--seed", str(1 << 32)], "seed"),
+    (["train-cnn", "--threads", "0"], "threads"),
+    (["train-cnn", "--warmup", "-1"], "warmup"),
+    (["train-cnn", "--device", "tpu"], "device"),
+    (["train-cnn", "--dataset", "cifar"], "dataset"),
+    (["train-cnn", "--steps", "5"], "--steps"),
+    (["train-fcn", "--batch", "0"], "batch"),
+    (["train-fcn", "--steps", "-5"], "steps"),
+    (["train-fcn", "--evaluations", "0"], "evaluations"),
+    (["train-fcn", "--fixed", "0"], "fixed"),
+    *((["train-fcn", "--lr", rate], "learning.rate") for rate in ("nan", "inf", "-0.1", "0")),
+    *((["train-fcn", "--l2", l2], "l2") for l2 in ("nan", "inf", "-1")),
+    (["train-fcn", "--fixed", "5", "--m2nist", "."], "fixed.*m2nist"),
+    (["train-fcn", "--design", "unet"], "design"),
+    (["train-fcn", "--design", "early", "--labels", "binary"], "binary.*early"),
+    (["train-fcn", "--reduce", "last"], "reduce.*early and corrected"),
+    (["train-fcn", "--upsample", "once"], "upsample.*early and corrected"),
+    (["train-fcn", "--article-skip"], "article-skip.*early and corrected"),
+    (["train-fcn", "--design", "early", "--article-skip", "--upsample", "once"], "article-skip.*once"),
+    (["train-fcn", "--unlabelled", "ignore"], "unlabelled"),
+    (["train-fcn", "--from-scratch", "--cnn", "runs/cnn-1"], "from-scratch.*--cnn"),
+    (["train-fcn", "--from-scratch", "--freeze-encoder"], "from-scratch.*--freeze-encoder"),
+    (["gradcheck", "softplus"], "softplus"),
+    (["gradcheck", "--device", "tpu"], "device"),
+    (["gradcheck", "--precision", "half"], "precision"),
+    (["sanitize", "--seeds", "0"], "seeds"),
+    (["make-m2nist", "out", "--count", "0"], "count"),
+    (["make-m2nist"], "OUT"),
+    (["make-m2nist", "out", "--split", "validation"], "split"),
+    (["evaluate"], "RUN"),
+    (["evaluate", "runs/cnn-1", "--dataset", "cifar"], "dataset"),
+    (["predict", "runs/fcn-1"], "IMAGE"),
+    (["teach"], "teach"),
+    (["--loud"], "--loud"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), USAGE, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_wrong_usage(arguments, word):
+    assert_refused(run(*arguments), 2, word)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--batch", "4"],
+        ["--lr", "0.1"],
+        ["--out", "elsewhere"],
+        ["--data-dir", "elsewhere"],
+        ["--device", "cpu"],
+        ["--design", "early"],
+        ["--freeze-encoder"],
+        ["--from-scratch"],
+        ["--plain-start"],
+        ["--seed", "0"],  # the default, but said
+    ],
+    ids=" ".join,
+)
+def test_resume_takes_no_other_option(runs, option):
+    names = [option[0], {"--lr": "--learning-rate"}.get(option[0], option[0])]
+    assert_refused(run("train-fcn", "--resume", "runs/fcn-1", *option), 2, "leave out .*(" + "|".join(names) + ")")
+
+
+# What is not there or not right: exit code 1, one line
+
+
+def test_no_classifier(data):
+    assert_refused(
+        run("train-fcn", "--data-dir", data), 1, "no finished classifier in runs/", "tinyfcn train-cnn", "--cnn"
+    )
+    Path("runs/cnn-1").mkdir(parents=True)  # not finished
+    assert_refused(run("train-fcn", "--data-dir", data), 1, "no finished classifier")
+    assert_refused(run(*FCN, "--cnn", "runs/cnn-1", "--data-dir", data), 1, "runs/cnn-1")
+    assert_refused(run(*FCN, "--cnn", "nowhere", "--data-dir", data), 1, "nowhere does not exist")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["cnn-1"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train-cnn"], ["train-fcn", "--from-scratch"], ["evaluate", "runs/cnn-1"], ["predict", "runs/fcn-1", "x"]],
+)
+def test_no_gpu(data, runs, monkeypatch, arguments):
+    monkeypatch.setattr("tinyfcn.devices.cuda.why_not", lambda: "no NVIDIA GPU with a working driver was found")
+    given = [*arguments, "--device", "cuda"] + ([] if arguments[0] == "predict" else ["--data-dir", data])
+    assert_refused(run(*given), 1, "'cuda' cannot be used: no NVIDIA GPU", "--device cpu")
+    assert_refused(run("gradcheck", "--device", "cuda"), 1, "'cuda' cannot be used")
+
+
+def test_no_compiler(data, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert_refused(run("gradcheck"), 1, r"needs a C\+\+ compiler", "apt install")
+    assert_refused(run("gradcheck", "--precision", "double"), 1, r"needs a C\+\+ compiler", "apt install")
+    assert_refused(run("sanitize"), 1, r"needs a C\+\+ compiler", "apt install")
+    assert_refused(run("train-cnn", "--device", "emulator", "--data-dir", data), 1, r"needs a C\+\+ compiler")
+
+
+def test_what_is_no_run(data):
+    Path("empty").mkdir()
+    Path("text").write_text("x")
+    for command in (["evaluate"], ["train-cnn", "--resume"], ["train-fcn", "--resume"]):
+        for folder in ("empty", "missing"):
+            assert_refused(run(*command, folder), 1, f"{folder}.* (is no run of tinyfcn|does not exist)")
+        assert_refused(run(*command, "text"), 2, "text")
+    Image.new("L", (84, 64)).save("black.png")
+    for folder in ("empty", "missing", "text"):
+        assert_refused(run("predict", folder, "black.png"), 1, folder)
+
+
+def test_predict_with_a_classifier(runs):
+    Image.new("L", (84, 64)).save("black.png")
+    assert_refused(run("predict", "runs/cnn-1", "black.png"), 1, "classifier", "FCN")
+
+
+def test_evaluate_a_classifier_on_m2nist(data, runs):
+    assert_refused(run("evaluate", "runs/cnn-1", "--m2nist", "."), 1, "runs/cnn-1 is a classifier")
+
+
+DAMAGE = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "no whole safetensors file"),
+    "empty": (lambda path: path.write_bytes(b""), "no whole safetensors file"),
+    "web page": (lambda path: path.write_text("<!DOCTYPE html><title>404</title>"), "no whole safetensors file"),
+    "gone": (lambda path: path.unlink(), "has not been saved|does not exist|no state"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), STATE),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_weights(data, runs, damage):
+    spoil, words = DAMAGE[damage]
+    Image.new("L", (84, 64)).save("black.png")
+    spoil(runs / "fcn-1" / STATE)
+    spoil(runs / "cnn-1" / STATE)
+    assert_refused(run("evaluate", "runs/fcn-1", "--data-dir", data), 1, "runs/fcn-1", words)
+    assert_refused(run("predict", "runs/fcn-1", "black.png"), 1, "runs/fcn-1", words)
+    assert_refused(run(*FCN, "--data-dir", data), 1, "runs/cnn-1", words)
+    (runs / "cnn-1" / "result.json").unlink()  # so that it is one to be resumed
+    assert_refused(run("train-cnn", "--resume", "runs/cnn-1"), 1, "runs/cnn-1", words)
+
+
+def test_weights_of_another_network_or_with_nan(data, runs):
+    Image.new("L", (84, 64)).save("black.png")
+    shutil.copy(runs / "cnn-1" / STATE, runs / "fcn-1" / STATE)
+    assert_refused(run("predict", "runs/fcn-1", "black.png"), 1, "classifier")
+    tensors, metadata = Run(runs / "cnn-1").load()
+    tensors["dense32.weight"][0, 0, 0, 0] = np.nan
+    Run(runs / "cnn-1").save(tensors, metadata)
+    nan = r"dense32\.weight has 1 of 6400 values that are NaN"
+    assert_refused(run("evaluate", "runs/cnn-1", "--data-dir", data), 1, "runs/cnn-1", nan)
+    assert_refused(run(*FCN, "--data-dir", data), 1, nan)
+    tensors["dense32.weight"] = np.zeros((32, 8, 3, 3), np.float32)
+    Run(runs / "cnn-1").save(tensors, metadata)
+    found = r"dense32\.weight is float32 \(32, 8, 3, 3\), expected float32 \(32, 8, 5, 5\)"
+    assert_refused(run(*FCN, "--data-dir", data), 1, found)
+
+
+def test_what_is_no_image(runs):
+    Path("notes.txt").write_text("not an image")
+    Path("empty.png").touch()
+    Path("folder").mkdir()
+    Image.effect_noise((84, 64), 50).save("whole.png")
+    Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:300])
+    Image.new("L", (5, 9)).save("small.png")
+    expected = {
+        "notes.txt": "no image",
+        "empty.png": "empty",
+        "folder": "is a folder",
+        "cut.png": "cut.png",
+        "missing.png": "does not exist",
+        "small.png": "9x5 pixels, too small",
+    }
+    for name, words in expected.items():
+        assert_refused(run("predict", "runs/fcn-1", name, "--device", "cpu"), 1, name, words)
+    assert not Path("predictions").exists()
+
+
+def test_folders_that_cannot_be_written(data, runs, monkeypatch):
+    Path("file").touch()
+    Image.new("L", (84, 64)).save("black.png")
+    out = ["--out", "file/below"]
+    assert_refused(run(*CLASSIFIER, *out, "--data-dir", data), 1, "file/below", "--out")
+    assert_refused(run(*FCN, *out, "--data-dir", data), 1, "file/below", "--out")
+    assert_refused(
+        run("predict", "runs/fcn-1", "black.png", *out, "--device", "cpu"), 1, "file/below", "name another folder"
+    )
+    assert_refused(
+        run("make-m2nist", "file/below", "--count", 1, "--data-dir", data), 1, "file/below", "choose a folder"
+    )
+    assert_refused(run(*CLASSIFIER, "--out", "n" * 300, "--data-dir", data), 1, "too long", "--out")
+    assert_refused(run(*CLASSIFIER, "--out", "runs/cnn-1", "--data-dir", data), 1, "is there already", "--out")
+    assert_refused(run(*CLASSIFIER, "--out", "file", "--data-dir", data), 2, "file")
+    shutil.rmtree(runs)
+    runs.touch()
+    assert_refused(run(*CLASSIFIER, "--data-dir", data), 1, "runs", "--out")
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch):
+    Path("file").touch()
+    monkeypatch.setenv("TINYFCN_CACHE", "file/cache")
+    assert_refused(run("train-cnn", "--dataset", "builtin"), 1, "file/cache", "TINYFCN_CACHE")
+    monkeypatch.delenv("TINYFCN_OFFLINE")
+    assert_refused(run("train-cnn", "--dataset", "mnist"), 1, "file/cache", "TINYFCN_CACHE")
+
+
+def test_data_that_are_missing_or_damaged(data, tmp_path):
+    Path("empty").mkdir()
+    for dataset in ([], ["--dataset", "mnist"]):
+        assert_refused(run("train-cnn", "--data-dir", "empty", *dataset), 1, "empty", "--data-dir")
+    assert_refused(run("train-cnn", "--data-dir", "nowhere"), 1, "nowhere", "is not a folder")
+    for name, spoil, words in (
+        ("train-images-idx3-ubyte", lambda path: path.write_bytes(path.read_bytes()[:5000]), "is truncated"),
+        ("t10k-labels-idx1-ubyte", lambda path: path.write_text("<html>404"), "is a web page"),
+        (
+            "train-labels-idx1-ubyte",
+            lambda path: shutil.copy(path.with_name("t10k-labels-idx1-ubyte"), path),
+            "200 images",
+        ),
+        ("train-labels-idx1-ubyte", lambda path: path.unlink(), "lacks train-labels-idx1-ubyte"),
+        (
+            "t10k-labels-idx1-ubyte",
+            lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x0b"),
+            "is 11, expected 0..9",
+        ),
+    ):
+        folder = tmp_path / "damaged"
+        shutil.copytree(data, folder)
+        spoil(folder / name)
+        assert_refused(run(*CLASSIFIER, "--data-dir", folder), 1, name, words)
+        shutil.rmtree(folder)
+    assert not Path("runs").exists()
+
+
+def test_m2nist_files_that_are_missing_or_damaged(data, runs):
+    training = [*FCN, "--m2nist", "files"]
+    assert_refused(run(*training), 1, "files/combined.npy is missing")
+    run("make-m2nist", "files", "--count", 4, "--truth", "labels", "--data-dir", data)
+    labels = np.load("files/segmented.npy")
+    for wrong, words in (
+        (np.where(labels == 10, 11, labels), "holds 11 .*expected 0..10"),
+        (labels.astype(np.int16) - 11, "holds -1 .*expected 0..10"),
+        (labels[:3], "holds 4 pictures but .*for 3"),
+        (labels[:, :60], r"has shape \(4, 60, 84\)"),
+        (labels / 2, "float64, expected integers"),
+    ):
+        np.save("files/segmented.npy", wrong)
+        assert_refused(run(*training), 1, "segmented.npy", words)
+        assert_refused(run("evaluate", "runs/fcn-1", "--m2nist", "files"), 1, "segmented.npy", words)
+    Path("files/segmented.npy").write_text("<html>")
+    assert_refused(run(*training), 1, "segmented.npy", "not a whole .npy file")
+    assert sorted(path.name for path in runs.iterdir()) == ["cnn-1", "fcn-1"]
+
+
+def test_too_high_a_learning_rate(data):
+    result = run(*CLASSIFIER, "--lr", "1e30", "--data-dir", data)
+    assert_refused(result, 1, "loss became", "lower --learning-rate")
+
+
+@pytest.mark.parametrize("name", ["[red]", "[/]", "a[b]c"])
+def test_brackets_in_a_folders_name(data, name):
+    result = run(*CLASSIFIER, "--out", name, "--data-dir", data)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "runs/cnn-1"), "runs/cnn-1: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),  # as of standard output
+        (MemoryError("Unable to allocate 5 TiB"), "memory.*5 TiB.*--batch"),
+    ],
+    ids=repr,
+)
+def test_what_the_system_refuses(runs, monkeypatch, error, words):
+    def refuse(*arguments):
+        raise error
+
+    monkeypatch.setattr(sys.modules["tinyfcn.cli.evaluate"], "evaluate_run", refuse)
+    assert_refused(run("evaluate", "runs/cnn-1"), 1, words)
+
+
+# As a process of its own
+
+
+def start(*arguments, **options):
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tinyfcn", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--version"], 0), (["train-cnn", "--batch", "0"], 2), (["train-cnn", "--data-dir", "nowhere"], 1)],
+)
+def test_exit_codes(arguments, code):
+    process = start(*arguments)
+    _, errors = process.communicate()
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert len(errors.splitlines()) == {0: 0, 1: 1, 2: 4}[code]
+
+
+def assert_stopped(errors):
+    assert re.search(
+        r"stopped after step \d+ of 1,000, saved in run; to go on: tinyfcn train-cnn --resume run$", errors
+    )
+    assert "Traceback" not in errors
+    tensors, _ = Run(Path("run")).load()
+    assert 0 < tensors["adam.step"][0] < 1000
+    assert not Run(Path("run")).is_finished
+
+
+LONG = ["train-cnn", "--epochs", "100", "--batch", "20", "--threads", "1", "--device", "cpu", "--out", "run"]
+
+
+def test_ctrl_c(data):
+    process = start(*LONG, "--data-dir", data)
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("step ") for line in lines)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert len(errors.splitlines()) == 1
+    assert_stopped(errors.strip())
+
+
+def test_ctrl_c_on_a_terminal(data):
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"OPENBLAS_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "120"}
+        os.execv(sys.executable, [sys.executable, "-m", "tinyfcn", *LONG, "--data-dir", str(data)])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    seen = b""
+    pressed = False
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # the other side is closed
+            break
+        if not part:
+            break
+        seen += part
+        if not pressed and seen.count(b"pictures/s") > 8:
+            os.write(terminal, b"\x03")
+            pressed = True
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(terminal)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode(errors="replace"))
+    assert status == 130
+    assert re.search(
+        r"[━╸╺─-]+ +\d+/1,000 +loss \d\.\d{4} .*test accuracy 0\.\d{4} +[\d,]+ pictures/s +\d:\d\d:\d\d", text
+    )
+    assert_stopped(text.strip().splitlines()[-1])
+
+
+def test_a_file_size_limit_as_a_full_disk(data):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # the weights take 93 kB
+
+    process = start(*CLASSIFIER, "--data-dir", data, preexec_fn=limit)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert re.match(rf"Error: runs/cnn-1/{STATE} cannot be written \(File too large\)", errors)
+    assert sorted(path.name for path in Path("runs/cnn-1").iterdir()) == ["config.json", "metrics.jsonl"]
+
+
+def test_the_same_seed_gives_the_same_file_in_another_process(data):
+    for name in ("a", "b"):
+        process = start(*CLASSIFIER, "--data-dir", data, "--out", name)
+        assert process.wait() == 0, process.stderr.read()
+    assert (Path("a") / STATE).read_bytes() == (Path("b") / STATE).read_bytes()
+
+
+@pytest.mark.parametrize("words", ["--design skip --unlabelled zero", "--design early --plain-start"])
+def test_options_of_another_design_are_wrong_usage(words, data, runs):
+    result = run("train-fcn", *words.split(), "--data-dir", data)
+    assert result.exit_code == 2
+    assert "is for the design" in result.output or "are for the design" in result.output

@@ -1,0 +1,396 @@
+"""A step recorded and replayed: nothing changes by it, and what may run at the same time leaves each other alone."""
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.closeness import assert_equal, on_device
+from helpers.instances import compile_for
+from helpers.tiny_digits import TRAIN, draw
+
+from tinyfcn.checks.conflicts import conflicts, launched_before
+from tinyfcn.data import Digits
+from tinyfcn.devices import cuda
+from tinyfcn.devices.device import Recording
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.networks import BACKGROUND, Design
+from tinyfcn.operations import Operations
+from tinyfcn.reference.adam import AdamState
+from tinyfcn.training import ParallelNetwork, Trainer
+from tinyfcn.training.sources import Composed, Stored
+
+DESIGNS = {
+    "classifier": Design("classifier"),
+    "skip": Design("skip"),
+    "skip, frozen": Design("skip", freeze=True),
+    "early": Design("early"),
+    "early, article's skip": Design("early", article_skip=True),
+}
+
+
+class Step:
+    """A trainer's step, without what else a trainer does."""
+
+    def __init__(self, ops: Operations, design: Design, batch: int = 1) -> None:
+        digits = Digits(*draw(TRAIN, 0, odd=False), "mnist")
+        if design.name == "classifier":
+            pictures = Stored(ops, digits.images, digits.labels, batch, 0)
+            pictures.prepare(0)
+        else:
+            pictures = Composed(ops, digits, design, batch, 0)
+        network = design.build(ops, seed=1)
+        first = network.first_trained(design.freeze)
+        coefficients = network.l2_coefficients(1e-4)[first:]
+        self.trainer = SimpleNamespace(
+            network=network,
+            pictures=pictures,
+            parallel=ParallelNetwork(network, 1),
+            state=AdamState.create(ops, coefficients, base_rate=0.01, steps=10, warmup=2),
+            first_trained=first,
+            ignore_index=BACKGROUND if design.name == "early" else None,
+            unlabelled="zero",
+        )
+        self.ops = ops
+
+    def __call__(self) -> None:
+        Trainer.work(self.trainer)
+
+    def result(self) -> dict[str, np.ndarray]:
+        """All that the step changes."""
+        network, state = self.trainer.network, self.trainer.state
+        arrays = {"parameters": network.parameters, "gradients": network.gradients}
+        kept = {name: getattr(state, name) for name in ("step", "rates", "m", "v", "losses")}
+        return {name: self.ops.to_numpy(array) for name, array in (arrays | kept).items()}
+
+
+def test_nothing_runs_while_a_step_is_recorded_and_all_of_it_when_it_is_replayed(ops: Operations) -> None:
+    x, y, z = on_device(ops, *np.zeros((3, 5), np.float32))
+    results = []
+    recording = ops.device.record(lambda: results.append(ops.relu(ops.add(x, y))))
+    assert [launch.kernel.name for launch in recording.launches] == ["add_forward", "relu_forward"]
+    (total,) = results
+    total[...] = 7
+    assert_equal(ops.to_numpy(total), np.full(5, 7, np.float32))
+    for value in (1, 2):
+        x[...], y[...] = value, value
+        recording.replay()
+        assert_equal(ops.to_numpy(total), np.full(5, 2 * value, np.float32))
+    assert_equal(ops.to_numpy(ops.add(x, z)), np.full(5, 2, np.float32))  # launches run again
+
+
+@pytest.mark.parametrize("name", ["classifier", "skip"])
+def test_replays_give_the_bits_of_plain_steps(ops: Operations, name: str) -> None:
+    """A step counts itself: the second replay takes other pictures than the first, and another rate."""
+    plain, recorded, untouched = (Step(ops, DESIGNS[name]) for _ in range(3))
+    compile_for(ops.device, plain)
+    recording = ops.device.record(recorded)
+    before = recorded.result()
+    for name, value in untouched.result().items():
+        np.testing.assert_array_equal(before[name], value, f"{name}: nothing ran")  # NaNs too: not yet written
+    for _ in range(3):
+        plain()
+        recording.replay()
+        expected = plain.result()
+        for name, value in recorded.result().items():
+            assert_equal(value, expected[name], name)
+    assert expected["step"] == 3 and len(np.unique(expected["losses"][:3])) == 3
+
+
+def test_what_a_replay_would_not_do_again_is_refused(ops: Operations) -> None:
+    x = ops.asarray(np.ones(3, np.float32))
+    for work, says in (
+        (lambda: ops.asarray(np.ones(3)), "an array is brought to the device while a step is recorded"),
+        (lambda: ops.to_numpy(x), "an array is brought to the host while a step is recorded"),
+        (lambda: ops.device.record(lambda: None), "a step is recorded while a step is recorded"),
+    ):
+        with pytest.raises(KernelError, match=says):
+            ops.device.record(work)
+        assert_equal(ops.to_numpy(ops.relu(x)), np.ones(3, np.float32), "the device goes on as before")
+
+
+def test_an_error_while_recording_leaves_the_device_as_it_was(ops: Operations) -> None:
+    with pytest.raises(ZeroDivisionError):
+        ops.device.record(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError), ops.side_stream():
+        raise ZeroDivisionError
+    x = ops.asarray(np.ones(3, np.float32))
+    (launch,) = ops.device.record(lambda: ops.relu(x)).launches
+    assert launch.branch == 0 and not launch.joins
+
+
+def test_a_recording_keeps_its_arrays_alive(ops: Operations) -> None:
+    x = ops.asarray(np.ones(3, np.float32))
+    y: list[Any] = []
+    recording = ops.device.record(lambda: y.append(ops.relu(ops.relu(x))))
+    between = weakref.ref(recording.launches[0].arguments[1])
+    gc.collect()
+    assert between() is not None
+    recording.replay()
+    assert_equal(ops.to_numpy(y[0]), np.ones(3, np.float32))
+    del recording
+    gc.collect()
+    assert between() is None
+
+
+def marked(ops: Operations, work: Callable[[], Any]) -> list[tuple[int, bool]]:
+    return [(launch.branch, launch.joins) for launch in ops.device.record(work).launches]
+
+
+def test_branches_and_joins_are_noted(ops: Operations) -> None:
+    x = ops.asarray(np.ones(3, np.float32))
+
+    def work() -> None:
+        ops.relu(x)
+        with ops.side_stream():
+            ops.relu(x)
+            ops.relu(x)
+        ops.relu(x)
+        with ops.side_stream():
+            ops.relu(x)
+        ops.join()
+        ops.relu(x)
+        ops.relu(x)
+        ops.join()
+        with ops.side_stream():  # this waits too
+            ops.relu(x)
+        ops.relu(x)
+
+    expected = [(0, 0), (1, 0), (1, 0), (0, 0), (2, 0), (0, 1), (0, 0), (3, 1), (0, 0)]
+    assert marked(ops, work) == expected
+    assert marked(ops, work) == expected, "counted anew"
+
+
+def test_a_branch_has_no_branches(ops: Operations) -> None:
+    with pytest.raises(KernelError, match="beside within beside"), ops.side_stream(), ops.side_stream():
+        pass
+
+
+def order(*marks: tuple[int, int]) -> list[set[int]]:
+    x = np.ones(3, np.float32)
+    (launch,) = RELU.record(lambda: Operations(RELU).relu(x)).launches
+    return [{*each} for each in launched_before([replace(launch, branch=b, joins=bool(j)) for b, j in marks])]
+
+
+RELU = Emulator()
+
+
+def test_what_is_ordered_before_what() -> None:
+    assert order((0, 0), (0, 0), (0, 0)) == [set(), {0}, {0, 1}]
+    assert order((0, 0), (1, 0), (1, 0), (0, 0)) == [set(), {0}, {0, 1}, {0}]
+    assert order((1, 0), (0, 0), (2, 0), (0, 1)) == [set(), set(), {1}, {0, 1, 2}]
+    # After a join a new branch comes after the old ones; without, it does not, though a GPU's stream may be the same.
+    assert order((1, 0), (2, 0), (5, 0)) == [set(), set(), set()]
+    assert order((1, 0), (0, 1), (2, 0)) == [set(), {0}, {0, 1}]
+    assert order((1, 0), (2, 1), (0, 0)) == [set(), {0}, {0}]
+
+
+def recorded(ops: Operations, name: str) -> Recording:
+    return ops.device.record(Step(ops, DESIGNS[name]))
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_a_training_step_has_no_conflicts(either: Operations, name: str) -> None:
+    recording = recorded(either, name)
+    assert conflicts(recording.launches) == []
+    assert {launch.branch for launch in recording.launches} > {0, 1}
+
+
+def test_without_its_joins_a_step_has_conflicts(ops: Operations) -> None:
+    launches = recorded(ops, "skip").launches
+    joins = [number for number, launch in enumerate(launches) if launch.joins]
+    assert len(joins) >= 2
+    for number in joins:
+        changed = [*launches]
+        changed[number] = replace(launches[number], joins=False)
+        assert conflicts(changed), launches[number].kernel.name
+    adam = [replace(launch, joins=launch.joins and launch.kernel.name != "adam_step") for launch in launches]
+    assert any("(adam_step) takes 'gradients'" in line and "takes 'dweight'" in line for line in conflicts(adam))
+
+
+def test_a_gradient_that_is_read_too_early_is_a_conflict(ops: Operations) -> None:
+    network = Design("classifier").build(ops, seed=0)
+    x, dout = on_device(ops, np.ones((1, 1, 28, 28), np.float32), np.ones((1, 10, 1, 1), np.float32))
+
+    def work(waits: Callable[[], None]) -> list[str]:
+        def step() -> None:
+            network.forward(x)
+            network.backward(dout)
+            waits()
+            ops.relu(network.gradients)
+
+        return conflicts(ops.device.record(step).launches)
+
+    assert work(ops.join) == []
+    found = work(lambda: None)
+    assert any("(relu_forward) takes 'x'" in line and "takes 'dweight'" in line for line in found)
+
+
+def test_two_branches_that_write_one_array_are_a_conflict_and_readers_are_none(ops: Operations) -> None:
+    x = ops.asarray(np.ones(8, np.float32))
+
+    def launch(source: Any, target: Any) -> None:
+        ops.device.launch_for_each("relu_forward", target.size, (source, target, target.size))
+
+    y, z = on_device(ops, *np.ones((2, 8), np.float32))
+
+    def side_by_side(first: tuple[Any, Any], second: tuple[Any, Any]) -> list[str]:
+        def work() -> None:
+            with ops.side_stream():
+                launch(*first)
+            launch(*second)
+
+        return conflicts(ops.device.record(work).launches)
+
+    assert side_by_side((x, y), (x, z)) == []
+    assert side_by_side((x, y[:4]), (x, y[4:])) == [], "views of one array, apart"
+    (line,) = side_by_side((x, y[:5]), (x, y[4:]))
+    assert line == (
+        "launch 1 (relu_forward) takes 'y' and launch 0 (relu_forward) takes 'y', the same memory, "
+        "which one of them writes: nothing orders the two"
+    )
+    assert len(side_by_side((x, y), (y[7:], z[7:]))) == 1, "written here, read there"
+
+
+class FakeArray(np.ndarray):
+    """CuPy's arrays are NumPy's here, but for how they are filled from the host."""
+
+    def set(self, values: np.ndarray) -> None:
+        assert values.shape == self.shape and values.dtype == self.dtype
+        self[...] = values
+
+
+class FakeCupy:
+    """CuPy where there is no GPU. Nothing is computed; who waits for whom is kept: see `before`."""
+
+    def __init__(self) -> None:
+        self.before: list[set[int]] = []  # of each launch those that have ended when it begins
+        self.plain: list[str] = []  # the kernels that ran outside of a capture
+        self.graphs = 0
+        self.cuda = self
+        self.ndarray, self.asnumpy = FakeArray, np.array
+        self.runtime = SimpleNamespace(CUDARuntimeError=type("CUDARuntimeError", (Exception,), {}))
+        self.driver = SimpleNamespace(CUDADriverError=type("CUDADriverError", (Exception,), {}))
+        self.compiler = SimpleNamespace(CompileException=type("CompileException", (Exception,), {}))
+        self.current: Any = None
+        fake = self
+
+        class Stream:
+            def __init__(self, non_blocking: bool) -> None:
+                assert non_blocking, "or the default stream waits for it, which ends a capture"
+                self.ended: set[int] = set()
+                self.capturing = False
+
+            def begin_capture(self) -> None:
+                fake.before, self.capturing = [], True
+
+            def end_capture(self) -> Any:
+                assert self.capturing and self.ended == {*range(len(fake.before))}, "a stream has not been joined"
+                return SimpleNamespace(launch=fake.launch_graph)
+
+            def record(self, event: Any) -> Any:
+                assert self.capturing, "an event of a stream that is not captured"
+                event.ended, event.capturing = {*self.ended}, self.capturing
+                return event
+
+            def wait_event(self, event: Any) -> None:
+                self.ended |= event.ended
+                self.capturing = event.capturing
+
+            def __enter__(self) -> None:
+                fake.current = self
+
+            def __exit__(self, *_: object) -> None:
+                fake.current = None
+
+        class Event:
+            def __init__(self, disable_timing: bool) -> None:
+                assert disable_timing
+
+        class MemoryPool:
+            malloc = None
+
+        class Device:
+            def __enter__(self) -> None: ...
+            def __exit__(self, *_: object) -> None: ...
+
+        class RawModule:
+            def __init__(self, code: str, options: tuple[str, ...], name_expressions: Any = None) -> None: ...
+            def get_function(self, name: str) -> Callable[..., None]:
+                return lambda grid, block, arguments, shared_mem: fake.launch(name)
+
+        self.Stream, self.Event, self.MemoryPool, self.Device, self.RawModule = (
+            Stream,
+            Event,
+            MemoryPool,
+            Device,
+            RawModule,
+        )
+
+    def launch(self, name: str) -> None:
+        if self.current is None:
+            self.plain.append(name)
+            return
+        assert self.current.capturing
+        number = len(self.before)
+        self.before.append({*self.current.ended})
+        self.current.ended.add(number)
+
+    def launch_graph(self) -> None:
+        self.graphs += 1
+
+    def empty(self, shape: Any, dtype: Any) -> np.ndarray:
+        return np.empty(shape, dtype).view(FakeArray)
+
+    def array(self, array: np.ndarray) -> np.ndarray:
+        return np.array(array).view(FakeArray)
+
+    @contextmanager
+    def using_allocator(self, allocator: Any) -> Iterator[None]:
+        yield
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_a_graph_keeps_the_order_that_a_recording_asks_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCupy()
+    monkeypatch.setattr(cuda, "import_cupy", lambda: fake)
+    monkeypatch.setattr(cuda, "why_not", lambda: None)
+    ops = Operations(cuda.Cuda())
+    recording = recorded(ops, name)
+    launched = [launch.kernel.expression for launch in recording.launches]
+    outside = len(fake.plain)  # by what was done before the recording
+    recording.replay()
+    assert fake.plain[outside:] == launched and fake.graphs == 0
+    wanted = launched_before(recording.launches)
+    assert len(fake.before) == len(wanted)
+    for number, (found, needed) in enumerate(zip(fake.before, wanted, strict=True)):
+        assert found >= needed, f"launch {number}, {launched[number]}"
+    assert any(found < {*range(number)} for number, found in enumerate(fake.before)), "nothing is beside anything"
+    recording.replay()
+    recording.replay()
+    assert fake.graphs == 2 and len(fake.plain) == outside + len(launched)
+
+
+def test_cupy_has_what_the_fake_one_has() -> None:
+    try:
+        cupy = cuda.import_cupy()
+    except DeviceError:
+        pytest.skip("CuPy cannot be imported: on this machine no kernel runs on a GPU")
+    fake = FakeCupy()
+    for name in ("ndarray", "asnumpy", "empty", "array", "RawModule"):
+        assert hasattr(cupy, name) and hasattr(fake, name), name
+    for name in ("Stream", "Event", "MemoryPool", "Device", "using_allocator"):
+        assert hasattr(cupy.cuda, name) and hasattr(fake, name), name
+    for name in ("Stream", "MemoryPool"):
+        for method in vars(getattr(fake, name)):
+            assert method in ("__dict__", "__weakref__") or hasattr(getattr(cupy.cuda, name), method), method
+    assert issubclass(cupy.cuda.runtime.CUDARuntimeError, Exception)
+    assert issubclass(cupy.cuda.driver.CUDADriverError, Exception)
+    assert issubclass(cupy.cuda.compiler.CompileException, Exception)
+    assert callable(cupy.cuda.Graph.launch) and callable(cupy.RawModule.get_function) and callable(cupy.ndarray.set)

@@ -1,0 +1,12 @@
+"""Folders of kernels that a test writes itself."""
+
+from pathlib import Path
+
+
+def folder_with(folder: Path, common: str = "", **operations: str) -> Path:
+    """A folder of kernels: `operation="text"` becomes operation.cu."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "common.cuh").write_text(common)
+    for operation, text in operations.items():
+        (folder / f"{operation}.cu").write_text(text)
+    return folder

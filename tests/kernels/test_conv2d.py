@@ -1,0 +1,268 @@
+"""kernels/conv2d.cu through tinyfcn/ops/conv2d.py against tinyfcn/reference/conv2d.py, and that against plain loops."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from helpers.closeness import assert_close, assert_equal, float64, on_device, positive
+from helpers.fast_conv import check_sizes, check_weight_gradients
+from helpers.instances import Dry, compile_all
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyfcn import reference
+from tinyfcn.checks import gradcheck
+from tinyfcn.checks.cases import CORRELATIONS, WEIGHT_GRADIENTS, correlation, weight_gradient
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.operations import Operations, on
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Sizes of a convolution, and its inputs: x, weight, bias, dout."""
+
+    x: tuple[int, int, int, int]
+    weight: tuple[int, int, int, int]
+    stride: int = 1
+    padding: int = 0
+    seed: int = 0
+
+    @property
+    def y(self) -> tuple[int, int, int, int]:
+        height, width = (
+            (size + 2 * self.padding - kernel) // self.stride + 1
+            for size, kernel in zip(self.x[2:], self.weight[2:], strict=True)
+        )
+        return self.x[0], self.weight[0], height, width
+
+    def inputs(self) -> list[np.ndarray]:
+        random = np.random.default_rng(self.seed)
+        return [positive(random, *shape) for shape in (self.x, self.weight, self.weight[:1], self.y)]
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Convolution:
+    kernel = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    padding = draw(st.integers(0, 3))
+    height, width = (draw(st.integers(max(1, k - 2 * padding), k + 7)) for k in kernel)
+    n, c, o = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    stride, seed = draw(st.integers(1, 4)), draw(st.integers(0, 999))
+    return Convolution((n, c, height, width), (o, c, *kernel), stride, padding, seed)
+
+
+# Several blocks of 256 for each array, none of them full, and no two sizes alike.
+SEVERAL_BLOCKS = Convolution((3, 2, 13, 17), (3, 2, 3, 5), stride=2, padding=2)
+LAYERS = [  # of the networks: conv1, conv2, dense32 as the classifier and as the skip design use it, the two 1x1
+    Convolution((2, 1, 28, 28), (8, 1, 5, 5)),
+    Convolution((2, 8, 12, 12), (8, 8, 3, 3)),
+    Convolution((2, 8, 5, 5), (32, 8, 5, 5)),
+    Convolution((1, 8, 6, 7), (32, 8, 5, 5), padding=2),
+    Convolution((2, 32, 1, 1), (10, 32, 1, 1)),
+    Convolution((1, 1, 16, 20), (16, 1, 1, 1)),
+]
+SMALLEST = [Convolution((1, 1, 1, 1), (1, 1, 1, 1)), Convolution((1, 1, 1, 1), (2, 1, 1, 1), stride=3, padding=2)]
+FIXED = [SEVERAL_BLOCKS, *LAYERS, *SMALLEST]
+
+
+def check_forward(ops: Operations, case: Convolution) -> None:
+    """The kernel's output against the reference's."""
+    x, weight, bias, _ = case.inputs()
+    found = ops.to_numpy(ops.conv2d(*on_device(ops, x, weight, bias), case.stride, case.padding))
+    assert found.dtype == np.float32
+    expected = reference.conv2d(*float64(x, weight, bias), case.stride, case.padding)
+    assert_close(found, expected, "one kernel", "y")
+
+
+def check_backward(ops: Operations, case: Convolution) -> None:
+    """The kernels' gradients against the reference's."""
+    x, weight, _, dout = case.inputs()
+    found = ops.conv2d_backward(*on_device(ops, dout, x, weight), case.stride, case.padding)
+    expected = reference.conv2d_backward(*float64(dout, x, weight), case.stride, case.padding)
+    for name, a, b in zip(("dx", "dweight", "dbias"), found, expected, strict=True):
+        assert_close(ops.to_numpy(a), b, "one kernel", name)
+
+
+@given(convolutions())
+def test_forward(naive_ops: Operations, case: Convolution) -> None:
+    check_forward(naive_ops, case)
+
+
+@given(convolutions())
+def test_backward(naive_ops: Operations, case: Convolution) -> None:
+    check_backward(naive_ops, case)
+
+
+@pytest.mark.parametrize("case", FIXED, ids=str)
+def test_sizes_of_the_networks_and_extremes(naive_ops: Operations, case: Convolution) -> None:
+    check_forward(naive_ops, case)
+    check_backward(naive_ops, case)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """What is compiled for many sizes, all at once: an edit of the kernel is told right or wrong the sooner."""
+    dry, random = Dry(KERNELS), np.random.default_rng(0)
+    for number in range(len(CORRELATIONS)):
+        correlation(random, number, False).run(Operations(dry))
+    for number in range(len(WEIGHT_GRADIENTS)):
+        weight_gradient(random, number).run(Operations(dry))
+    compile_all(Emulator(), dry.launched)
+
+
+@pytest.mark.parametrize("number", range(len(CORRELATIONS)))
+def test_the_fast_kernel_on_many_sizes(ops: Operations, number: int) -> None:
+    check_sizes(ops, False, number)
+
+
+@pytest.mark.parametrize("number", range(len(WEIGHT_GRADIENTS)))
+def test_the_fast_weight_gradient_on_many_sizes(ops: Operations, number: int) -> None:
+    check_weight_gradients(ops, number)
+
+
+def test_the_fixed_sizes_fill_several_blocks_none_evenly() -> None:
+    for array in SEVERAL_BLOCKS.inputs()[0], SEVERAL_BLOCKS.inputs()[3]:
+        assert array.size > 256 and array.size % 256
+
+
+def test_gradients_are_written_where_asked_and_nowhere_else(naive_ops: Operations) -> None:
+    x, weight, _, dout = SEVERAL_BLOCKS.inputs()
+    _, dweight, dbias = reference.conv2d_backward(dout, x, weight, 2, 2)
+    flat = naive_ops.asarray(np.full(3 + weight.size + 3 + 2, 7, np.float32))
+    into = flat[3 : 3 + weight.size].reshape(weight.shape), flat[3 + weight.size : -2]
+    dx, *returned = naive_ops.conv2d_backward(*on_device(naive_ops, dout, x, weight), 2, 2, need_dx=False, out=into)
+    assert dx is None
+    assert [id(array) for array in returned] == [id(array) for array in into]
+    expected = np.concatenate([np.full(3, 7), dweight.ravel(), dbias, np.full(2, 7)])
+    assert_close(naive_ops.to_numpy(flat), expected, "one kernel")
+    assert_equal(naive_ops.to_numpy(flat)[[0, 1, 2, -2, -1]], np.full(5, 7, np.float32))
+
+
+def test_inputs_are_left_alone(naive_ops: Operations) -> None:
+    x, weight, bias, dout = SEVERAL_BLOCKS.inputs()
+    given = on_device(naive_ops, x, weight, bias, dout)
+    naive_ops.conv2d(*given[:3], 2, 2)
+    naive_ops.conv2d_backward(given[3], *given[:2], 2, 2)
+    for before, after in zip((x, weight, bias, dout), given, strict=True):
+        assert_equal(naive_ops.to_numpy(after), before)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "says"),
+    [
+        ((2, 3, 9), (4, 3, 3, 3), (4,), r"conv2d: x must have shape \(any, any, any, any\), got \(2, 3, 9\)"),
+        ((2, 3, 9, 9), (4, 2, 3, 3), (4,), r"conv2d: weight must have shape \(any, 3, any, any\), got \(4, 2, 3, 3\)"),
+        ((2, 3, 9, 9), (4, 3, 3), (4,), "conv2d: weight"),
+        ((2, 3, 9, 9), (4, 3, 3, 3), (3,), r"conv2d: bias must have shape \(4\), got \(3,\)"),
+        ((2, 3, 9, 9), (4, 3, 3, 3), (4, 1), "conv2d: bias"),
+        ((2, 3, 2, 9), (4, 3, 3, 3), (4,), "output's height would be 0: a 3x3 kernel over 2x9 pixels, padding 0"),
+        ((2, 3, 9, 0), (4, 3, 3, 3), (4,), "output's width would be -2"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(ops: Operations, x, weight, bias, says: str) -> None:
+    arrays = [np.ones(shape, np.float32) for shape in (x, weight, bias)]
+    with pytest.raises(ValueError, match=says):
+        ops.conv2d(*on_device(ops, *arrays))
+
+
+def test_strides_below_one_are_refused(ops: Operations) -> None:
+    x, weight, bias, dout = on_device(ops, *SEVERAL_BLOCKS.inputs())
+    for stride in (0, -1):
+        with pytest.raises(ValueError, match=f"conv2d: stride must be at least 1, got {stride}"):
+            ops.conv2d(x, weight, bias, stride)
+        with pytest.raises(ValueError, match=f"conv2d: stride must be at least 1, got {stride}"):
+            ops.conv2d_backward(dout, x, weight, stride)
+
+
+@pytest.mark.parametrize(
+    ("dout", "dweight", "dbias", "says"),
+    [
+        ((2, 4, 8, 7), (4, 3, 3, 3), (4,), r"conv2d_backward: dout must have shape \(2, 4, 7, 7\), got \(2, 4, 8, 7\)"),
+        ((2, 4, 7, 7), (4, 3, 3, 2), (4,), r"conv2d_backward: dweight must have shape \(4, 3, 3, 3\)"),
+        ((2, 4, 7, 7), (4, 3, 3, 3), (5,), r"dbias must have shape \(4\), got \(5,\)"),
+    ],
+)
+def test_gradients_that_do_not_fit_are_named(ops: Operations, dout, dweight, dbias, says: str) -> None:
+    x, weight = np.ones((2, 3, 9, 9), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    out = tuple(on_device(ops, np.ones(dweight, np.float32), np.ones(dbias, np.float32)))
+    with pytest.raises(ValueError, match=says):
+        ops.conv2d_backward(*on_device(ops, np.ones(dout, np.float32), x, weight), out=out)
+
+
+def by_loops(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, padding: int) -> np.ndarray:
+    """The formula at the head of kernels/conv2d.cu, product by product."""
+    n, c, height, width = x.shape
+    o, _, kernel_height, kernel_width = weight.shape
+    out_height = (height + 2 * padding - kernel_height) // stride + 1
+    out_width = (width + 2 * padding - kernel_width) // stride + 1
+    y = np.zeros((n, o, out_height, out_width))
+    for at in np.ndindex(*y.shape):
+        picture, channel, i, j = at
+        y[at] = bias[channel]
+        for k, u, v in np.ndindex(c, kernel_height, kernel_width):
+            h, w = i * stride + u - padding, j * stride + v - padding
+            if 0 <= h < height and 0 <= w < width:
+                y[at] += x[picture, k, h, w] * weight[channel, k, u, v]
+    return y
+
+
+def gradients_by_loops(
+    dout: np.ndarray, x: np.ndarray, weight: np.ndarray, stride: int, padding: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each product of the forward pass sends dout to its two factors."""
+    dx, dweight, dbias = np.zeros(x.shape), np.zeros(weight.shape), np.zeros(weight.shape[0])
+    for n, o, i, j in np.ndindex(*dout.shape):
+        dbias[o] += dout[n, o, i, j]
+        for c, u, v in np.ndindex(*weight.shape[1:]):
+            h, w = i * stride + u - padding, j * stride + v - padding
+            if 0 <= h < x.shape[2] and 0 <= w < x.shape[3]:
+                dx[n, c, h, w] += dout[n, o, i, j] * weight[o, c, u, v]
+                dweight[o, c, u, v] += dout[n, o, i, j] * x[n, c, h, w]
+    return dx, dweight, dbias
+
+
+TINY = [
+    Convolution((2, 2, *size), (2, 2, *kernel), stride, padding, seed)
+    for seed, (size, kernel, stride, padding) in enumerate(
+        itertools.product([(3, 4), (5, 3)], [(1, 1), (2, 3), (3, 2)], [1, 2, 3], [0, 1, 2])
+    )
+]
+
+
+def test_reference_is_the_formula() -> None:
+    for case in TINY:
+        x, weight, bias, dout = float64(*case.inputs())
+        y = reference.conv2d(x, weight, bias, case.stride, case.padding)
+        assert_close(y, by_loops(x, weight, bias, case.stride, case.padding), "float64", str(case))
+        found = reference.conv2d_backward(dout, x, weight, case.stride, case.padding)
+        expected = gradients_by_loops(dout, x, weight, case.stride, case.padding)
+        for name, a, b in zip(("dx", "dweight", "dbias"), found, expected, strict=True):
+            assert_close(a, b, "float64", f"{name} of {case}")
+
+
+@settings(max_examples=15)
+@given(convolutions())
+def test_reference_gradients_by_finite_differences(case: Convolution) -> None:
+    random = np.random.default_rng(case.seed)
+    x, weight, bias, dout = (random.standard_normal(array.shape) for array in case.inputs())
+    found = reference.conv2d_backward(dout, x, weight, case.stride, case.padding)
+
+    def loss() -> float:
+        return float(np.sum(dout * reference.conv2d(x, weight, bias, case.stride, case.padding)))
+
+    for moved, gradient in zip((x, weight, bias), found, strict=True):
+        assert gradcheck.check_gradient(loss, moved, gradient) <= gradcheck.TOLERANCES["finite differences"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_reference_keeps_the_dtype_and_takes_need_dx_and_out(dtype: type) -> None:
+    x, weight, bias, dout = (array.astype(dtype) for array in SEVERAL_BLOCKS.inputs())
+    assert reference.conv2d(x, weight, bias, 2, 2).dtype == dtype
+    expected = reference.conv2d_backward(dout, x, weight, 2, 2)
+    assert {array.dtype for array in expected} == {np.dtype(dtype)}
+    into = np.zeros_like(weight), np.zeros_like(bias)
+    dx, *returned = on("cpu").conv2d_backward(dout, x, weight, 2, 2, need_dx=False, out=into)
+    assert dx is None and returned[0] is into[0] and returned[1] is into[1]
+    assert_equal(into[0], expected[1])
+    assert_equal(into[1], expected[2])

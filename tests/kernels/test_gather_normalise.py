@@ -1,0 +1,153 @@
+"""kernels/gather_normalise.cu through its launcher against its reference: the same roundings, so exactly."""
+
+import numpy as np
+import pytest
+from helpers.closeness import assert_close, assert_equal, on_device
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyfcn import reference
+from tinyfcn.operations import Operations
+
+Shape = tuple[int, int, int]
+
+
+def inputs(images: Shape, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    bytes_ = random.integers(0, 256, images).astype(np.uint8)
+    return bytes_, random.integers(0, images[0], count).astype(np.int32)
+
+
+def check_gather(ops: Operations, images: Shape, count: int, seed: int = 0) -> None:
+    """(images[indices] - 127) / 127, with one channel."""
+    bytes_, indices = inputs(images, count, seed)
+    found = ops.to_numpy(ops.gather_normalise(*on_device(ops, bytes_, indices)))
+    assert_equal(found, reference.gather_normalise(bytes_, indices), "batch")
+
+
+@given(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), st.integers(1, 12), st.integers(0, 999))
+def test_kernel_against_reference(ops: Operations, images: Shape, count: int, seed: int) -> None:
+    check_gather(ops, images, count, seed)
+
+
+@pytest.mark.parametrize(
+    ("images", "count"), [((7, 28, 28), 5), ((3, 16, 16), 4), ((600, 1, 1), 601), ((2, 64, 84), 3)]
+)
+def test_blocks_full_and_not(ops: Operations, images: Shape, count: int) -> None:
+    check_gather(ops, images, count)
+
+
+def stored(images: Shape, count: int, steps: int, seed: int, one_each: bool) -> tuple[np.ndarray, ...]:
+    """Pictures, labels (one a pixel, or one a picture) and the batches of some steps."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 256, images[:1] if one_each else images).astype(np.uint8)
+    order = random.integers(0, images[0], (steps, count)).astype(np.int32)
+    return inputs(images, count, seed)[0], labels, order
+
+
+def check_batch(
+    ops: Operations, images: Shape, count: int, steps: int = 3, seed: int = 0, one_each: bool = True
+) -> None:
+    """Each step's pictures and labels; after the last of `order` its first again."""
+    bytes_, labels, order = stored(images, count, steps, seed, one_each)
+    given = on_device(ops, bytes_, labels, order)
+    for step in (0, steps - 1, steps, 5 * steps - 2):
+        step = np.array([step], np.int32)
+        found = map(ops.to_numpy, ops.gather_batch(*given, ops.asarray(step)))
+        expected = reference.gather_batch(bytes_, labels, order, step)
+        for name, mine, wanted in zip(("batch", "labels"), found, expected, strict=True):
+            assert_equal(mine, wanted, name)
+
+
+@settings(max_examples=20)
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.integers(0, 999),
+    st.booleans(),
+)
+def test_batches_against_reference(
+    ops: Operations, images: Shape, count: int, steps: int, seed: int, one_each: bool
+) -> None:
+    check_batch(ops, images, count, steps, seed, one_each)
+
+
+@pytest.mark.parametrize("one_each", [True, False])
+@pytest.mark.parametrize(("images", "count"), [((7, 28, 28), 5), ((3, 16, 16), 4), ((600, 1, 1), 601)])
+def test_batches_of_blocks_full_and_not(ops: Operations, images: Shape, count: int, one_each: bool) -> None:
+    check_batch(ops, images, count, one_each=one_each)
+
+
+def test_a_batch_is_the_step_that_the_device_counts(ops: Operations) -> None:
+    """A recorded step reads its number anew: the same launch, another batch."""
+    images = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
+    order = np.array([[0, 1], [2, 3], [4, 5]], np.int32)
+    given = on_device(ops, images, np.arange(6, dtype=np.uint8), order, np.zeros(1, np.int32))
+    batches = []
+    recording = ops.device.record(lambda: batches.append(ops.gather_batch(*given)))
+    for step, expected in ((0, [0, 1]), (2, [4, 5]), (4, [2, 3])):
+        given[3][...] = ops.asarray(np.array([step], np.int32))
+        recording.replay()
+        assert ops.to_numpy(batches[0][1]).tolist() == expected
+        assert np.rint(ops.to_numpy(batches[0][0])[:, 0, 0, 0] * 127 + 127).tolist() == expected
+    given[2][...] = ops.asarray(order[::-1])
+    recording.replay()
+    assert ops.to_numpy(batches[0][1]).tolist() == [2, 3], "the order may be filled anew between replays"
+
+
+def test_every_byte_and_repeated_pictures(ops: Operations) -> None:
+    images = np.arange(256, dtype=np.uint8).reshape(2, 8, 16)
+    indices = np.array([1, 1, 0], np.int32)
+    found = ops.to_numpy(ops.gather_normalise(*on_device(ops, images, indices)))
+    assert found.shape == (3, 1, 8, 16)
+    expected = [(byte - 127) / 127 for byte in range(256)]
+    assert_close(found[[2, 0]].ravel(), np.array(expected), "one kernel")
+    assert_equal(found[0], found[1])
+    assert found.min() == -1 and (found == 0).sum() == 1, "black is -1, and 127 is 0"
+
+
+def test_reference_by_hand() -> None:
+    images = np.array([[[0, 127]], [[254, 255]]], np.uint8)
+    batch = reference.gather_normalise(images, np.array([1, 0, 1], np.int32))
+    assert_equal(batch, np.array([[[[1, 128 / 127]]], [[[-1, 0]]], [[[1, 128 / 127]]]], np.float32))
+
+
+def test_reference_of_a_batch_by_hand() -> None:
+    images = np.array([[[0, 127]], [[254, 255]]], np.uint8)
+    order = np.array([[0, 1, 0], [1, 1, 0]], np.int32)
+    batch, labels = reference.gather_batch(images, np.array([7, 9], np.uint8), order, np.array([5], np.int32))
+    assert_equal(batch, reference.gather_normalise(images, order[1]))
+    assert_equal(labels, np.array([9, 9, 7], np.int32))
+
+
+def test_arrays_of_a_batch_that_do_not_fit_are_named(ops: Operations) -> None:
+    images, labels, order = on_device(ops, *stored((4, 3, 5), 2, 3, seed=0, one_each=False))
+    (step,) = on_device(ops, np.zeros(1, np.int32))
+    with pytest.raises(ValueError, match=r"gather_batch: images must have shape \(any, any, any\), got \(4, 15\)"):
+        ops.gather_batch(images.reshape(4, 15), labels, order, step)
+    for wrong, shape in ((labels[:3], r"\(4, 3, 5\), got \(3, 3, 5\)"), (labels[:3, 0, 0], r"\(4\), got \(3,\)")):
+        with pytest.raises(ValueError, match=f"gather_batch: labels must have shape {shape}"):
+            ops.gather_batch(images, wrong, order, step)
+    with pytest.raises(ValueError, match=r"gather_batch: labels must have shape \(4, 3\), got \(4, 5\)"):
+        ops.gather_batch(images, labels[:, 0], order, step)
+    with pytest.raises(ValueError, match=r"gather_batch: order must have shape \(any, any\), got \(2,\)"):
+        ops.gather_batch(images, labels, order[0], step)
+    with pytest.raises(ValueError, match=r"gather_batch: the rows of order must be at least 1, got 0"):
+        ops.gather_batch(images, labels, order[:0], step)
+    with pytest.raises(ValueError, match=r"gather_batch: step must have shape \(1\), got \(2,\)"):
+        ops.gather_batch(images, labels, order, order[0])
+    with pytest.raises(TypeError, match="gather_batch: argument 'all_labels' expects uint8, got int32"):
+        ops.gather_batch(images, *on_device(ops, np.zeros(4, np.int32)), order, step)
+
+
+def test_arrays_that_do_not_fit_are_named(ops: Operations) -> None:
+    images, indices = inputs((4, 3, 3), 2)
+    with pytest.raises(ValueError, match=r"gather_normalise: images must have shape \(any, any, any\), got \(4, 9\)"):
+        ops.gather_normalise(*on_device(ops, images.reshape(4, 9), indices))
+    with pytest.raises(ValueError, match=r"gather_normalise: indices must have shape \(any\), got \(1, 2\)"):
+        ops.gather_normalise(*on_device(ops, images, indices[None]))
+    with pytest.raises(TypeError, match="gather_normalise: argument 'indices' expects int32, got int64"):
+        ops.gather_normalise(*on_device(ops, images, indices.astype(np.int64)))
+    with pytest.raises(TypeError, match="gather_normalise: argument 'images' expects uint8, got float32"):
+        ops.gather_normalise(*on_device(ops, images.astype(np.float32), indices))

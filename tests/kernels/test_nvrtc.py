@@ -1,0 +1,140 @@
+"""Every kernel compiled by NVIDIA's own compiler for real GPUs, which needs none: it fits, and spills nothing."""
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyfcn.devices import kernel_source, nvrtc
+from tinyfcn.devices.device import Launch
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.devices.launch import ceil_div
+from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.networks import Design
+from tinyfcn.operations import Operations
+
+# The machines for which pyproject.toml installs CuPy and NVRTC. There a missing NVRTC is a failure.
+HAS_WHEELS = (sys.platform, platform.machine()) in {("linux", "x86_64"), ("linux", "aarch64"), ("win32", "AMD64")}
+if not HAS_WHEELS:
+    try:
+        nvrtc.load_nvrtc()
+    except DeviceError as error:
+        reason = f"NO KERNEL WAS COMPILED FOR A GPU: {error} ({sys.platform}, {platform.machine()} has no such wheel)"
+        pytest.skip(reason, allow_module_level=True)
+
+MAX_REGISTERS = 64  # 65,536 in a multiprocessor: four blocks of 256 threads, or 16 of 64, fit at once
+
+
+@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize("operation", kernel_source.operations())
+def test_kernels_compile_and_spill_nothing(operation: str, architecture: str) -> None:
+    found = nvrtc.compile_for(operation, architecture)
+    declared = kernel_source.parse((KERNELS / f"{operation}.cu").read_text(), operation)
+    plain = [kernel.name for kernel in declared if not kernel.template]
+    assert sorted(kernel.kernel for kernel in found) == sorted(plain)
+    for kernel in found:
+        assert kernel.spilled_bytes == 0, kernel
+        assert 0 < kernel.registers <= MAX_REGISTERS, kernel
+
+
+def step_of_skip(batch: int) -> list[Launch]:
+    """What a training step of the skip design launches; nothing runs, and nothing is compiled."""
+    ops = Operations(Emulator())
+    network = Design("skip").build(ops, seed=0)
+    pictures, labels = ops.device.empty((batch, 1, 64, 84)), ops.device.empty((batch, 64, 84), np.int32)
+    return ops.device.record(
+        lambda: network.backward(ops.softmax_cross_entropy(network.forward(pictures), labels)[1])
+    ).launches
+
+
+# The largest batch has the threads that do most. `tinyfcn bench` shows all kernels of all steps.
+STEP = [launch for launch in step_of_skip(1024) if launch.kernel.template]
+OLDEST_AND_AT_HAND = ("sm_75", "sm_90")
+
+
+@pytest.fixture(scope="module")
+def fast_kernels() -> Iterator[dict[tuple[str, str], dict[str, nvrtc.Resources]]]:
+    """What NVIDIA's compiler makes of the step's templates, by operation and architecture; it takes long over them."""
+    instances: dict[str, dict[str, None]] = {}
+    for launch in STEP:
+        instances.setdefault(launch.kernel.operation, {})[launch.kernel.expression] = None
+    with ThreadPoolExecutor() as pool:
+        compiled = {
+            (operation, architecture): pool.submit(nvrtc.compile_for, operation, architecture, instances=(*names,))
+            for operation, names in instances.items()
+            for architecture in OLDEST_AND_AT_HAND
+        }
+        yield {key: {each.kernel: each for each in future.result()} for key, future in compiled.items()}
+
+
+@pytest.mark.parametrize("architecture", OLDEST_AND_AT_HAND)
+def test_a_steps_fast_kernels_fit_a_multiprocessor_and_spill_nothing(fast_kernels: dict, architecture: str) -> None:
+    assert {"conv2d_forward", "conv_transpose2d_forward"} <= {launch.kernel.name for launch in STEP}
+    wrong = []
+    for launch in STEP:
+        found = fast_kernels[launch.kernel.operation, architecture][launch.kernel.expression]
+        warps = ceil_div(int(np.prod(launch.block)), 32)
+        registers = 8 * ceil_div(found.registers, 8) * 32 * warps  # as a multiprocessor gives them out
+        if found.spilled_bytes or found.shared_bytes > 48 * 1024 or registers > 65536:
+            wrong.append((found, launch.block))
+    assert not wrong
+
+
+def test_the_architectures_are_those_promised() -> None:
+    assert {"sm_75", "sm_80", "sm_90", "sm_120"} <= {*nvrtc.ARCHITECTURES}
+
+
+def test_shared_memory_is_read_off() -> None:
+    (bias,) = (each for each in nvrtc.compile_for("conv2d", "sm_80") if each.kernel == "conv2d_backward_bias_naive")
+    assert bias.shared_bytes == 64 * 4
+    (relu, _) = nvrtc.compile_for("relu", "sm_80")
+    assert relu.shared_bytes == 0
+
+
+SPILLS = """
+extern "C" __global__ void __launch_bounds__(1024, 2) hungry(float* x) {
+    float kept[80];
+#pragma unroll
+    for (int i = 0; i < 80; ++i) kept[i] = x[i * 1024 + threadIdx.x];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 80; ++i) x[(79 - i) * 1024 + threadIdx.x] = kept[i] * kept[(i * 7) % 80];
+}
+extern "C" __global__ void frugal(float* x) { x[threadIdx.x] = 1; }
+"""
+
+
+def test_a_kernel_that_spills_is_noticed(tmp_path: Path) -> None:
+    """Eighty numbers to keep, and 32 registers to keep them in."""
+    (tmp_path / "common.cuh").write_text("")
+    (tmp_path / "spills.cu").write_text(SPILLS)
+    found = {each.kernel: each for each in nvrtc.compile_for("spills", "sm_80", tmp_path)}
+    assert found["hungry"].spilled_bytes > 100 and found["frugal"].spilled_bytes == 0
+
+
+@pytest.mark.parametrize("place", ["common.cuh", "relu.cu"])
+def test_a_kernel_that_does_not_compile_is_named_with_file_and_line(tmp_path: Path, place: str) -> None:
+    for name in ("common.cuh", "relu.cu"):
+        shutil.copy(KERNELS / name, tmp_path)
+    lines = (tmp_path / place).read_text().split("\n")
+    lines.insert(4, "int broken = not_declared;")
+    (tmp_path / place).write_text("\n".join(lines))
+    with pytest.raises(KernelError) as caught:
+        nvrtc.compile_for("relu", "sm_90", tmp_path)
+    message = str(caught.value)
+    assert message.startswith("relu.cu does not compile for sm_90:\n")
+    assert f"{place}(5): error" in message and "not_declared" in message
+
+
+def test_host_words_are_no_cuda(tmp_path: Path) -> None:
+    """NVRTC has no INFINITY and no headers of the system: kernels do without, or fail here rather than on a GPU."""
+    (tmp_path / "common.cuh").write_text("")
+    (tmp_path / "infinite.cu").write_text('extern "C" __global__ void infinite(float* x) { x[0] = INFINITY; }')
+    with pytest.raises(KernelError, match=r"infinite\.cu\(1\): error.*INFINITY"):
+        nvrtc.compile_for("infinite", "sm_75", tmp_path)

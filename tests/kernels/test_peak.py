@@ -1,0 +1,71 @@
+"""The two kernels that measure what a GPU can do: a copy is a copy, and as many multiply-adds happen as are counted."""
+
+import re
+
+import numpy as np
+import pytest
+from helpers.closeness import assert_close, assert_equal
+
+from tinyfcn import Operations
+from tinyfcn.bench.ceilings import measure
+from tinyfcn.bench.timing import Patience, wall_clock
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.errors import TinyfcnError
+from tinyfcn.ops import peak
+from tinyfcn.reference import peak as reference
+
+
+def check_copy(ops: Operations, count: int) -> None:
+    x = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+    assert_equal(ops.to_numpy(peak.copy(ops.device, ops.asarray(x))), x)
+
+
+def check_multiply_add(ops: Operations, rounds: int) -> None:
+    x = np.random.default_rng(rounds).uniform(0.5, 1.5, 300).astype(np.float32)
+    found = ops.to_numpy(peak.multiply_add(ops.device, ops.asarray(x), 0.75, 0.5, rounds))
+    chains = x.astype(np.float64)[:, None] + np.arange(reference.CHAINS)
+    for _ in range(rounds):
+        chains = chains * 0.75 + 0.5
+    assert_close(found, chains.sum(axis=1), "one kernel")
+    assert_close(reference.multiply_add(x.astype(np.float64), 0.75, 0.5, rounds), chains.sum(axis=1), "float64")
+
+
+@pytest.mark.parametrize("count", [4, 1020, 1024, 1028, 4096, 4100, 8192])  # around a round of loads, and a block's all
+def test_copy(ops: Operations, count: int) -> None:
+    check_copy(ops, count)
+
+
+def test_a_copy_of_no_whole_fours_is_refused(ops: Operations) -> None:
+    with pytest.raises(ValueError, match="6 is no multiple of 4"):
+        peak.copy(ops.device, ops.asarray(np.zeros(6, np.float32)))
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 15, 16, 33])
+def test_multiply_add(ops: Operations, rounds: int) -> None:
+    check_multiply_add(ops, rounds)
+
+
+def test_constants_that_the_launcher_and_the_kernels_share() -> None:
+    text = (KERNELS / "peak.cu").read_text()
+    for module, name in ((peak, "COPY_THREADS"), (peak, "COPY_FOURS"), (reference, "CHAINS")):
+        assert re.search(rf"^constexpr int {name} = {getattr(module, name)};", text, re.MULTILINE), name
+
+
+def test_rates() -> None:
+    rates = measure(Emulator(), wall_clock, Patience(0.01, 2, 0), copied=4096, threads=512, rounds=16)
+    assert rates.bandwidth > 1e6 and rates.operations > 1e6
+
+
+@pytest.mark.parametrize("kernel", ["copy", "multiply_add"])
+def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    right = getattr(peak, kernel)
+
+    def wrong(device, x, *rest):
+        result = right(device, x, *rest)
+        result[-1] += 1
+        return result
+
+    monkeypatch.setattr(f"tinyfcn.bench.ceilings.{kernel}", wrong)
+    with pytest.raises(TinyfcnError, match=f"peak_{kernel} gives a wrong"):
+        measure(Emulator(), wall_clock, Patience(), copied=64, threads=64, rounds=4)

@@ -1,0 +1,287 @@
+"""kernels/softmax_cross_entropy.cu through its launcher against its reference, and that against single logarithms."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from helpers.closeness import assert_close, on_device
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyfcn import reference
+from tinyfcn.checks import gradcheck
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.operations import Operations, on
+from tinyfcn.ops.softmax_cross_entropy import LOSS_THREADS, MAX_CLASSES, MAX_PARTS
+
+# A fast kernel is compiled for each number of classes: these tests have few.
+CLASSES = (1, 3, 10, 11)
+
+
+@pytest.fixture(scope="session")
+def ops(either: Operations) -> Operations:
+    """All tests here are of both forms of the kernels."""
+    return either
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The logits' shape, (N, K) or (N, K, H, W), what the loss ignores, and its inputs: logits, labels."""
+
+    logits: tuple[int, ...]
+    ignore_index: int | None = None
+    unlabelled: str = "zero"
+    spread: float = 1.0
+    seed: int = 0
+
+    def inputs(self) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(self.seed)
+        logits = random.normal(0, self.spread, self.logits).astype(np.float32)
+        possible = {*range(self.logits[1]), *([] if self.ignore_index is None else [self.ignore_index])}
+        return logits, random.choice(sorted(possible), (self.logits[0], *self.logits[2:])).astype(np.int32)
+
+
+@st.composite
+def losses(draw: st.DrawFn, side: int = 9) -> Loss:
+    n, k = draw(st.integers(1, 4)), draw(st.sampled_from(CLASSES))
+    picture = draw(st.sampled_from([(), (draw(st.integers(1, side)), draw(st.integers(1, side)))]))
+    ignore_index = draw(st.sampled_from([None, 0, k - 1, k]))  # k: beyond the classes, as 10 is in the design early
+    unlabelled = draw(st.sampled_from(["zero", "softmax"]))
+    # Where a single place is nearly certain of its label, p - 1 and the loss have few digits left in float32: the
+    # widely spread logits are in SEVERAL_BLOCKS.
+    spread = draw(st.sampled_from([0.1, 1.0]))
+    return Loss((n, k, *picture), ignore_index, unlabelled, spread, draw(st.integers(0, 999)))
+
+
+# More places than several blocks, none a multiple of 256.
+SEVERAL_BLOCKS = [
+    Loss((3, 10, 13, 17)),
+    Loss((3, 10, 13, 17), 10, "softmax"),
+    Loss((3, 10, 13, 17), 10, "zero"),
+    Loss((601, 10), spread=30.0),
+]
+AS_IN_TRAINING = [Loss((128, 10)), Loss((2, 11, 64, 84))]
+
+
+def check_loss(ops: Operations, case: Loss) -> None:
+    """Loss and gradient of the kernels against the reference's."""
+    logits, labels = case.inputs()
+    options = {"ignore_index": case.ignore_index, "unlabelled": case.unlabelled}
+    loss, dlogits = ops.softmax_cross_entropy(*on_device(ops, logits, labels), **options)
+    expected_loss, expected = reference.softmax_cross_entropy(logits.astype(np.float64), labels, **options)
+    assert ops.to_numpy(loss).shape == (1,)
+    assert_close(ops.to_numpy(dlogits), expected, "one kernel", "dlogits")
+    assert_close(ops.to_numpy(loss), expected_loss, "one kernel", "loss")
+
+
+def check_softmax(ops: Operations, case: Loss) -> None:
+    """The kernel's probabilities against the reference's."""
+    logits, _ = case.inputs()
+    p = ops.to_numpy(ops.softmax(ops.asarray(logits)))
+    assert_close(p, reference.softmax(logits.astype(np.float64)), "one kernel", "p")
+    assert_close(p.sum(axis=1), np.ones_like(p[:, 0]), "one kernel", "their sum")
+
+
+@given(losses())
+def test_loss_and_gradient(ops: Operations, case: Loss) -> None:
+    check_loss(ops, case)
+
+
+@given(losses())
+def test_softmax(ops: Operations, case: Loss) -> None:
+    check_softmax(ops, case)
+
+
+@pytest.mark.parametrize("case", SEVERAL_BLOCKS, ids=str)
+def test_several_blocks(ops: Operations, case: Loss) -> None:
+    places = case.inputs()[1].size
+    assert places > 512 and places % 256
+    check_loss(ops, case)
+    check_softmax(ops, case)
+
+
+@pytest.mark.parametrize("places", [1, 31, 32, 33, 255, 256, 257])
+def test_blocks_full_and_not(ops: Operations, places: int) -> None:
+    check_loss(ops, Loss((places, 3)))
+    check_loss(ops, Loss((1, 3, 1, places), 0, "softmax"))
+
+
+@pytest.mark.parametrize("case", AS_IN_TRAINING, ids=str)
+def test_sizes_of_training(ops: Operations, case: Loss) -> None:
+    check_loss(ops, case)
+
+
+def check_more_places_than_threads(ops: Operations) -> None:
+    """Of 140,000 places some threads of the fast kernel have two, and some one."""
+    case = Loss((4, 3, 5, 7000), 0)
+    places = case.inputs()[1].size
+    assert MAX_PARTS * LOSS_THREADS < places < 2 * MAX_PARTS * LOSS_THREADS
+    check_loss(ops, case)
+
+
+def test_more_places_than_threads(ops: Operations) -> None:
+    check_more_places_than_threads(ops)
+    check_more_places_than_threads(Operations(Emulator(mode="check", order="random", naive=ops.device.naive)))
+
+
+def test_more_classes_than_registers(ops: Operations) -> None:
+    check_loss(ops, Loss((3, MAX_CLASSES + 1, 4, 5), 0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "launched"),
+    [
+        ((128, 10), ["softmax_cross_entropy"]),
+        ((1, 10, 16, 16), ["softmax_cross_entropy"]),
+        ((1, 10, 1, 257), ["softmax_cross_entropy", "softmax_cross_entropy_mean"]),
+        ((4, MAX_CLASSES + 1), ["softmax_cross_entropy_naive", "softmax_cross_entropy_mean_naive"]),
+    ],
+)
+def test_which_kernels_are_launched(ops: Operations, shape: tuple[int, ...], launched: list[str]) -> None:
+    given = on_device(ops, *Loss(shape).inputs())
+    recording = ops.device.record(lambda: ops.softmax_cross_entropy(*given))
+    if ops.device.naive:
+        launched = ["softmax_cross_entropy_naive", "softmax_cross_entropy_mean_naive"]
+    assert [launch.kernel.name for launch in recording.launches] == launched
+
+
+def test_sizes_are_the_kernels() -> None:
+    text = (KERNELS / "softmax_cross_entropy.cu").read_text()
+    for name, number in (("LOSS_THREADS", LOSS_THREADS), ("MAX_PARTS", MAX_PARTS)):
+        assert re.search(rf"^constexpr int {name} = (\d+);", text, re.MULTILINE)[1] == str(number)
+
+
+@pytest.mark.parametrize("picture", [(), (3, 5)])
+@pytest.mark.parametrize("k", [3, 10, 11])
+def test_equal_logits_lose_ln_k(ops: Operations, k: int, picture: tuple[int, ...]) -> None:
+    labels = np.random.default_rng(0).integers(0, k, (4, *picture)).astype(np.int32)
+    for each in (ops, on("cpu")):
+        for logit in (0, 7):
+            logits = np.full((4, k, *picture), logit, np.float32)
+            loss, dlogits = each.softmax_cross_entropy(*on_device(each, logits, labels))
+            assert_close(each.to_numpy(loss), np.array([math.log(k)]), "one kernel", "loss")
+            assert_close(each.to_numpy(dlogits).sum(axis=1) + 1, np.ones_like(labels), "one kernel", "sum of dlogits")
+
+
+def check_large_logits(ops: Operations) -> None:
+    """Logits of 1e4 and -1e4 neither overflow nor lose the loss, which may be 20,000."""
+    logits = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, -1e4]], np.float32)
+    labels = np.array([1, 2, 0], np.int32)
+    p = ops.to_numpy(ops.softmax(ops.asarray(logits)))
+    expected = np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]])
+    assert_close(p, expected, "one kernel", "p")
+    loss, dlogits = ops.softmax_cross_entropy(*on_device(ops, logits, labels))
+    assert_close(ops.to_numpy(loss), np.array([(20000 + math.log(3) + math.log(2)) / 3]), "one kernel", "loss")
+    assert_close(ops.to_numpy(dlogits), (expected - np.eye(3)[labels]) / 3, "one kernel", "dlogits")
+
+
+def test_large_logits(ops: Operations) -> None:
+    check_large_logits(ops)
+    check_large_logits(on("cpu"))
+
+
+def check_unlabelled(ops: Operations) -> None:
+    """Places without a label add no loss, the mean counts them, and their gradient is 0 or the softmax."""
+    logits, labels = Loss((2, 3, 5, 4), ignore_index=3, seed=2).inputs()
+    ignored = labels == 3
+    assert ignored.any() and not ignored.all()
+    p = reference.softmax(logits.astype(np.float64))
+    onehot = np.eye(4)[labels][..., :3].transpose(0, 3, 1, 2)  # all zero where ignored
+    expected_loss = -np.sum(onehot * np.log(p)) / labels.size
+    for unlabelled, weight in (("zero", 0), ("softmax", 1)):
+        options = {"ignore_index": 3, "unlabelled": unlabelled}
+        loss, dlogits = ops.softmax_cross_entropy(*on_device(ops, logits, labels), **options)
+        expected = (p - onehot) * np.where(ignored, weight, 1)[:, None] / labels.size
+        assert_close(ops.to_numpy(loss), np.array([expected_loss]), "one kernel", f"loss, {unlabelled}")
+        assert_close(ops.to_numpy(dlogits), expected, "one kernel", f"dlogits, {unlabelled}")
+
+
+def test_unlabelled_places(ops: Operations) -> None:
+    check_unlabelled(ops)
+    check_unlabelled(on("cpu"))
+
+
+def test_all_places_unlabelled(ops: Operations) -> None:
+    logits, labels = np.ones((2, 3, 2, 2), np.float32), np.full((2, 2, 2), 3, np.int32)
+    for each in (ops, on("cpu")):
+        for unlabelled, expected in (("zero", 0), ("softmax", 1 / 3 / 8)):
+            loss, dlogits = each.softmax_cross_entropy(*on_device(each, logits, labels), 3, unlabelled)
+            assert each.to_numpy(loss) == 0
+            assert_close(each.to_numpy(dlogits), np.full(logits.shape, expected), "one kernel")
+
+
+def test_inputs_are_left_alone(ops: Operations) -> None:
+    logits, labels = SEVERAL_BLOCKS[1].inputs()
+    for each in (ops, on("cpu")):
+        given = on_device(each, logits, labels)
+        each.softmax_cross_entropy(*given, 10, "zero")
+        each.softmax(given[0])
+        np.testing.assert_array_equal(each.to_numpy(given[0]), logits)
+        np.testing.assert_array_equal(each.to_numpy(given[1]), labels)
+
+
+def test_reference_is_the_formula() -> None:
+    logits, labels = (array.astype(float) for array in Loss((3, 4, 2, 5), seed=3).inputs())
+    loss, dlogits = reference.softmax_cross_entropy(logits, labels.astype(np.int32))
+    total, expected = 0.0, np.zeros(logits.shape)
+    for n, h, w in np.ndindex(*labels.shape):
+        powers = [math.exp(logit) for logit in logits[n, :, h, w]]
+        label = int(labels[n, h, w])
+        total -= math.log(powers[label] / sum(powers)) / labels.size
+        for k in range(4):
+            expected[n, k, h, w] = (powers[k] / sum(powers) - (k == label)) / labels.size
+    assert_close(loss, np.array([total]), "float64", "loss")
+    assert_close(dlogits, expected, "float64", "dlogits")
+
+
+@given(losses(side=2))  # the mean over many places has small derivatives, in which roundings of the loss would show
+def test_reference_gradient_by_finite_differences(case: Loss) -> None:
+    logits, labels = case.inputs()
+    logits = logits.astype(np.float64)
+    _, dlogits = reference.softmax_cross_entropy(logits, labels, case.ignore_index, "zero")
+
+    def function() -> float:
+        return float(reference.softmax_cross_entropy(logits, labels, case.ignore_index, "zero")[0][0])
+
+    assert gradcheck.check_gradient(function, logits, dlogits) <= gradcheck.TOLERANCES["finite differences"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_reference_keeps_the_dtype(dtype: type) -> None:
+    logits, labels = SEVERAL_BLOCKS[1].inputs()
+    for options in ({}, {"ignore_index": 10}, {"ignore_index": 10, "unlabelled": "softmax"}):
+        given = np.minimum(labels, 9) if not options else labels
+        loss, dlogits = reference.softmax_cross_entropy(logits.astype(dtype), given, **options)
+        assert loss.dtype == dlogits.dtype == dtype and loss.shape == (1,)
+    assert reference.softmax(logits.astype(dtype)).dtype == dtype
+
+
+def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
+    logits, labels = on_device(ops, np.zeros((2, 3, 4, 5), np.float32), np.zeros((2, 5, 4), np.int32))
+    with pytest.raises(ValueError, match=r"softmax_cross_entropy: labels must have shape \(2, 4, 5\), got \(2, 5, 4\)"):
+        ops.softmax_cross_entropy(logits, labels)
+
+
+def test_logits_without_classes_are_named(ops: Operations) -> None:
+    labels = ops.asarray(np.zeros(2, np.int32))
+    with pytest.raises(ValueError, match="softmax_cross_entropy: the number of classes must be at least 1, got 0"):
+        ops.softmax_cross_entropy(ops.asarray(np.zeros((2, 0), np.float32)), labels)
+    for shape in ((2,), (2, 3, 4)):
+        with pytest.raises(ValueError, match=r"softmax: logits must have shape \(any, any\), got "):
+            ops.softmax(ops.asarray(np.zeros(shape, np.float32)))
+
+
+def test_another_gradient_for_unlabelled_places_is_refused(ops: Operations) -> None:
+    logits, labels = np.zeros((2, 3), np.float32), np.zeros(2, np.int32)
+    for each in (ops, on("cpu")):
+        with pytest.raises(ValueError, match="unlabelled must be one of zero, softmax, got 'none'"):
+            each.softmax_cross_entropy(*on_device(each, logits, labels), 0, "none")
+
+
+def test_labels_of_another_type_are_refused(ops: Operations) -> None:
+    logits, labels = on_device(ops, np.zeros((2, 3), np.float32), np.zeros(2, np.int64))
+    with pytest.raises(TypeError, match=r"softmax_cross_entropy\w*: argument 'labels' expects int32, got int64"):
+        ops.softmax_cross_entropy(logits, labels)

@@ -1,0 +1,187 @@
+"""Are the gradients right? Finite differences, and the kernels against the references.
+
+Two links of proof. First, in float64, each gradient is compared with what the loss does when its input is moved a
+little: (f(x + eps) - f(x - eps)) / (2 eps). Then each result of a kernel is compared with the reference's. In single
+precision only the references can go through the first; kernels that an emulator compiles for double go through both.
+
+Relative error is norm(a - b) / norm(b) over a whole tensor; single entries near zero would be worse by orders of
+magnitude and say nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from tinyfcn.checks.cases import Case, cases, upstream
+from tinyfcn.checks.watched import Watched, place
+from tinyfcn.devices.device import Device
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.errors import KernelError
+from tinyfcn.operations import Operations, on
+
+EPSILON = 1e-6  # truncation falls with its square, rounding grows with its inverse: float64 is best near here
+PROJECTIONS = 3
+TOLERANCES = {
+    # What -> largest relative error. Finite differences leave 1e-10 to 1e-8; a wrong term leaves 1e-2 and more.
+    "finite differences": 1e-7,
+    # float32 carries 6e-8 a rounding, and sums of some thousand products of random sign lose a few digits more.
+    "kernel": 1e-4,
+    # float64 carries 1e-16. What a kernel computes in float32 all the same, a constant say, leaves 1e-8.
+    "kernel in double": 1e-12,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the table: `result` is what was checked, `method` a key of TOLERANCES.
+
+    `where` says of a wrong result of the emulator's which element is worst, and which line of a kernel stored it.
+    """
+
+    operation: str
+    detail: str
+    result: str
+    method: str
+    device: str
+    error: float
+    where: str = field(default="", compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number within the tolerance; NaN is not."""
+        return bool(self.error <= TOLERANCES[self.method])
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """norm(found - expected) / norm(expected); infinite where a value is not finite or the shapes differ.
+
+    Where `expected` is 0 throughout: 0 if `found` is too, else infinite. So too for integers: equal, or infinite.
+    """
+    if np.asarray(expected).dtype.kind in "iu":
+        return 0.0 if np.array_equal(found, expected) else np.inf
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return np.inf
+    difference, size = np.linalg.norm(found - expected), np.linalg.norm(expected)
+    if size == 0:
+        return 0.0 if difference == 0 else np.inf
+    return float(difference / size)
+
+
+def numerical_gradient(function: Callable[[], float], x: np.ndarray, entries: int, seed: int) -> np.ndarray:
+    """Centred differences of function() as x (float64, changed in place and restored) moves.
+
+    Returns the derivatives along PROJECTIONS random directions, then along `entries` random single entries (all, if
+    there are fewer), in the order of `directions`.
+    """
+    derivatives = []
+    for direction in directions(x, entries, seed):
+        kept = x.copy()
+        x += EPSILON * direction
+        above = function()
+        x[...] = kept - EPSILON * direction
+        below = function()
+        x[...] = kept
+        derivatives.append((above - below) / (2 * EPSILON))
+    return np.array(derivatives)
+
+
+def directions(x: np.ndarray, entries: int, seed: int) -> Iterator[np.ndarray]:
+    """Random unit vectors of x's shape, then unit vectors along single entries."""
+    generator = np.random.default_rng(seed)
+    for _ in range(PROJECTIONS):
+        direction = generator.standard_normal(x.shape)
+        yield direction / np.linalg.norm(direction)
+    for entry in generator.permutation(x.size)[:entries]:
+        direction = np.zeros(x.shape)
+        direction.flat[entry] = 1
+        yield direction
+
+
+def check_gradient(
+    function: Callable[[], float], x: np.ndarray, gradient: np.ndarray, entries: int = 20, seed: int = 0
+) -> float:
+    """The relative error between `gradient` and centred differences of function(), which reads x."""
+    expected = numerical_gradient(function, x, entries, seed)
+    found = np.array([np.sum(direction * gradient) for direction in directions(x, entries, seed)])
+    return relative_error(found, expected)
+
+
+def operations() -> list[str]:
+    """The operations that are checked, in the order of `cases`."""
+    return list(dict.fromkeys(case.operation for case in cases()))
+
+
+def check_differences(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict]:
+    """Finite differences against gradients, both computed by `ops`, which must work in float64."""
+    if not case.smooth:
+        return
+    results = {name: ops.to_numpy(result) for name, result in case.run(ops, seed=seed).items()}
+    dout = upstream(next(iter(results.values())).shape, seed)
+
+    def function() -> float:
+        with case.kernels(ops):
+            output = next(iter(case.forward(ops, **case.given(ops)).values()))
+        return float(np.sum(dout * ops.to_numpy(output)))
+
+    for name in case.gradients:
+        error = check_gradient(function, case.inputs[name], results[f"d{name}"], seed=seed)
+        yield Verdict(case.operation, case.detail, f"d{name}", "finite differences", ops.device_name, error)
+
+
+def check_kernel(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict]:
+    """What the kernels on `ops` compute against the reference in float64. Both go backward from the same outputs."""
+    reference = on("cpu")
+    outputs = case.forward(reference, **case.given(reference))
+    expected = case.run(reference, outputs, seed)
+    found = {name: ops.to_numpy(result) for name, result in case.run(ops, outputs, seed).items()}
+    method = "kernel in double" if works_in_double(ops) else "kernel"
+    verdicts = [
+        Verdict(case.operation, case.detail, name, method, ops.device_name, relative_error(found[name], wanted))
+        for name, wanted in expected.items()
+    ]
+    wrong = {each.result: (found[each.result], expected[each.result]) for each in verdicts if not each.passed}
+    where = locate(case, wrong, ops.device, outputs, seed) if wrong and isinstance(ops.device, Emulator) else {}
+    yield from (replace(verdict, where=where.get(verdict.result, "")) for verdict in verdicts)
+
+
+def works_in_double(ops: Operations) -> bool:
+    """Whether floats are float64 there, as finite differences need them."""
+    return ops.device is None or ops.device.dtypes["float"] == np.float64
+
+
+def locate(
+    case: Case,
+    wrong: dict[str, tuple[np.ndarray, np.ndarray]],
+    device: Device,
+    outputs: dict[str, np.ndarray],
+    seed: int,
+) -> dict[str, str]:
+    """What check mode finds; or for each result, found and expected, which line stored the element that is worst."""
+    watched = Watched(device.kernels, precision="double" if device.dtypes["float"] == np.float64 else "single")
+    try:
+        results = case.run(Operations(watched), outputs, seed)
+        watched.copies(results)
+    except KernelError as error:
+        return dict.fromkeys(wrong, str(error))
+    where = {}
+    for name, (found, expected) in wrong.items():
+        worst = int(np.nan_to_num(np.abs(found - expected), nan=np.inf).argmax())
+        should_be = found.dtype.type(expected.flat[worst]) + 0  # and not -0
+        values = f"is {found.flat[worst]!s}, should be {should_be!s}"
+        stored = watched.stored_by(results[name], worst)
+        where[name] = f"{name}{place(worst, found.shape)} {values}: stored by {stored}"
+    return where
+
+
+def check_all(operation: str | None, ops: Operations | None) -> Iterator[Verdict]:
+    """Every check of one operation or of all; the kernels' on `ops`, or none where it is None or the cpu."""
+    for case in cases():
+        if operation in (None, case.operation):
+            if not case.naive:  # or else the references would be checked twice
+                yield from check_differences(case, on("cpu"))
+            if ops is not None and ops.device is not None:
+                yield from check_kernel(case, ops)
+                if works_in_double(ops):
+                    yield from check_differences(case, ops)

@@ -1,0 +1,260 @@
+"""Any picture in, masks out: read an image file as MNIST has it, run it through in tiles, save the answer."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tinyfcn.errors import DataError
+from tinyfcn.files import make_folder, new_file
+
+LARGEST = 50_000_000  # pixels; the masks of such a picture are 550 MB
+SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
+HALO = 32  # grey levels that compression and paper leave around what is black
+TRAINED_AT = (64, 84)  # height and width of an M2NIST picture
+WAY_OUT = "free the disk, or name another folder"
+
+# One colour for each digit, the last for background. Chosen by search: in normal sight and in simulated
+# protanopia, deuteranopia and tritanopia no two are nearer than 0.10 in OKLab (tests/test_pictures.py), and
+# digits that networks confuse (4-9, 3-5, 1-7, ...) are the farthest apart.
+PALETTE = np.frombuffer(
+    bytes.fromhex("71a221 42bdb9 317f68 bf8eff ff7f7f b44811 c7c7ff ebbd17 66f2a5 8d51b9 14161c"), np.uint8
+).reshape(11, 3)
+
+
+def class_names(classes: int) -> list[str]:
+    """What a network's channels stand for: 11, or 10 without background, or 2 (ink or not)."""
+    if classes not in (2, 10, 11):
+        raise ValueError(f"a network has 2, 10 or 11 classes, not {classes}")
+    return ["ink", "background"] if classes == 2 else [*map(str, range(10)), "background"][:classes]
+
+
+def class_colours(classes: int) -> np.ndarray:
+    """The colour of each class, uint8 (classes, 3): rows of PALETTE; ink is the yellow of 7."""
+    return PALETTE[[7, 10]] if len(class_names(classes)) == 2 else PALETTE[:classes]
+
+
+def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[str], object] = print) -> np.ndarray:
+    """The image file at `path` as uint8 (H, W), white ink on black. One `notice` tells of all conversions.
+
+    invert: True and False overrule the guess, which is that a picture with a bright border is dark on white.
+    Raises DataError for what is no image, is damaged, or is larger than LARGEST.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; name the image files in it")
+        if not path.exists():
+            raise DataError(f"{path} does not exist; expected an image file")
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty (0 bytes); expected an image")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > LARGEST:
+                    raise Image.DecompressionBombError
+                pixels, changes = _grey(image)
+                lossy = image.format in LOSSY
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+        limit = f"{LARGEST // 10**6} million pixels"
+        raise DataError(f"{path} is too large (the limit is {limit}); cut it or scale it down") from None
+    except UnidentifiedImageError:
+        message = f"{path} is no image, or cut short; expected PNG, JPEG, or another format that Pillow reads"
+        raise DataError(message) from None
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror})") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise DataError(f"{path} is damaged or no image that Pillow can decode ({error})") from None
+
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    if invert or (invert is None and np.median(border) >= 128):
+        pixels = 255 - pixels
+        border = 255 - border
+        changes.append("inverted" if invert else "dark on white, so inverted (--no-invert leaves it)")
+    floor = _background(border, lossy)
+    if floor:
+        pixels = np.where(pixels > floor, pixels, np.uint8(0))
+        changes.append(f"background, up to {floor}, made 0")
+    if changes:
+        notice(f"{path}: {'; '.join(changes)}")
+    return pixels
+
+
+def _background(border: np.ndarray, lossy: bool) -> int:
+    """The grey up to which a picture is background, judged by its border: 0 where that is black.
+
+    MNIST's background is 0 without exception, and any pixel above it is ink. Paper is not so even, and lossy
+    compression leaves a halo of faint pixels around every stroke.
+    """
+    level = float(np.median(border))
+    if level >= 128:  # no background that a digit could stand out from: leave it to the eye
+        return 0
+    if level == 0:
+        return HALO if lossy else 0
+    spread = float(np.median(np.abs(border - level)))
+    return round(level + max(HALO, 6 * spread))
+
+
+def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
+    """The first frame, upright, opaque and grey, as uint8 (H, W); and a phrase for each thing done to it."""
+    changes = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        changes.append(f"the first of {frames} frames taken")
+    image.load()
+    if image.getexif().get(0x0112, 1) != 1:
+        changes.append("turned upright, as its EXIF orientation says")
+        image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":  # 16- and 32-bit integers, floats
+        values = np.asarray(image).astype(np.float64)
+        low, high = _black_and_white(values)
+        changes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
+        return np.rint((values - low) * (255 / (high - low))).astype(np.uint8), changes
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
+        return _on_backdrop(image.convert("RGBA"), changes)
+    if image.mode not in ("1", "L"):
+        changes.append(f"{'palette' if image.mode == 'P' else image.mode} colours turned to grey")
+        image = image.convert("RGB")
+    return np.array(image.convert("L")), changes
+
+
+def _black_and_white(values: np.ndarray) -> tuple[float, float]:
+    """The values to become 0 and 255 in a picture of other than 8 bits.
+
+    Files do not say how much of their range they use (floats to 1, a 12-bit camera): white is the smallest
+    usual one that holds the brightest pixel.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("it has NaN or infinite pixels")
+    low, high = float(values.min()), float(values.max())
+    usual = [white for white in (1, 255, 1023, 4095, 65535) if high <= white]
+    return (0, usual[0]) if low >= 0 and usual else (low, max(high, low + 1))
+
+
+def _on_backdrop(image: Image.Image, changes: list[str]) -> tuple[np.ndarray, list[str]]:
+    """An RGBA image as uint8 (H, W) on white or black, whichever lets its ink be seen."""
+    opaque = np.asarray(image.getchannel("A"), np.float32) / 255
+    grey = np.asarray(image.convert("RGB").convert("L"), np.float32)
+    if len({image.getchannel(channel).tobytes() for channel in "RGB"}) > 1:
+        changes.append("colours turned to grey")
+    # If most of it is opaque, that is paper, which goes on behind. Else it is ink and wants its opposite.
+    bright = (grey * opaque).sum() >= 128 * opaque.sum()
+    backdrop = 255 if bright == (opaque.mean() > 0.5) else 0
+    if opaque.min() < 1:
+        changes.append(f"transparent parts made {'white' if backdrop else 'black'}")
+    return np.rint(grey * opaque + backdrop * (1 - opaque)).astype(np.uint8), changes
+
+
+def predict_image(
+    predict_tile: Callable[[np.ndarray], np.ndarray],
+    picture: np.ndarray,
+    receptive_field: int,
+    multiple: int = 4,
+    tile: int = 512,
+    minimum: tuple[int, int] = TRAINED_AT,
+    name: str = "the picture",
+) -> tuple[np.ndarray, np.ndarray]:
+    """The label of each pixel, uint8 (H, W), and the probability of each class times 255, uint8 (K, H, W).
+
+    predict_tile: float32 (1, 1, h, w), (pixel - 127) / 127 -> probabilities (1, K, h, w). h and w are
+      multiples of `multiple`, no less than `minimum` and otherwise no more than `tile`.
+    picture: uint8 (H, W), white on black; padded with black on all sides to `minimum` and `multiple`.
+    receptive_field: the side of the square of pixels that one output pixel sees. Tiles overlap by twice that and begin
+      at multiples of `multiple`, as pooling windows do: so they give what the whole picture would give.
+
+    8-bit masks, because those of a 2000x3000 picture take 66 MB and floats 264 MB. Raises DataError for a
+    picture that no digit fits into. One smaller than `receptive_field` is padded: a 28x28 digit must work.
+    """
+    if not isinstance(picture, np.ndarray) or picture.ndim != 2 or picture.dtype != np.uint8:
+        found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture)
+        raise ValueError(f"picture must be a uint8 array (H, W), white on black; found {found}")
+    height, width = picture.shape
+    if not picture.size or max(height, width) < SMALLEST:
+        message = (
+            f"{name} is {height}x{width} pixels, too small to hold a digit: the network knows digits about "
+            f"{SMALLEST} pixels high, as in MNIST; enlarge the picture"
+        )
+        raise DataError(message)
+    rows = -(-max(height, minimum[0]) // multiple) * multiple
+    columns = -(-max(width, minimum[1]) // multiple) * multiple
+    top, left = (rows - height) // 2, (columns - width) // 2
+    padded = np.zeros((rows, columns), np.uint8)
+    padded[top : top + height, left : left + width] = picture
+
+    margin = -(-receptive_field // multiple) * multiple
+    labels, masks = np.empty(padded.shape, np.uint8), None
+    tile_rows, tile_columns = (max(tile, least) // multiple * multiple for least in minimum)
+    for y, y_first, y_last in _tiles(rows, tile_rows, margin):
+        for x, x_first, x_last in _tiles(columns, tile_columns, margin):
+            pixels = padded[None, None, y : y + tile_rows, x : x + tile_columns]
+            probabilities = np.asarray(predict_tile((pixels.astype(np.float32) - 127) / 127))
+            if probabilities.ndim != 4 or probabilities.shape[2:] != pixels.shape[2:]:
+                raise ValueError(f"predict_tile gave {probabilities.shape} for a tile {pixels.shape}")
+            answer = probabilities[0, :, y_first - y : y_last - y, x_first - x : x_last - x]
+            if masks is None:
+                masks = np.empty((len(answer), *padded.shape), np.uint8)
+            labels[y_first:y_last, x_first:x_last] = answer.argmax(axis=0)
+            masks[:, y_first:y_last, x_first:x_last] = np.rint(answer * 255)
+    inside = np.s_[top : top + height, left : left + width]
+    return labels[inside], masks[:, *inside]
+
+
+def _tiles(size: int, tile: int, margin: int) -> Iterator[tuple[int, int, int]]:
+    """Tiles of one length over 0..size: (origin, first, last); from first up to last the tile has the say.
+
+    That lies `margin` inside the tile, except at the picture's own edges.
+    """
+    if tile < size and tile <= 2 * margin:
+        raise ValueError(f"tiles of {tile} pixels leave nothing between margins of {margin}")
+    first = last = 0
+    while last < size:
+        origin = max(0, min(first - margin, size - tile))
+        last = size if origin + tile >= size else origin + tile - margin
+        yield origin, first, last
+        first = last
+
+
+def save_prediction(folder: str | Path, stem: str, picture: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> Path:
+    """Make the folder FOLDER/STEM, or STEM-2, STEM-3, ... where that is taken, and return its path. In it:
+
+    mask.png     every pixel in the colour of its class; a palette image: its pixel values are the labels
+    overlay.png  the picture in grey, under translucent colour wherever it is not background
+    digit-0.png to digit-9.png, or ink.png for 2 classes: probabilities as grey, 0 black, 1 white
+
+    picture and labels uint8 (H, W), masks uint8 (K, H, W), as predict_image has them. Raises DataError if
+    the folder cannot be written to.
+    """
+    names, colours = class_names(len(masks)), class_colours(len(masks))
+    mask = Image.fromarray(np.ascontiguousarray(labels))
+    mask.putpalette(colours.tobytes())
+    grey = np.repeat(picture[..., None], 3, axis=2)
+    blended = (colours[labels] * np.uint16(3) + grey * np.uint16(2)) // 5
+    background = labels[..., None] == 10 if len(names) > 2 else labels[..., None] == 1
+    images = {"mask": mask, "overlay": Image.fromarray(np.where(background, grey, blended).astype(np.uint8))}
+    for name, channel in zip(names, masks, strict=True):
+        if name != "background":
+            file_name = name if name == "ink" else f"digit-{name}"
+            images[file_name] = Image.fromarray(np.ascontiguousarray(channel))
+
+    folder = _new_folder(Path(folder), stem)
+    for name, image in images.items():
+        with new_file(folder / f"{name}.png", WAY_OUT) as file:
+            image.save(file, "PNG")
+    return folder
+
+
+def _new_folder(parent: Path, stem: str) -> Path:
+    make_folder(parent, WAY_OUT)
+    count, folder = 1, parent / stem
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            count += 1
+            folder = parent / f"{stem}-{count}"
