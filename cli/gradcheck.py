@@ -3,22 +3,24 @@
 import sys
 
 import click
+import numpy as np
 
-from tinyfcn.checks.gradcheck import TOLERANCES, check_all, operations
-from tinyfcn.cli.options import DEVICES
+from tinyfcn.checks.gradcheck import TOLERANCES, check_all
+from tinyfcn.checks.pieces import cases_of, operations
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import DEVICES, on
+from tinyfcn.ops import Operations
 
 
 @click.command(short_help="Check every gradient.")
-@click.argument("operation", required=False, type=click.Choice(operations()))
+@click.argument("operation", required=False)
 @click.option(
     "--device",
     type=click.Choice(DEVICES),
     default="emulator",
     show_default=True,
-    help="Where the kernels run that are checked. cpu: check the references only.",
+    help="The device whose kernels are checked. cpu: check the references only.",
 )
 @click.option(
     "--precision",
@@ -30,7 +32,8 @@ from tinyfcn.operations import Operations, on
 def gradcheck(operation: str | None, device: str, precision: str) -> None:
     """Check every gradient: finite differences against the references, then the kernels against the references.
 
-    Exits with 1 if a check fails, and says which line of a kernel stored the worst number. Edit a kernel and run this.
+    Edit a kernel and run this. It exits with 1 if a check fails, and names the line of the kernel that stored the worst
+    number.
 
     \b
     tinyfcn gradcheck
@@ -38,6 +41,10 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
     tinyfcn gradcheck --precision double         finite differences on the kernels themselves
     tinyfcn gradcheck --device cuda
     """
+    if operation is not None and operation not in operations():
+        raise click.UsageError(f"no operation is named {operation!r}; there are {', '.join(operations())}")
+    if operation is not None and not cases_of(operation).gradcheck_cases(np.random.default_rng(0)):
+        raise click.UsageError(f"{operation} has no gradients: try tinyfcn sanitize {operation}")
     if precision == "double" and device != "emulator":
         raise click.UsageError(
             f"--precision double compiles the kernels with float widened to double, which only the emulator does, "
@@ -46,7 +53,9 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
     ops = Operations(Emulator(precision="double")) if precision == "double" else on(device)
     verdicts = list(check_all(operation, ops))
     if not verdicts:
-        raise click.UsageError(f"{operation} has no gradient to check, and on the {device} no kernel: choose a device")
+        raise click.UsageError(
+            f"{operation} has no reference gradient, and the {device} runs no kernels: try --device emulator"
+        )
     rows = table("operation", "", "result", "against", "device", "relative error>", "verdict")
     for verdict in verdicts:
         passed = "[green]right[/]" if verdict.passed else f"[red]WRONG[/], over {TOLERANCES[verdict.method]:.0e}"

@@ -12,7 +12,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.kernel_source import KERNELS
 
 
-@click.command(short_help="Check what every kernel does in memory.")
+@click.command(short_help="Check every kernel's memory accesses.")
 @click.argument("kernel", required=False)
 @click.option(
     "--seeds",
@@ -22,9 +22,9 @@ from tinyfcn.devices.kernel_source import KERNELS
     help="How many random shapes of each operation. Each runs with its threads forward, in reverse and shuffled.",
 )
 def sanitize(kernel: str | None, seeds: int) -> None:
-    """Check every kernel on small random shapes: races, accesses out of bounds, values read that nothing wrote, numbers
-    that are none, and results that depend on the order of threads. And of each network's training step, whether
-    launches that may run at the same time leave each other's arrays alone.
+    """Check every kernel on small random shapes: races, accesses out of bounds, reads of uninitialised values, NaNs,
+    and results that depend on the order of threads. Also check each network's training step: launches that may overlap
+    must not touch each other's arrays.
 
     Runs on the emulator, on any machine with a C++ compiler. Exits with 1 if anything is found; each finding names the
     .cu file and line. KERNEL is a kernel's or an operation's name; without it, all are checked.
@@ -69,7 +69,8 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     for each, verdict in verdicts.items():
         if verdict == NEVER_LAUNCHED:
             click.echo(
-                f"\n{each.name} was never launched: have the exercise of {each.operation} do so, in tinyfcn/sanitize.py"
+                f"\n{each.name} was never launched: add a case that does to sanitize_cases in "
+                f"tinyfcn/checks/cases/{each.operation}.py"
             )
     disorder = conflicts_in_steps() if kernel is None else {}
     for network, lines in disorder.items():

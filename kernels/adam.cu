@@ -1,12 +1,12 @@
-// The Adam optimiser: all parameters of a network in one launch.
+// The Adam optimiser: one launch updates all parameters of a network.
 //
-//   g     = gradient + l2 * parameter                            l2: 0 but for parameters under a penalty l2/2 * p^2
-//   m     = beta1 * m + (1 - beta1) * g                          the mean of the gradients, fading
-//   v     = beta2 * v + (1 - beta2) * g^2                        the mean of their squares, fading
+//   g     = gradient + l2 * parameter                            l2: 0, or the weight of a penalty l2/2 * p^2
+//   m     = beta1 * m + (1 - beta1) * g                          exponential moving average of the gradients
+//   v     = beta2 * v + (1 - beta2) * g^2                        exponential moving average of their squares
 //   p    -= rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
 //
-//   the rate at step t = 1 .. steps climbs in a straight line for `warmup` steps, times half a cosine from 1 to 0:
-//   rate  = base_rate * min(t / warmup, 1) * (1 + cos(pi * (t - 1) / steps)) / 2             steps 0: without the cosine
+//   The rate at step t = 1 .. steps rises linearly for `warmup` steps, times half a cosine from 1 to 0:
+//   rate  = base_rate * min(t / warmup, 1) * (1 + cos(pi * (t - 1) / steps)) / 2             steps 0: no cosine
 //
 //   array        shape   adam_schedule   adam_step
 //   step         (1)     in              in and out     steps done
@@ -15,21 +15,21 @@
 //   gradients    (P)                     in
 //   m, v         (P)                     in and out
 //   l2           (P)                     in
-//   loss         (1)                     in             of this step's batch
-//   losses       (R)                     out            of the last R steps: that of step t at (t - 1) % R
+//   loss         (1)                     in             this step's loss
+//   losses       (R)                     out            the last R losses; that of step t is element (t - 1) % R
 //
 //   kernel           grid           block   global reads a thread    writes
 //   adam_schedule    1              1       1                        3
-//   adam_step        ceil(P/256)    256     8, the first one's 10    3, the first one's 5
+//   adam_step        ceil(P/256)    256     8, thread 0: 10          3, thread 0: 5
 //
-// The step counter, the rate and the losses live on the device, so that a step needs nothing from the host, and the
-// host asks for the losses of many steps at once: waiting for each would take longer than the step.
+// The step counter, the rate and the losses live on the device. So a step needs nothing from the host, and the host
+// fetches the losses of many steps at once: waiting for each loss would take longer than the step.
 //
-// The rate is one thread's work, and all others wait for it. So it has a launch of its own, which needs no gradients
-// and may run beside forward and backward. The counter is raised in adam_step, where nobody else reads it.
+// One thread computes the rate, and all others need it. So it has a launch of its own, which needs no gradients and may
+// run on a side stream beside forward and backward. adam_step raises the counter, where no other thread reads it.
 //
-//   first step, gradient 3:   m .3 (corrected 3)   v .009 (corrected 9)   p -= rate * 3 / sqrt(9), one rate long;
-//   gradient .003: as long. Adam goes by the sign and the steadiness of a gradient, not by its size.
+//   first step, gradient 3:      m .3 (corrected 3)   v .009 (corrected 9)   p -= rate * 3 / sqrt(9), one rate long
+//   first step, gradient .003:   as long. Adam follows the sign and the steadiness of a gradient, not its size.
 //
 // Kingma & Ba, "Adam: a method for stochastic optimization" (2015). Read next: gather_normalise.cu.
 

@@ -12,13 +12,13 @@
 //   add_forward    ceil(count/256)    256     2                       1
 //   add_backward   ceil(count/256)    256     1                       1
 //
-// scale is 1 for a sum and 1/2 for the mean that the source article takes. Where it is 1 the gradient passes through
+// scale is 1 for a sum and 1/2 for the mean that the source article takes. With scale 1 the gradient passes through
 // unchanged, so nothing is launched.
 //
 //   a   1   2   3
 //   b  10  20  30        scale 1/2:   z  5.5  11  16.5        da = dz / 2
 //
-// In training conv_transpose2d_forward adds its skip connection on the way out, and is held against this kernel.
+// In training the epilogue of fast_conv.cu adds the skip connection. The tests compare that with this kernel.
 //
 // Read next: max_pool2d.cu.
 

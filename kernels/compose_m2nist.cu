@@ -1,4 +1,4 @@
-// Composes M2NIST pictures: one to three MNIST digits on black, 64x84, their 28x28 boxes nowhere overlapping.
+// Composes M2NIST images: one to three MNIST digits on black, 64x84; their 28x28 boxes do not overlap.
 //
 //   array           shape         type     place   draw   fast
 //   step            (1)           int      in             in     the step's number, its bits read as unsigned
@@ -11,42 +11,42 @@
 //   kernel                       grid                          block   global reads a thread          writes
 //   compose_m2nist_place_naive   ceil(N/256)                   256     1                              9
 //   compose_m2nist_draw_naive    ceil(N*64*84/256)             256     up to 11                       2
-//   compose_m2nist               (N, 6), or (N, 1) if N > 128  224     4, and up to 1 for a pixel     a float4 and an int4
-//                                                                                                     for four pixels
+//   compose_m2nist               (N, 6), or (N, 1) if N > 128  224     4, and up to 1 for a pixel     a float4 and an
+//                                                                                                     int4 for 4 pixels
 //
-// Where digits go is a function of (seed, step, picture) through a counter-based generator (common.cuh), so that every
-// device trains on the same pictures, and a resumed run on those that come next:
+// Where the digits go is a function of (seed, step, image) through a counter-based generator (common.cuh). So every
+// device trains on the same images, and a resumed run goes on with the right ones:
 //
-//   philox(counter = (0, picture, step, 0), key = seed)      how many digits (1, 2 or 3), and which three
-//   philox(counter = (t, picture, step, 0), key = seed)      try t = 1 .. 512: the three places, one word each
+//   philox(counter = (0, image, step, 0), key = seed)      how many digits (1, 2 or 3), and which three
+//   philox(counter = (t, image, step, 0), key = seed)      try t = 1 .. 512: the three positions, one word each
 //
-// Each try places all boxes anew, so any layout without overlap is as likely as any other. About 1 try in 48 serves for
-// three digits; should all 512 fail (2 in 100,000 of them), the boxes stand side by side, 3 * 28 = 84.
+// Each try places all boxes anew, so all layouts without overlap are equally likely. About 1 try in 48 succeeds for
+// three digits. If all 512 fail (for 2 in 100,000 images of three digits), the boxes stand side by side, 3 * 28 = 84.
 //
-//   +----------------------+    Drawing, one thread owns an output pixel and asks which box covers it. The other way
-//   |   +---+              |    round, a thread for each digit's pixel, the background would want a launch of its own.
+//   +----------------------+    To draw, a thread owns an output pixel and asks which box covers it. If a thread owned
+//   |   +---+              |    a digit's pixel instead, the background would need a launch of its own.
 //   |   | 7 |      +---+   |
 //   |   +---+      | 4 |   |
 //   |      +---+   +---+   |
 //   |      | 1 |           |
 //   +------+---+-----------+
 //
-// What the naive form pays: one thread a picture makes its tries one after another, ten rounds of multiplications each,
-// while all others wait for the slowest: of 16 pictures that one makes about 100. And the boxes go through memory, to a
-// second launch.
+// Why the naive form is slow. One thread makes an image's tries one after another, ten rounds of multiplications each,
+// and all others wait for the slowest: among 16 images that one makes about 100 tries. And the boxes go through global
+// memory to a second launch.
 //
-// What the fast form saves: the 32 lanes of a warp make 32 tries at once, and the first that fits is the lowest lane's:
+// What the fast form does about it. The 32 lanes of a warp make 32 tries at once, and the lowest lane that fits wins:
 //
 //   lane        0  1  2  3  4  5  6  7  8 ..        __ballot_sync gives every lane this row as 32 bits;
-//   fits        .  .  .  .  .  x  .  .  x ..        __ffs finds the lowest, lane 5; __shfl_sync asks it for its places
+//   fits        .  .  .  .  .  x  .  .  x ..        __ffs finds the lowest, lane 5; __shfl_sync fetches its positions
 //
-// If none fits, the next 32. Every warp does so for itself, though all of a picture's warps find the same: to have one
-// find it while the others wait at a barrier takes as long, and shared memory besides. Then a thread draws four
-// neighbours in a row at a time (84 = 4 * 21), stored as one float4 and one int4. Six blocks share a picture, so that
-// the 16 of a training step keep 96 multiprocessors busy; of more than 128 pictures each has one block, which seeks the
-// places less often.
+// If none fits, the lanes make the next 32. Every warp does this for itself, although all warps of an image find the
+// same: if one warp searched while the others waited at a barrier, it would take as long and need shared memory. Then a
+// thread draws four neighbouring pixels of a row at a time (84 = 4 * 21) and stores them as one float4 and one int4. Six
+// blocks share an image, so that the 16 images of a training step keep 96 multiprocessors busy. Above 128 images each has
+// one block, and the search is repeated less often.
 //
-// The same integers in NumPy: tinyfcn/reference/compose_m2nist.py. Read next: tinyfcn/networks/encoder.py.
+// tinyfcn/reference/compose_m2nist.py computes the same integers in NumPy. Read next: tinyfcn/networks/encoder.py.
 
 constexpr int HEIGHT = 64;
 constexpr int WIDTH = 84;
@@ -54,8 +54,8 @@ constexpr int SIDE = 28;
 constexpr int TRIES = 512;
 constexpr int ROWS = HEIGHT - SIDE + 1;  // in which a box may begin
 constexpr int COLUMNS = WIDTH - SIDE + 1;
-constexpr int FOURS = WIDTH / 4;      // in a row of a picture
-constexpr int COMPOSE_THREADS = 224;  // 7 whole warps; a sixth of a picture's 64 * 21 fours
+constexpr int FOURS = WIDTH / 4;      // in a row of an image
+constexpr int COMPOSE_THREADS = 224;  // 7 whole warps; a sixth of an image's 64 * 21 fours
 
 extern "C" __global__ void compose_m2nist_place_naive(const int* __restrict__ step, int* __restrict__ boxes, int M,
                                                       int N, unsigned int seed) {
@@ -69,9 +69,9 @@ extern "C" __global__ void compose_m2nist_place_naive(const int* __restrict__ st
     int top[3], left[3];
     bool placed = false;
     for (int attempt = 1; attempt <= TRIES && !placed; ++attempt) {
-        Words place = philox(attempt, n, now, 0, seed, 0);
+        Words words = philox(attempt, n, now, 0, seed, 0);
         for (int k = 0; k < 3; ++k) {
-            int position = place.word[k] % (ROWS * COLUMNS);
+            int position = words.word[k] % (ROWS * COLUMNS);
             top[k] = position / COLUMNS;
             left[k] = position % COLUMNS;
         }
@@ -97,14 +97,14 @@ extern "C" __global__ void compose_m2nist_draw_naive(const int* __restrict__ box
     if (element >= N * HEIGHT * WIDTH) return;
     int column = element % WIDTH;  // 0 .. WIDTH - 1
     int row = element / WIDTH % HEIGHT;  // 0 .. HEIGHT - 1
-    const int* picture = boxes + element / (WIDTH * HEIGHT) * 9;
+    const int* image_boxes = boxes + element / (WIDTH * HEIGHT) * 9;
 
     int pixel = 0;
     int label = background;
     for (int k = 0; k < 3; ++k) {
-        int digit = picture[k * 3];
-        int h = row - picture[k * 3 + 1];  // within the box: 0 .. 27
-        int w = column - picture[k * 3 + 2];
+        int digit = image_boxes[k * 3];
+        int h = row - image_boxes[k * 3 + 1];  // within the box: 0 .. 27
+        int w = column - image_boxes[k * 3 + 2];
         if (digit < 0 || h < 0 || h >= SIDE || w < 0 || w >= SIDE) continue;
         pixel = digits[(digit * SIDE + h) * SIDE + w];
         if (pixel > 0) label = digit_labels[digit];
@@ -123,22 +123,22 @@ extern "C" __global__ void __launch_bounds__(COMPOSE_THREADS)
 
     const Words choice = philox(0, n, now, 0, seed, 0);
     const int count = 1 + choice.word[0] % 3;
-    int digit[3], name[3];
+    int digit[3], name[3];  // `name`: the digit's label
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
         digit[k] = choice.word[k + 1] % M;
-        name[k] = digit_labels[digit[k]];  // before it is wanted, while the places are sought
+        name[k] = digit_labels[digit[k]];  // loaded early, while the search for positions runs
     }
 
     int position[3];
     unsigned int fitting = 0;  // a bit for each lane whose try fits
     for (int first = 1; first <= TRIES && fitting == 0; first += 32) {
         const int attempt = first + lane;
-        const Words place = philox(attempt, n, now, 0, seed, 0);
+        const Words words = philox(attempt, n, now, 0, seed, 0);
         bool fits = attempt <= TRIES;
 #pragma unroll
         for (int a = 0; a < 3; ++a) {
-            position[a] = place.word[a] % (ROWS * COLUMNS);
+            position[a] = words.word[a] % (ROWS * COLUMNS);
 #pragma unroll
             for (int b = 0; b < a; ++b) {
                 int rows_apart = abs(position[a] / COLUMNS - position[b] / COLUMNS);
@@ -153,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(COMPOSE_THREADS)
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
         position[k] = __shfl_sync(0xffffffff, position[k], chosen);
-        top[k] = k < count ? position[k] / COLUMNS : HEIGHT;  // no box: below the picture
+        top[k] = k < count ? position[k] / COLUMNS : HEIGHT;  // no box: below the image
         left[k] = fitting ? position[k] % COLUMNS : k * SIDE;
     }
 
@@ -172,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(COMPOSE_THREADS)
                 const int w = column + i - left[k];
                 if (w < 0 || w >= SIDE) continue;
                 pixel[i] = digits[(digit[k] * SIDE + h) * SIDE + w];
-                ink[i] = name[k];  // of no consequence where the pixel is 0: to ask here would be to wait for it
+                ink[i] = name[k];  // unused where the pixel is 0; a test here would wait for the pixel
             }
         }
         float value[4];

@@ -1,17 +1,17 @@
-// Gathers a batch of pictures, brings their bytes into the network's range, and fetches their labels.
+// Gathers a batch of images, normalises their bytes to the network's range, and gathers their labels.
 //
 //   batch[n, 0, s] = (images[i, s] - 127) / 127                      s: a pixel; black -1, white 128/127
-//   labels[n, l]   = all_labels[i, l]                                l: a pixel too, or the one label of a picture
+//   labels[n, l]   = all_labels[i, l]                                l: a pixel too, or the one label of an image
 //
 //   gather_normalise   i = indices[n]
 //   gather_batch       i = order[step % R, n]
 //
 //   array        shape     type     in or out
-//   images       (M,S)     byte     in         all pictures, on the device once
-//   all_labels   (M,L)     byte     in         and all labels; L: S, or 1
-//   indices      (N)       int      in         which to take: 0 .. M - 1
-//   order        (R,N)     int      in         which to take in R steps, one after another
-//   step         (1)       int      in         steps done, which Adam counts
+//   images       (M,S)     byte     in         all images, copied to the device once
+//   all_labels   (M,L)     byte     in         all labels; L is S or 1
+//   indices      (N)       int      in         the images to take: 0 .. M - 1
+//   order        (R,N)     int      in         the images to take in each of R steps
+//   step         (1)       int      in         steps done; Adam counts them
 //   batch        (N,1,S)   float    out
 //   labels       (N,L)     int      out
 //
@@ -23,10 +23,10 @@
 //           0 127                                 -1     0
 //                                                 -1  1.008
 //
-// A byte is read where a float would be four: pictures and labels stay small, and only a batch is ever widened.
+// A byte takes a quarter of a float's memory traffic: images and labels stay bytes, and only a batch is widened.
 //
-// Of gather_batch's arguments none changes from step to step: it reads the step's number where Adam leaves it. So a
-// training step can be recorded once and replayed, and the host fills `order` anew every R steps.
+// gather_batch's arguments do not change from step to step, because it reads the step's number where Adam leaves it. So
+// a training step can be recorded once and replayed; the host refills `order` every R steps.
 //
 // Read next: compose_m2nist.cu.
 
@@ -45,7 +45,7 @@ extern "C" __global__ void gather_batch(const unsigned char* __restrict__ images
     if (element >= N * S) return;
     int n = element / S;      // 0 .. N - 1
     int pixel = element % S;  // 0 .. S - 1
-    int picture = order[step[0] % R * N + n];
-    batch[element] = (images[picture * S + pixel] - 127) / 127.0f;
-    if (pixel < L) labels[n * L + pixel] = all_labels[picture * L + pixel];
+    int image = order[step[0] % R * N + n];
+    batch[element] = (images[image * S + pixel] - 127) / 127.0f;
+    if (pixel < L) labels[n * L + pixel] = all_labels[image * L + pixel];
 }

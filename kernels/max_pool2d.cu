@@ -1,12 +1,12 @@
 // Max-pooling, forward and backward.
 //
 //   y[n,c,i,j] = max over u,v < size of x[n, c, i*stride + u, j*stride + v]
-//   OH = (H - size) / stride + 1, OW likewise; rows and columns left over at the end are seen by no window.
+//   OH = (H - size) / stride + 1, OW likewise; no window covers the rows and columns left over at the end.
 //
 //   array          shape            forward   backward
 //   x              (N,C,H,W)        in
 //   y              (N,C,OH,OW)      out
-//   max_index         (N,C,OH,OW)      out       in       h*W + w of the maximum; of equals, the first
+//   max_index      (N,C,OH,OW)      out       in       h*W + w of the maximum; among equals, the first
 //   dout           (N,C,OH,OW)                in
 //   dx             (N,C,H,W)                  out
 //
@@ -14,18 +14,20 @@
 //   max_pool2d_forward     ceil(N*C*OH*OW/256)   256     size^2 + 1                      2
 //   max_pool2d_backward    ceil(N*C*H*W/256)     256     up to 2*ceil(size/stride)^2     1
 //
-// The derivative of a maximum is 1 for the max_index and 0 for the others, so a gradient goes to the max_index alone. Ties are
-// no rarity: after a ReLU whole windows are 0. Then the first in reading order wins, here and in the reference.
+// The derivative of a maximum is 1 for the largest pixel and 0 for the others, so the gradient goes to max_index alone.
+// Ties are common: after a ReLU whole windows are 0. Then the first pixel in reading order wins, here and in the
+// reference.
 //
 //   x  1 3 | 0 0      y  3 0      max_index  1 2      dout  a b      dx  0 a b 0
 //      2 0 | 0 0                                                      0 0 0 0
 //
-// Windows overlap where stride < size: then a pixel may have won several, and its thread asks each that covers it.
+// Windows overlap where stride < size. A pixel may then be the maximum of several windows, and its thread asks each
+// window that covers it.
 //
-// In training the encoder's pooling is done by conv2d_forward on the way out, and undone by whoever reads its gradient;
-// both are held against these kernels.
+// In training the epilogue of fast_conv.cu pools, and its backward kernels read max_index. The tests compare both with
+// these kernels.
 //
-// Read next: conv2d.cu, on a first reading its naive kernels.
+// Read next: conv2d.cu.
 
 extern "C" __global__ void max_pool2d_forward(const float* __restrict__ x, float* __restrict__ y,
                                               int* __restrict__ max_index, int N, int C, int H, int W, int OH, int OW,
@@ -42,7 +44,7 @@ extern "C" __global__ void max_pool2d_forward(const float* __restrict__ x, float
         for (int v = 0; v < size; ++v) {
             int candidate = (i * stride + u) * W + j * stride + v;  // within the plane: 0 .. H*W - 1
             float value = plane[candidate];
-            if (value > largest || value != value) {  // not >=, so the first of equals stays; a NaN is passed on
+            if (value > largest || value != value) {  // not >=: among equals the first stays; a NaN is passed on
                 largest = value;
                 best = candidate;
             }

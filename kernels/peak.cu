@@ -1,25 +1,25 @@
-// What a GPU can do at most, measured: how fast it copies, and how fast it multiplies and adds. No network uses these;
-// `tinyfcn bench` holds the others against them.
+// What a GPU can do at most, measured: how fast it copies, and how fast it multiplies and adds. No network uses these
+// kernels; `tinyfcn bench` compares the others with them.
 //
 //   copy           y[i] = x[i]
-//   multiply-add   y[i] = sum over k = 0 .. 7 of the number that x[i] + k becomes by `rounds` times  c = c * scale + shift
+//   multiply-add   y[i] = sum over k = 0 .. 7 of c_k, where c_k starts as x[i] + k and becomes c_k * scale + shift `rounds` times
 //
 //   array   shape    in or out
 //   x       (I)      in
 //   y       (I)      out
 //
-//   kernel                  grid             block   global reads a thread   writes            operations
-//   peak_copy           ceil(I/4096)     256     4 of four floats        4 of four floats  none
+//   kernel              grid             block   global reads a thread   writes            flops a thread
+//   peak_copy           ceil(I/4096)     256     4 float4s               4 float4s         0
 //   peak_multiply_add   ceil(I/256)      256     1                       1                 16 * rounds
 //
-// Each thread of the copy has four loads of 16 bytes under way before it stores the first, since memory answers late. Of
-// the multiply-adds each needs the one before it, and waits some four cycles for it; eight chains side by side give the
-// thread something to do meanwhile, and two such warps keep a scheduler busy.
+// Each thread of the copy has four loads of 16 bytes in flight before its first store, because memory answers late. Each
+// multiply-add needs the one before it and waits some four cycles for it. Eight independent chains give the thread
+// something to do meanwhile, and two such warps keep a scheduler busy.
 //
 //   chain 0   c0 . . . c0' . . . c0"              one chain: a multiply-add every four cycles
-//   chain 1     c1 . . . c1' . . . c1"            four and more: one every cycle, which is the ceiling
+//   chain 1     c1 . . . c1' . . . c1"            four and more: one every cycle, which is the peak
 //
-// Read next: tinyfcn/bench/ceilings.py, which measures.
+// Read next: tinyfcn/bench/roofline.py, which measures.
 
 constexpr int COPY_THREADS = 256;
 constexpr int COPY_FOURS = 4;  // a thread
@@ -38,13 +38,13 @@ extern "C" __global__ void __launch_bounds__(COPY_THREADS)
 }
 
 extern "C" __global__ void peak_multiply_add(const float* __restrict__ x, float* __restrict__ y, float scale,
-                                                 float shift, int rounds, int count) {
+                                             float shift, int rounds, int count) {
     int element = thread_number();  // 0 .. count - 1, and the last block's surplus
     if (element >= count) return;
     float chain[CHAINS];
 #pragma unroll
     for (int k = 0; k < CHAINS; ++k) chain[k] = x[element] + k;
-#pragma unroll 16  // so that counting rounds costs next to nothing
+#pragma unroll 16  // so that the loop counter costs next to nothing
     for (int round = 0; round < rounds; ++round)
 #pragma unroll
         for (int k = 0; k < CHAINS; ++k) chain[k] = chain[k] * scale + shift;

@@ -1,6 +1,6 @@
 // The rectified linear unit, forward and backward.
 //
-//   y = max(x, 0);   dx = dout where y > 0, else 0 (at x = 0 too, where the derivative could be anything from 0 to 1)
+//   y = max(x, 0);   dx = dout where y > 0, else 0 (at x = 0 too, where any slope from 0 to 1 would do)
 //
 //   array   shape   forward   backward
 //   x       any     in
@@ -15,10 +15,9 @@
 //   x  -2  -1   0   3        dout   a   b   c   d
 //   y   0   0   0   3        dx     0   0   0   d
 //
-// Backward looks at y, not x: the sign says the same, and x need not be kept.
+// The backward pass reads y instead of x: its sign says the same, and x need not be kept.
 //
-// In training it is no launch of its own where the fast convolutions run: they do it on the way out (finish_row in
-// common.cuh), and are held against this one.
+// In training the epilogue of fast_conv.cu applies the ReLU. The tests compare that with this kernel.
 //
 // Read next: add.cu.
 

@@ -1,9 +1,9 @@
-// Compares the class that a network gives every pixel with the true one: the counts that all its scores are made of.
+// Counts, for each image, what every score of a segmentation is made of: predicted against true classes of all pixels.
 //
-//   confusion[n, t, p] = how many pixels of picture n have label t and their largest logit in channel p
+//   confusion[n, t, p] = the number of pixels of image n with label t whose largest logit is in channel p
 //   overlap[n]         = |claimed and true|, |claimed or true|     over all (pixel s, channel k) with k < F
 //
-//   Of equal logits the first is the largest.
+//   Among equal logits the first counts as the largest.
 //   claimed(s, k): softmax(logits[n, :, s])[k] > threshold         true(s, k): labels[n, s] = k
 //
 //   array        shape     type     in or out
@@ -18,12 +18,12 @@
 //   K 3, F 2, threshold .4   logits of a pixel  5 4.8 1   softmax  .55 .45 .01   label 1:
 //   confusion[n, 1, 0] += 1; claimed 1 1, true 0 1: one for both, two for either
 //
-// A block counts for one picture, in shared memory, and its threads take turns at the pixels. Atomics make it the same
-// whichever thread comes first, as it would not be with floats: integers add up to the same in any order. Of the
-// K * 5,376 numbers of a picture no more than K*K + 2 go on to the host. A thread goes through its pixel's logits three
-// times, but a block has only a few kilobytes of them in hand: the second and third time they come from the cache.
+// A block counts one image in shared memory, and its threads share the pixels. The counters are integers, so atomics
+// give the same result in any order of the threads; floats would not. Of an image's K * 5,376 numbers at most K*K + 2
+// travel to the host. A thread reads its pixel's logits three times, but a block works on only a few kilobytes of them
+// at once: the second and third reads hit the cache.
 //
-// Read next: tinyfcn/metrics.py, which turns the counts into figures.
+// Read next: tinyfcn/metrics.py, which turns the counts into scores.
 
 constexpr int MAX_CLASSES = 32;
 

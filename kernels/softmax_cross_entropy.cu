@@ -1,61 +1,61 @@
-// Softmax, and softmax followed by the cross-entropy with integer labels, forward and backward in one.
+// Softmax; and softmax followed by the cross-entropy with integer labels, forward and backward in one kernel.
 //
-//   p[n,k,s] = exp(logits[n,k,s]) / sum over q of exp(logits[n,q,s])          s: a place in the picture, or the only one
-//   loss     = mean over all n,s of -log p[n, label[n,s], s]                  a place labelled ignore_index adds 0
+//   p[n,k,s] = exp(logits[n,k,s]) / sum over q of exp(logits[n,q,s])          s: a pixel, or the only position
+//   loss     = mean over all n,s of -log p[n, label[n,s], s]                  a position labelled ignore_index adds 0
 //   dlogits  = (p - onehot(label)) / (N*S)
-//   an ignored place: dlogits = unlabelled * p / (N*S)                        unlabelled 0: as mathematics says;
-//                                                                             1: as TensorFlow's op, see below
+//   dlogits of an ignored position = unlabelled * p / (N*S)                   unlabelled 0: the loss's gradient;
+//                                                                             1: what TensorFlow returns, see below
 //   array      shape     softmax   cross-entropy
 //   logits     (N,K,S)   in        in
 //   p          (N,K,S)   out
 //   labels     (N,S)               in       0 .. K - 1, or ignore_index
-//   losses     (N,S)               out      naive: of each place, before the mean
-//   parts      (B)                 out      of B blocks: what each adds to the mean
+//   losses     (N,S)               out      naive: the loss of each position, before the mean
+//   parts      (B)                 out      what each of B blocks adds to the mean
 //   dlogits    (N,K,S)             out
-//   loss       (1)                 out      of softmax_cross_entropy_mean
+//   loss       (1)                 out      by softmax_cross_entropy_mean
 //
-//   kernel                             grid                   block   global reads a thread   writes
-//   softmax                            ceil(N*S/256)          256     3*K                     K
-//   softmax_cross_entropy_naive        ceil(N*S/256)          256     3*K + 2                 K + 1
-//   softmax_cross_entropy_mean_naive   1                      64      N*S / 64                1
-//   softmax_cross_entropy              ceil(N*S/256) <= 512   256     K + 1 for each place    K, and 1 a block
-//   softmax_cross_entropy_mean         1                      32      16 at most              1
+//   kernel                             grid                   block   global reads a thread    writes
+//   softmax                            ceil(N*S/256)          256     3*K                      K
+//   softmax_cross_entropy_naive        ceil(N*S/256)          256     3*K + 2                  K + 1
+//   softmax_cross_entropy_mean_naive   1                      64      N*S / 64                 1
+//   softmax_cross_entropy              ceil(N*S/256) <= 512   256     K + 1 for a position     K, and 1 a block
+//   softmax_cross_entropy_mean         1                      32      16 at most               1
 //
-// Subtracting the largest logit first changes nothing in p, as exp(a - m) / exp(b - m) = exp(a) / exp(b), and keeps
-// exp from overflowing: logits of 1e4 are harmless.
+// The largest logit is subtracted first. That changes nothing in p, as exp(a - m) / exp(b - m) = exp(a) / exp(b), and
+// exp cannot overflow: logits of 1e4 are harmless.
 //
 //   logits  1   2   3      p  .09  .24  .67      label 2:  loss -log .665 = .41,  dlogits  .09  .24  -.33
 //
-// The gradient sums to 0 over the classes where there is a label. TensorFlow's softmax_cross_entropy_with_logits returns
-// p - labels whatever the labels add up to: for a one-hot row of zeros that is p, all of it positive, although the loss of
-// such a row is 0. Every step pushes all its logits down, for ever. The article's white backgrounds come of it.
+// Where there is a label, the gradient sums to 0 over the classes. TensorFlow's softmax_cross_entropy_with_logits returns
+// p - labels whatever the labels add up to. For a one-hot row of zeros that is p, all of it positive, although the loss of
+// such a row is 0: every step pushes all its logits down, for ever. The article's white backgrounds come from this.
 //
-// What the naive form pays: the logits are read three times and exp is taken twice of each, as a loop over any number
-// of classes has nowhere to keep them; and 64 threads of one block, the other 131 multiprocessors idle, read the losses
-// of all N*S places one after another.
+// Why the naive form is slow. It reads the logits three times and computes each exp twice, because a loop over any number
+// of classes has no registers to keep them in. And 64 threads of one block read the losses of all N*S positions one after
+// another, while the other 131 multiprocessors idle.
 //
-// What the fast form saves: the compiler knows K (a template's, 1 .. 32; for more classes the naive form is launched),
-// so that a place's logits stay in registers, all K reads under way at once; exp is taken once. Each block adds up its
-// own losses, in a fixed order:
+// What the fast form does about it. K is a template parameter (1 .. 32; the naive form serves more classes), so a
+// position's logits stay in registers, all K reads are in flight at once, and each exp is computed once. Each block adds
+// up its own losses in a fixed order:
 //
 //   thread      0 .. 31   32 .. 63   ...   224 .. 255      one loss each (several, if there are more than 512 * 256)
 //                  |          |                |           shuffles: the sum of a warp, in its first lane
 //               in_warp[0]  [1]       ...     [7]          shared memory
 //                  +----------+-------...------+           thread 0: the sum of the block, over N*S -> parts[block]
 //
-// One warp adds up the parts. Where a single block sees all places, as of the classifier's 128 pictures, its part is
-// the loss. Neighbouring threads take neighbouring places, so a warp reads whole lines; but for S = 1, where they lie K
-// apart: of so few numbers the cache keeps the rest of a line until the next k wants it.
+// One warp then adds up the parts. Where a single block covers all positions, as for the classifier's 128 images, its
+// part is the loss. Neighbouring threads take neighbouring positions, so a warp reads whole cache lines. With S = 1 the
+// positions lie K apart, but they are so few that the cache keeps the rest of each line for the next k.
 //
 // Read next: adam.cu.
 
 constexpr int LOSS_THREADS = 256;  // a block of softmax_cross_entropy
-constexpr int MAX_PARTS = 512;    // blocks: 4 on each of 132 multiprocessors, and 16 parts for each lane of one warp
+constexpr int MAX_PARTS = 512;     // blocks: 4 on each of 132 multiprocessors, and 16 parts for each lane of one warp
 
 extern "C" __global__ void softmax(const float* __restrict__ logits, float* __restrict__ p, int N, int K, int S) {
-    int place = thread_number();  // 0 .. N*S - 1, and the last block's surplus
-    if (place >= N * S) return;
-    int first = place / S * K * S + place % S;  // this place's logits: first, first + S, first + 2*S, ...
+    int position = thread_number();  // 0 .. N*S - 1, and the last block's surplus
+    if (position >= N * S) return;
+    int first = position / S * K * S + position % S;  // this position's logits: first, first + S, first + 2*S, ...
 
     float largest = logits[first];
     for (int k = 1; k < K; ++k) largest = fmaxf(largest, logits[first + k * S]);
@@ -67,10 +67,10 @@ extern "C" __global__ void softmax(const float* __restrict__ logits, float* __re
 extern "C" __global__ void softmax_cross_entropy_naive(const float* __restrict__ logits, const int* __restrict__ labels,
                                                        float* __restrict__ losses, float* __restrict__ dlogits, int N,
                                                        int K, int S, int ignore_index, float unlabelled) {
-    int place = thread_number();  // 0 .. N*S - 1, and the last block's surplus
-    if (place >= N * S) return;
-    int first = place / S * K * S + place % S;  // this place's logits: first, first + S, first + 2*S, ...
-    int label = labels[place];
+    int position = thread_number();  // 0 .. N*S - 1, and the last block's surplus
+    if (position >= N * S) return;
+    int first = position / S * K * S + position % S;  // this position's logits: first, first + S, first + 2*S, ...
+    int label = labels[position];
     bool ignored = label == ignore_index;
 
     float largest = logits[first];
@@ -79,7 +79,7 @@ extern "C" __global__ void softmax_cross_entropy_naive(const float* __restrict__
     for (int k = 0; k < K; ++k) sum += expf(logits[first + k * S] - largest);
 
     // log(sum) - (logit - largest) is -log p without ever forming p, which could round to 0.
-    losses[place] = ignored ? 0.0f : logf(sum) - (logits[first + label * S] - largest);
+    losses[position] = ignored ? 0.0f : logf(sum) - (logits[first + label * S] - largest);
     float scale = (ignored ? unlabelled : 1.0f) / (N * S);
     for (int k = 0; k < K; ++k) {
         float p = expf(logits[first + k * S] - largest) / sum;
@@ -90,7 +90,7 @@ extern "C" __global__ void softmax_cross_entropy_naive(const float* __restrict__
 extern "C" __global__ void softmax_cross_entropy_mean_naive(const float* __restrict__ losses, float* __restrict__ loss,
                                                             int count) {
     float sum = 0.0f;
-    for (int place = threadIdx.x; place < count; place += SUM_THREADS) sum += losses[place];
+    for (int position = threadIdx.x; position < count; position += SUM_THREADS) sum += losses[position];
     float total = block_sum(sum);
     if (threadIdx.x == 0) loss[0] = total / count;
 }
@@ -100,12 +100,12 @@ __global__ void __launch_bounds__(LOSS_THREADS)
     softmax_cross_entropy(const float* __restrict__ logits, const int* __restrict__ labels, float* __restrict__ parts,
                           float* __restrict__ dlogits, int N, int S, int ignore_index, float unlabelled) {
     __shared__ float in_warp[LOSS_THREADS / 32];  // the losses of each warp
-    const unsigned int places = N * S;            // unsigned, because `place` goes past it by as much as all threads
-    float mine = 0.0f;                            // the losses of this thread's places
+    const unsigned int positions = N * S;            // unsigned: `position` may exceed it by all threads
+    float mine = 0.0f;                            // the sum of this thread's losses
 
-    for (unsigned int place = thread_number(); place < places; place += gridDim.x * LOSS_THREADS) {
-        const int first = place / S * K * S + place % S;  // this place's logits: first, first + S, first + 2*S, ...
-        const int label = labels[place];
+    for (unsigned int position = thread_number(); position < positions; position += gridDim.x * LOSS_THREADS) {
+        const int first = position / S * K * S + position % S;  // this position's logits: first, first + S, first + 2*S, ...
+        const int label = labels[position];
         const bool ignored = label == ignore_index;
         float logit[K];
 #pragma unroll
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(LOSS_THREADS)
         for (int k = 1; k < K; ++k) largest = fmaxf(largest, logit[k]);
         float power[K];
         float sum = 0.0f;
-        float chosen = 0.0f;  // the label's logit; `logit[label]` would be an index into registers, which have none
+        float chosen = 0.0f;  // the label's logit; `logit[label]` would index registers, which have no addresses
 #pragma unroll
         for (int k = 0; k < K; ++k) {
             if (k == label) chosen = logit[k];
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(LOSS_THREADS)
             sum += power[k];
         }
         if (!ignored) mine += logf(sum) - (chosen - largest);
-        const float scale = (ignored ? unlabelled : 1.0f) / places;
+        const float scale = (ignored ? unlabelled : 1.0f) / positions;
         const float inverse = 1.0f / sum;
 #pragma unroll
         for (int k = 0; k < K; ++k) {
@@ -139,14 +139,14 @@ __global__ void __launch_bounds__(LOSS_THREADS)
     if (threadIdx.x == 0) {
         float total = 0.0f;
         for (int warp = 0; warp < LOSS_THREADS / 32; ++warp) total += in_warp[warp];
-        parts[blockIdx.x] = total / places;
+        parts[blockIdx.x] = total / positions;
     }
 }
 
 extern "C" __global__ void softmax_cross_entropy_mean(const float* __restrict__ parts, float* __restrict__ loss,
                                                       int count) {
     float sum = 0.0f;
-#pragma unroll  // all reads under way at once
+#pragma unroll  // all reads in flight at once
     for (int first = 0; first < MAX_PARTS; first += 32) {
         int part = first + threadIdx.x;  // 0 .. MAX_PARTS - 1
         sum += part < count ? parts[part] : 0.0f;

@@ -2,6 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 # Before NumPy loads it: on small arrays its threads only get in the way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -9,8 +12,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["TINYFCN_OFFLINE"] = "1"
 
 import pytest
-from helpers import planting
-from hypothesis import settings
+from helpers.forms import expect_form, launched_names
+from helpers.planting import why_no_compute_sanitizer
+from hypothesis import HealthCheck, settings
 
 import tinyfcn
 from tinyfcn.devices import cuda
@@ -21,45 +25,74 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 WHY_NO_GPU = cuda.why_not()
 KERNEL_DEVICES = ["emulator"] if WHY_NO_GPU else ["emulator", "cuda"]
 
-# The same examples in every run, and no verdict by the clock.
-settings.register_profile("tinyfcn", derandomize=True, deadline=None, max_examples=30)
+# The same examples in every run, and no verdict by the clock. The fixtures below hold nothing that an example changes.
+settings.register_profile(
+    "tinyfcn",
+    derandomize=True,
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("tinyfcn")
 
 
-@pytest.fixture(scope="session", params=KERNEL_DEVICES)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All cores, up to 8; but one process for single test files of kernels, as it starts sooner."""
+    files = [Path(argument.partition("::")[0]) for argument in config.args]
+    if all(file.suffix == ".py" and file.parent.name == "kernels" for file in files):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
+
+
+@cache
+def operations(device: str, naive: bool) -> tinyfcn.Operations:
+    """The kernels on a device, made once. Without a C++ compiler this fails: a skipped test proves nothing."""
+    return tinyfcn.on(device, naive=naive)
+
+
+def in_form(request: pytest.FixtureRequest, device: str, naive: bool) -> Iterator[tinyfcn.Operations]:
+    """The operations for one test; afterwards fails if the test launched a kernel of the other form.
+
+    A test marked `falls_back` launches naive kernels where no fast one fits.
+    """
+    ops = operations(device, naive)
+    assert (ops.device_name, ops.device.naive) == (device, naive)
+    with launched_names(ops.device) as names:
+        yield ops
+    assert ops.device.naive == naive
+    if naive or not request.node.get_closest_marker("falls_back"):
+        expect_form(names, naive)
+
+
+@pytest.fixture(params=KERNEL_DEVICES)
 def kernel_device(request: pytest.FixtureRequest) -> str:
     """Each device of this machine on which kernels run."""
     return request.param
 
 
-@pytest.fixture(scope="session")
-def ops(kernel_device: str) -> tinyfcn.Operations:
-    """The kernels on each device of this machine. Without a C++ compiler this fails: a skipped test proves nothing."""
-    return tinyfcn.on(kernel_device)
+@pytest.fixture
+def ops(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[tinyfcn.Operations]:
+    """The fast kernels on each device of this machine."""
+    yield from in_form(request, kernel_device, naive=False)
 
 
-@pytest.fixture(scope="session")
-def naive_ops(kernel_device: str) -> tinyfcn.Operations:
-    """The same with the naive kernels, which take any size as they are compiled, and so are quick to try on many."""
-    return tinyfcn.on(kernel_device, naive=True)
+@pytest.fixture
+def naive_ops(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[tinyfcn.Operations]:
+    """The naive kernels, which take any size as they are compiled, and so are quick to try on many."""
+    yield from in_form(request, kernel_device, naive=True)
 
 
-@pytest.fixture(scope="session", params=[False, True], ids=["fast", "naive"])
-def naive(request: pytest.FixtureRequest) -> bool:
-    """Which form of the kernels, in tests of both."""
-    return request.param
-
-
-@pytest.fixture(scope="session")
-def either(kernel_device: str, naive: bool) -> tinyfcn.Operations:
+@pytest.fixture(params=["fast", "naive"])
+def either(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[tinyfcn.Operations]:
     """Both forms of the kernels on each device."""
-    return tinyfcn.on(kernel_device, naive=naive)
+    yield from in_form(request, kernel_device, naive=request.param == "naive")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says where the kernels ran and what watched them, so that nobody takes a run without a GPU for one with it."""
     reason = f" (no GPU: {WHY_NO_GPU})" if WHY_NO_GPU else ""
     terminalreporter.write_line(f"kernels run on: {', '.join(KERNEL_DEVICES)}{reason}")
-    reason = planting.why_no_compute_sanitizer()
+    reason = why_no_compute_sanitizer()
     verdict = f"not run ({reason})" if reason else "at hand, and asked by test_bug_zoo.py"
     terminalreporter.write_line(f"compute-sanitizer: {verdict}")

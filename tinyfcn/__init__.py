@@ -9,6 +9,7 @@ labels, masks = model.predict(picture)      # picture: uint8 (H, W), white digit
 """
 
 from tinyfcn.model import Model, load
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
 
 __all__ = ["Model", "Operations", "load", "on"]

@@ -1,73 +1,61 @@
-"""One face for every place to compute: NumPy, the kernels on a GPU, the same kernels on the emulator."""
+"""Where operations run: which devices there are, and the operations on each."""
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from types import ModuleType
+import importlib
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
-import numpy as np
-
-from tinyfcn import ops, reference
 from tinyfcn.devices import cuda
-from tinyfcn.devices.device import Device
+from tinyfcn.devices.cpu import Cpu
 from tinyfcn.devices.emulator import Emulator
+from tinyfcn.errors import KernelError
+from tinyfcn.ops import Operations
+from tinyfcn.ops.launcher import Launcher
 
 DEVICES = ("auto", "cuda", "cpu", "emulator")
 
 
-class Operations:
-    """The operations of `tinyfcn.ops` (or `tinyfcn.reference`) bound to a device: `device_name` says which.
+def operation_names() -> dict[str, str]:
+    """Every operation, such as "conv2d_backward", and its module in tinyfcn/ops and tinyfcn/reference: "conv2d"."""
+    classes = [each for each in Operations.__mro__ if issubclass(each, Launcher) and each not in (Launcher, Operations)]
+    return {
+        name: each.__module__.rpartition(".")[2]
+        for each in sorted(classes, key=lambda each: each.__module__)
+        for name, function in vars(each).items()
+        if isinstance(function, FunctionType) and not name.startswith("_")
+    }
 
-    asarray brings a NumPy array to the device, to_numpy back. Everything else is a function of the same name in
-    `tinyfcn.ops`, where its shapes are documented.
-    """
 
-    def __init__(self, device: Device | None = None) -> None:
-        self.device = device
-        self.device_name = device.name if device else "cpu"
-        source: ModuleType = ops if device else reference
-        for name in ops.__all__:
-            function = getattr(source, name)
-            setattr(self, name, partial(function, device) if device else function)
+class ReferenceOperations(Operations):
+    """The operations in NumPy: the functions of `tinyfcn.reference`, which have the same names and signatures."""
 
-    def __repr__(self) -> str:
-        return f"tinyfcn.on({self.device_name!r})"
 
-    def side_stream(self) -> AbstractContextManager[None]:
-        """What is done inside may be done at the same time as what follows, up to the next `join`: Device.beside."""
-        return self.device.side_stream() if self.device else nullcontext()
+def reference_function(name: str, module: str) -> Callable[..., Any]:
+    """A function of tinyfcn/reference; one that says what is missing, where there is none."""
+    try:
+        function = getattr(importlib.import_module(f"tinyfcn.reference.{module}"), name)
+    except (ModuleNotFoundError, AttributeError):
 
-    def join(self) -> None:
-        """What follows needs the results of what was done `beside`."""
-        if self.device:
-            self.device.join()
+        def function(*_: Any, **__: Any) -> Any:
+            raise KernelError(f"{name} has no reference: write it in tinyfcn/reference/{module}.py, in NumPy")
 
-    def asarray(self, array: np.ndarray) -> Any:
-        """A C-contiguous copy of a NumPy array on the device, of the same dtype."""
-        return self.device.asarray(array) if self.device else np.array(array, order="C")
+    return function
 
-    def write(self, array: Any, values: np.ndarray) -> None:
-        """Sets all of an array on the device to values of its shape and dtype from the host."""
-        if self.device:
-            self.device.write(array, values)
-        else:
-            array[...] = values
 
-    def to_numpy(self, array: Any) -> np.ndarray:
-        """A NumPy copy of an array on the device."""
-        return self.device.to_numpy(array) if self.device else np.array(array)
+for _name, _module in operation_names().items():
+    setattr(ReferenceOperations, _name, staticmethod(reference_function(_name, _module)))
 
 
 def on(device: str = "auto", naive: bool = False) -> Operations:
     """The operations on a device.
 
     Args:
-        device: "cuda" for the kernels on a GPU; "emulator" for the same kernels compiled by a C++ compiler and
-            run on the CPU, slow but everywhere; "cpu" for NumPy; "auto" for "cuda" if there is a GPU, else "cpu".
-        naive: take the plain kernels also where there are fast ones.
+        device: "cuda" for the kernels on a GPU; "emulator" for the same kernels, compiled by a C++ compiler and run on
+            the CPU, slow but everywhere; "cpu" for NumPy; "auto" for "cuda" where there is a GPU, else "cpu".
+        naive: take the naive kernels also where there are fast ones.
 
     Raises:
-        DeviceError: the device is not to be had here, with the reason.
+        DeviceError: the device cannot be used here; the message says why.
         ValueError: no device of that name.
     """
     if device == "auto":
@@ -77,5 +65,5 @@ def on(device: str = "auto", naive: bool = False) -> Operations:
     if device == "emulator":
         return Operations(Emulator(naive=naive))
     if device == "cpu":
-        return Operations()
+        return ReferenceOperations(Cpu(naive=naive))
     raise ValueError(f"no device named {device!r}; there are {', '.join(DEVICES)}")

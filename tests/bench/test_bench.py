@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tinyfcn import on, reference
+from tinyfcn import on
 from tinyfcn.bench import kernels, plots, report, run, steps, torch_kernels, torch_steps
 from tinyfcn.bench.kernels import Call, Part, Recorder, Traced
 from tinyfcn.bench.resources import CARDS, MULTIPROCESSORS, blocks_at_once, floor_seconds, occupancy
@@ -24,8 +24,10 @@ from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.device import address
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import DataError, TinyfcnError
-from tinyfcn.operations import Operations
+from tinyfcn.ops import Operations
 from tinyfcn.reference.adam import AdamState
+
+reference = on("cpu")
 
 TORCH = torch_steps.import_torch("cpu")  # no dependency: where it is not there, the tests of it are not either
 

@@ -8,17 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.closeness import assert_close
+from helpers.forms import expect_form, launched_names
 from helpers.planting import line_of, operation_of, plant
 
-from tinyfcn import reference
 from tinyfcn.checks import gradcheck
-from tinyfcn.checks.cases import Case, cases
+from tinyfcn.checks.case import Case
 from tinyfcn.checks.gradcheck import Verdict, check_all, check_differences, check_gradient, check_kernel
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.operations import Operations, on
-from tinyfcn.ops import __all__ as OPERATIONS
+from tinyfcn.operations import on, operation_names
+from tinyfcn.ops import Operations
 
-CASES = {f"{case.operation} {case.detail}".strip(): case for case in cases()}
+reference = on("cpu")
+
+CASES = {
+    f"{case.operation} {case.detail}".strip(): case
+    for operation in gradcheck.operations()
+    for case in gradcheck.cases(operation)
+}
 SMOOTH = {name: case for name, case in CASES.items() if case.smooth and case.gradients}
 all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 smooth_cases = pytest.mark.parametrize("case", SMOOTH.values(), ids=SMOOTH)
@@ -30,7 +36,9 @@ with_gradients = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def double() -> Operations:
     """The kernels compiled for float64."""
-    return Operations(Emulator(precision="double"))
+    device = Emulator(precision="double")
+    assert device.double
+    return Operations(device)
 
 
 @smooth_cases
@@ -50,12 +58,15 @@ def test_kernels_in_double_by_finite_differences(double: Operations, case: Case)
 
 
 def names_of_results(case: Case) -> list[str]:
-    return [*case.forward(on("cpu"), **case.given(on("cpu"))), *(f"d{name}" for name in case.gradients)]
+    return [*case.forward(on("cpu"), **case.inputs_on(on("cpu"))), *(f"d{name}" for name in case.gradients)]
 
 
 @all_cases
-def test_kernels_against_references(ops: Operations, case: Case) -> None:
-    verdicts = list(check_kernel(case, ops))
+def test_kernels_against_references(kernel_device: str, case: Case) -> None:
+    ops = on(kernel_device)
+    with launched_names(ops.device) as names:
+        verdicts = list(check_kernel(case, ops))
+    expect_form(names, case.naive)
     assert [verdict.result for verdict in verdicts] == names_of_results(case)
     for verdict in verdicts:
         assert verdict.passed and verdict.error <= 1e-4 and verdict.device == ops.device_name, verdict
@@ -77,7 +88,7 @@ def test_in_double_all_floats_are_float64(double: Operations, case: Case) -> Non
         assert double.to_numpy(result).dtype == expected, name
 
 
-def test_pictures_in_double(double: Operations) -> None:
+def test_images_in_double(double: Operations) -> None:
     """Their references make float32, so they have no case."""
     random = np.random.default_rng(0)
     digits, labels = random.integers(0, 256, (5, 28, 28)).astype(np.uint8), np.arange(5, dtype=np.uint8)
@@ -91,11 +102,17 @@ def test_pictures_in_double(double: Operations) -> None:
 
 
 def test_every_operation_with_a_gradient_has_a_case() -> None:
-    backward = {name.removesuffix("_backward") for name in OPERATIONS if name.endswith("_backward")}
-    assert len(CASES) == len(cases())
-    assert {case.operation for case in SMOOTH.values()} == backward | {"softmax_cross_entropy"}
-    assert {case.operation for case in cases()} == backward | {"softmax_cross_entropy", "adam"}
-    assert gradcheck.operations() == list(dict.fromkeys(case.operation for case in cases()))
+    backward = {name.removesuffix("_backward") for name in operation_names() if name.endswith("_backward")}
+    assert len(CASES) == sum(len(gradcheck.cases(operation)) for operation in gradcheck.operations())
+    assert {case.operation for case in SMOOTH.values()} == backward | {"softmax_cross_entropy", "fast_conv"}
+    assert {*gradcheck.operations()} == backward | {"softmax_cross_entropy", "fast_conv", "adam"}
+    for operation in gradcheck.operations():
+        assert {case.operation for case in gradcheck.cases(operation)} == {operation}
+
+
+def test_each_reference_is_checked_by_finite_differences() -> None:
+    checked = {case.detail: case for case in SMOOTH.values() if not case.repeats}
+    assert {case.operation for case in checked.values()} == {*gradcheck.operations()} - {"fast_conv", "adam"}
 
 
 def test_every_differentiable_input_is_checked() -> None:
@@ -142,7 +159,7 @@ WRONG = {
     "one entry missing": missing_one_entry,
     "a NaN": with_nan,
     "infinity": lambda gradient: gradient * np.inf,
-    "shifted by one place": lambda gradient: np.roll(gradient, 1),
+    "shifted by one element": lambda gradient: np.roll(gradient, 1),
     "a constant added": lambda gradient: gradient + 1e-4,
 }
 
@@ -154,7 +171,7 @@ def test_a_wrong_gradient_fails_against_finite_differences(case: Case, wrong: An
     assert not any(verdict.passed for verdict in check_differences(planted(case, wrong), on("cpu")))
 
 
-@pytest.mark.parametrize("wrong", ["a factor", "the sign", "one entry missing", "a NaN", "shifted by one place"])
+@pytest.mark.parametrize("wrong", ["a factor", "the sign", "one entry missing", "a NaN", "shifted by one element"])
 @with_gradients
 def test_a_wrong_gradient_fails_against_the_reference(case: Case, wrong: str) -> None:
     """check_kernel, given for kernels the references with something wrong."""
@@ -164,7 +181,7 @@ def test_a_wrong_gradient_fails_against_the_reference(case: Case, wrong: str) ->
 
 
 def test_too_few_or_too_many_gradients_are_an_error() -> None:
-    case = CASES["conv2d 3x5 stride 1 padding 1"]
+    case = CASES["conv2d 3x5 stride 1 padding 1, naive"]
     for gradients in (("x", "weight"), ("x", "weight", "bias", "x")):
         with pytest.raises(ValueError, match="zip"):
             list(check_differences(replace(case, gradients=gradients), on("cpu")))
@@ -232,14 +249,14 @@ def test_directions_are_at_least_three_dense_ones_and_then_single_entries() -> N
     assert len({*entries}) == 7
 
 
-def test_all_checks(ops: Operations) -> None:
+def test_all_checks(kernel_device: str) -> None:
+    ops = on(kernel_device)
     lines = list(check_all(None, ops))
     assert all(line.passed for line in lines)
     assert {line.method for line in lines} == {"finite differences", "kernel"}
     assert {line.device for line in lines} == {"cpu", ops.device_name}
     assert {line.operation for line in lines} == {*gradcheck.operations()}
     assert {line.method for line in check_all(None, on("cpu"))} == {"finite differences"}
-    assert {line.method for line in check_all(None, None)} == {"finite differences"}
     some = list(check_all("max_pool2d", ops))
     assert some == [line for line in lines if line.operation == "max_pool2d"] and len(some) == 11
     assert {line.result for line in check_all("adam", ops)} == {"step", "rates", "losses", "m", "v", "parameters"}
@@ -271,7 +288,7 @@ NAMED = {
     "what went into a sum": (
         ("softmax_cross_entropy_naive", "single", "ignored ? 0.0f : logf", "ignored ? 1.0f : logf"),
         {"loss": r"loss.* by \w+_mean_naive at {}, from 'losses' stored by softmax_cross_entropy_naive at {}$"},
-        ["loss[0] = total", "losses[place] ="],
+        ["loss[0] = total", "losses[position] ="],
     ),
     "an element never written": (
         ("relu_forward", "double", "y[element] = x", "if (element != 7) y[element] = x"),

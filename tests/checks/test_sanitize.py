@@ -10,18 +10,22 @@ import pytest
 from helpers.planting import line_of, plant
 
 from tinyfcn.checks import sanitize
-from tinyfcn.checks.cases import Case
-from tinyfcn.checks.sanitize import EXERCISES, Finding, Report, check
+from tinyfcn.checks.case import COUNTS, Case
+from tinyfcn.checks.pieces import cases_of
+from tinyfcn.checks.sanitize import Finding, Report, check
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import THREADS
 from tinyfcn.errors import KernelError
+from tinyfcn.operations import on
 from tinyfcn.ops.conv2d import SUM_THREADS
 
 DECLARED = kernel_source.kernels()
+OPERATIONS = kernel_source.operations()
 SHAPES = 200
 
 
-@pytest.mark.parametrize("operation", EXERCISES)
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_false_alarms(operation: str) -> None:
     """Every shape in three orders of threads; all kernels of the file run, and look at memory."""
     report = check(operation, range(SHAPES))
@@ -33,24 +37,21 @@ def test_no_false_alarms(operation: str) -> None:
             assert statistics.launches >= 2 * SHAPES and statistics.accesses > statistics.launches
 
 
-def test_every_operation_has_an_exercise() -> None:
-    assert [*EXERCISES] == kernel_source.operations()
-
-
 def drawn(operation: str) -> list[Case]:
-    return [case for seed in range(SHAPES) for case in EXERCISES[operation](np.random.default_rng(seed))]
+    return [case for seed in range(SHAPES) for case in cases_of(operation).sanitize_cases(np.random.default_rng(seed))]
 
 
 def test_a_seed_always_draws_the_same() -> None:
-    for operation in EXERCISES:
+    for operation in OPERATIONS:
         for a, b in zip(drawn(operation)[:5], drawn(operation)[:5], strict=True):
             np.testing.assert_equal(a.inputs, b.inputs)
 
 
 @pytest.mark.parametrize("operation", ["conv2d", "conv_transpose2d"])
 def test_convolutions_are_awkward(operation: str) -> None:
-    cases = [case for case in drawn(operation) if case.naive]
-    outputs = [case.forward(sanitize.Operations(), **case.inputs)["y"] for case in cases]
+    cases = drawn(operation)
+    assert all(case.naive for case in cases)
+    outputs = [case.forward(on("cpu"), **case.inputs)["y"] for case in cases]
     for sizes in ([y.size for y in outputs], [case.inputs["x"].size for case in cases]):
         assert any(size % THREADS == 0 for size in sizes) and any(THREADS < size < 2 * THREADS for size in sizes)
         assert any(size < THREADS for size in sizes) and any(size > 2 * THREADS for size in sizes)
@@ -60,24 +61,23 @@ def test_convolutions_are_awkward(operation: str) -> None:
 
 
 def test_fast_convolutions_are_awkward() -> None:
-    extras = {"bias", "add", "relu_mask"}
-    for operation, gives in (("conv2d", extras), ("conv_transpose2d", {*extras, "max_index"})):
-        cases = [case for case in drawn(operation) if "relu" in case.inputs]
-        given = [{*case.inputs} for case in cases]
-        for name in gives:
-            assert 10 < sum(name in names for names in given) < SHAPES - 10, name
-        for settings in ("relu", "padding", "stride"):
-            assert len({case.inputs[settings] for case in cases}) > 1, settings
-        assert {case.inputs["x"].shape[0] for case in cases} == {1, 2, 3}
+    epilogue = {"bias", "add", "relu_mask"}
+    for kind, names in (("forward", epilogue), ("data gradient", {*epilogue, "max_index"})):
+        cases = [case for case in drawn("fast_conv") if case.detail.startswith(kind)]
+        for name in names:
+            assert 10 < sum(name in case.inputs for case in cases) < SHAPES - 10, name
+        (first,) = {*cases[0].inputs} & {"x", "dout"}
+        assert {case.inputs[first].shape[0] for case in cases} == {1, 2, 3}
         assert len({case.detail for case in cases}) >= 4
-    assert {case.inputs.get("pool", True) for case in drawn("conv2d")} == {True, False}
-    gradients = [case for case in drawn("conv2d") if "weight gradient" in case.detail]
+    outputs = [{*case.forward(on("cpu"), **case.inputs)} for case in drawn("fast_conv") if "forward" in case.detail]
+    assert {"max_index" in names for names in outputs} == {True, False}
+    gradients = [case for case in drawn("fast_conv") if case.detail.startswith("weight gradient")]
     assert {"max_index" in case.inputs for case in gradients} == {True, False}
-    for of in ("bias of coarse", "bias of fine", "bias of None"):
-        assert any(of in case.detail for case in gradients), of
+    for bias in ("bias of dout", "bias of x", "no bias"):
+        assert any(bias in case.detail for case in gradients), bias
 
 
-def test_other_exercises_are_awkward() -> None:
+def test_other_cases_are_awkward() -> None:
     pools = drawn("max_pool2d")
     assert {case.inputs["size"] - case.inputs["stride"] > 0 for case in pools} == {True, False}
     assert any(np.unique(case.inputs["x"]).size == 1 < case.inputs["x"].size for case in pools), "ties everywhere"
@@ -94,7 +94,7 @@ def test_other_exercises_are_awkward() -> None:
         assert {case.inputs[name] for case in adams} == {0, 1, 2, 3}
     assert {case.inputs["count"] for case in drawn("compose_m2nist")} > {1, 2, THREADS, THREADS + 1}
     for operation, name in (("relu", "x"), ("add", "a"), ("adam", "parameters")):
-        assert {case.inputs[name].size for case in drawn(operation)} == {*sanitize.COUNTS}
+        assert {case.inputs[name].size for case in drawn(operation)} == {*COUNTS}
 
 
 # More of them are in test_bug_zoo.py.
@@ -141,7 +141,7 @@ def test_a_finding_says_how_it_is_had_again(tmp_path: Path) -> None:
     kernels = plant(name, {text: instead}, tmp_path / "kernels")
     (finding,) = check("conv2d", range(20), kernels).findings.values()
     assert finding.order in ("reverse", "random")
-    inputs = EXERCISES["conv2d"](np.random.default_rng(finding.seed))[0].inputs
+    inputs = cases_of("conv2d").sanitize_cases(np.random.default_rng(finding.seed))[0].inputs
     assert f"x {inputs['x'].shape}, weight {inputs['weight'].shape}, bias " in finding.inputs
     assert finding.inputs.endswith(f", stride {inputs['stride']}, padding {inputs['padding']}")
     (again,) = check("conv2d", [finding.seed], kernels).findings.values()
@@ -155,15 +155,12 @@ def test_after_a_finding_nothing_is_said_of_what_comes_after(tmp_path: Path) -> 
     assert report.verdict(DECLARED["relu_backward"]) == "not reached: a finding came first"
 
 
-def test_a_kernel_without_an_exercise_is_never_launched(tmp_path: Path) -> None:
-    text = 'extern "C" __global__ void lonely(int* x) { x[0] = 0; }\n'
+def test_a_kernel_without_a_case_is_never_launched(tmp_path: Path) -> None:
     kernels = plant("relu_forward", {}, tmp_path / "kernels")
     with open(kernels / "relu.cu", "a") as file:
-        file.write(text)
-    (kernels / "lone.cu").write_text(text.replace("lonely", "lone"))
+        file.write('extern "C" __global__ void lonely(int* x) { x[0] = 0; }\n')
     declared = kernel_source.kernels(kernels)
     assert check("relu", range(2), kernels).verdict(declared["lonely"]) == "never launched"
-    assert check("lone", range(2), kernels).verdict(declared["lone"]) == "never launched"
 
 
 def test_a_kernel_that_does_not_compile_is_no_finding(tmp_path: Path) -> None:
@@ -192,7 +189,7 @@ def test_reports_add_up() -> None:
         assert whole > part > 0
 
 
-def test_launches_beside_each_other_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launches_that_may_overlap_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(sanitize.conflicts_in_steps().values())
     monkeypatch.setattr(sanitize.Operations, "join", lambda ops: None)  # skip's, before it adds what the encoder saw
     found = sanitize.conflicts_in_steps()

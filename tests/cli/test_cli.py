@@ -27,7 +27,7 @@ from tinyfcn.cli import main
 from tinyfcn.data import read_m2nist
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
-from tinyfcn.reference import relu_backward
+from tinyfcn.reference.relu import relu_backward
 from tinyfcn.runs import STATE, Run
 from tinyfcn.training.classifier import ClassifierTrainer
 from tinyfcn.training.fcn import FcnTrainer

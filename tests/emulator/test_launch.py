@@ -1,5 +1,6 @@
 """What stands between an operation and a kernel: kernels found, arguments checked, devices chosen, no test skipped."""
 
+import importlib
 import os
 import re
 import shutil
@@ -11,15 +12,15 @@ import numpy as np
 import pytest
 from helpers.closeness import on_device
 
-from tinyfcn import reference
 from tinyfcn.devices import cuda, kernel_source
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS, Parameter, parse
 from tinyfcn.devices.launch import DTYPES, as_dim3, ceil_div, checked_arguments
 from tinyfcn.errors import DeviceError, KernelError
-from tinyfcn.operations import Operations, on
-from tinyfcn.ops import __all__ as OPERATIONS
-from tinyfcn.ops import compose_m2nist, conv2d
+from tinyfcn.operations import on, operation_names
+from tinyfcn.ops import Operations
+from tinyfcn.ops.compose_m2nist import HEIGHT, SIDE, WIDTH
+from tinyfcn.ops.conv2d import SUM_THREADS
 
 TEXT = """
 // extern "C" __global__ void only_a_comment(float* x) {}
@@ -38,7 +39,7 @@ extern "C" __global__ __launch_bounds__(64) void nothing() {}
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scale(ops: Operations, tmp_path_factory: pytest.TempPathFactory) -> Operations:
     """A device with the kernel `scale` of TEXT."""
     folder = tmp_path_factory.mktemp("kernels")
@@ -103,11 +104,10 @@ def test_constants_that_launchers_and_kernels_share() -> None:
     def defined(name: str, file: str) -> int:
         return int(re.search(rf"^constexpr int {name} = (\d+);$", (KERNELS / file).read_text(), re.MULTILINE)[1])
 
-    launchers = sys.modules[conv2d.__module__], sys.modules[compose_m2nist.__module__]
-    numpy = sys.modules[reference.compose_m2nist.__module__]
-    assert defined("SUM_THREADS", "common.cuh") == launchers[0].SUM_THREADS
-    for name in ("HEIGHT", "WIDTH", "SIDE"):
-        assert defined(name, "compose_m2nist.cu") == getattr(launchers[1], name) == getattr(numpy, name)
+    numpy = importlib.import_module("tinyfcn.reference.compose_m2nist")
+    assert defined("SUM_THREADS", "common.cuh") == SUM_THREADS
+    for name, value in (("HEIGHT", HEIGHT), ("WIDTH", WIDTH), ("SIDE", SIDE)):
+        assert defined(name, "compose_m2nist.cu") == value == getattr(numpy, name)
     assert defined("TRIES", "compose_m2nist.cu") == numpy.TRIES
 
 
@@ -173,8 +173,46 @@ def test_views_that_are_contiguous_are_taken(scale: Operations) -> None:
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_the_number_of_arguments_is_checked(scale: Operations, count: int) -> None:
     arguments = [*on_device(scale, *[np.zeros(4, np.float32)] * 2), 1.0, 4, 5][:count]
-    with pytest.raises(KernelError, match=f"scale at scale.cu:.* takes 4 arguments, and its launch gives {count}: "):
+    with pytest.raises(
+        KernelError, match=f"scale at scale.cu:.* takes 4 arguments, and its launch gives {count}: .*test_launch.py:"
+    ):
         scale.device.launch("scale", 1, 4, arguments)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "file", "operation"),
+    [
+        ("relu_forward", "relu", "relu"),
+        ("fast_conv_forward", "fast_conv", "conv2d"),
+        ("fast_conv_backward_input", "fast_conv", "conv_transpose2d"),
+        ("fast_conv_backward_weight", "fast_conv", "conv_transpose2d_backward"),
+        ("conv2d_backward_bias_naive", "conv2d", "conv_transpose2d_backward"),
+        ("max_pool2d_forward", "max_pool2d", "conv2d_pool"),
+    ],
+)
+def test_the_file_that_launches_is_named(kernel: str, file: str, operation: str, tmp_path: Path) -> None:
+    """A parameter more in the kernel, or one more of its template's: whoever added it is sent to its launch."""
+    ones = np.ones((1, 2, 5, 5), np.float32)
+    weight, bias = np.ones((2, 2, 3, 3), np.float32), np.ones(2, np.float32)
+    arguments = {
+        "relu": (ones,),
+        "conv_transpose2d_backward": (np.ones((1, 2, 7, 7), np.float32), ones, weight),
+    }.get(operation, (ones, weight, bias))
+    kernels = tmp_path / "kernels"
+    shutil.copytree(KERNELS, kernels)
+    source = kernels / f"{file}.cu"
+    text = source.read_text()
+    edits = [(rf"\b({kernel}\()", r"\1int more, ", "takes .* arguments, and its launch gives")]
+    if kernel_source.kernels()[kernel].template:
+        edits.append(
+            (rf"template <(?=[^<>]*>\s*__global__[^{{]*\b{kernel}\()", "template <int MORE, ", "template parameters")
+        )
+    for pattern, instead, says in edits:
+        source.write_text(re.sub(pattern, instead, text))
+        naive = kernel.endswith("_naive") or kernel == "max_pool2d_forward"
+        ops = Operations(Emulator(kernels, naive=naive))
+        with pytest.raises(KernelError, match=rf"{kernel} at {file}\.cu.*{says}.*\(tinyfcn/ops/{file}\.py:\d+\)"):
+            getattr(ops, operation)(*on_device(ops, *arguments))
 
 
 def test_a_parameter_of_a_type_without_dtype_is_named() -> None:
@@ -268,13 +306,12 @@ def test_sizes_of_launches() -> None:
 
 def test_devices_have_one_face(ops: Operations) -> None:
     for each in (ops, on("cpu")):
-        assert all(callable(getattr(each, name)) for name in OPERATIONS)
+        assert all(callable(getattr(each, name)) for name in operation_names())
         array = each.asarray(np.arange(6, dtype=np.int32).reshape(2, 3).T)
         assert array.dtype == np.int32 and array.flags.c_contiguous
         back = each.to_numpy(array)
         array += 1
         np.testing.assert_array_equal(back, [[0, 3], [1, 4], [2, 5]], err_msg="a copy")
-    assert sorted(OPERATIONS) == sorted(reference.__all__)
 
 
 def test_devices_are_chosen_by_name(ops: Operations) -> None:

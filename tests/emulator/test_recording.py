@@ -21,7 +21,7 @@ from tinyfcn.devices.device import Recording
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import DeviceError, KernelError
 from tinyfcn.networks import BACKGROUND, Design
-from tinyfcn.operations import Operations
+from tinyfcn.ops import Operations
 from tinyfcn.reference.adam import AdamState
 from tinyfcn.training import ParallelNetwork, Trainer
 from tinyfcn.training.sources import Composed, Stored
@@ -122,7 +122,7 @@ def test_an_error_while_recording_leaves_the_device_as_it_was(ops: Operations) -
         raise ZeroDivisionError
     x = ops.asarray(np.ones(3, np.float32))
     (launch,) = ops.device.record(lambda: ops.relu(x)).launches
-    assert launch.branch == 0 and not launch.joins
+    assert launch.stream == 0 and not launch.joins
 
 
 def test_a_recording_keeps_its_arrays_alive(ops: Operations) -> None:
@@ -140,10 +140,10 @@ def test_a_recording_keeps_its_arrays_alive(ops: Operations) -> None:
 
 
 def marked(ops: Operations, work: Callable[[], Any]) -> list[tuple[int, bool]]:
-    return [(launch.branch, launch.joins) for launch in ops.device.record(work).launches]
+    return [(launch.stream, launch.joins) for launch in ops.device.record(work).launches]
 
 
-def test_branches_and_joins_are_noted(ops: Operations) -> None:
+def test_side_streams_and_joins_are_recorded(ops: Operations) -> None:
     x = ops.asarray(np.ones(3, np.float32))
 
     def work() -> None:
@@ -167,15 +167,15 @@ def test_branches_and_joins_are_noted(ops: Operations) -> None:
     assert marked(ops, work) == expected, "counted anew"
 
 
-def test_a_branch_has_no_branches(ops: Operations) -> None:
-    with pytest.raises(KernelError, match="beside within beside"), ops.side_stream(), ops.side_stream():
+def test_a_side_stream_has_no_side_streams(ops: Operations) -> None:
+    with pytest.raises(KernelError, match="side_stream within side_stream"), ops.side_stream(), ops.side_stream():
         pass
 
 
 def order(*marks: tuple[int, int]) -> list[set[int]]:
     x = np.ones(3, np.float32)
     (launch,) = RELU.record(lambda: Operations(RELU).relu(x)).launches
-    return [{*each} for each in launched_before([replace(launch, branch=b, joins=bool(j)) for b, j in marks])]
+    return [{*each} for each in launched_before([replace(launch, stream=b, joins=bool(j)) for b, j in marks])]
 
 
 RELU = Emulator()
@@ -185,7 +185,7 @@ def test_what_is_ordered_before_what() -> None:
     assert order((0, 0), (0, 0), (0, 0)) == [set(), {0}, {0, 1}]
     assert order((0, 0), (1, 0), (1, 0), (0, 0)) == [set(), {0}, {0, 1}, {0}]
     assert order((1, 0), (0, 0), (2, 0), (0, 1)) == [set(), set(), {1}, {0, 1, 2}]
-    # After a join a new branch comes after the old ones; without, it does not, though a GPU's stream may be the same.
+    # After a join a new side stream comes after the old ones. Without, it does not, though a GPU may reuse the stream.
     assert order((1, 0), (2, 0), (5, 0)) == [set(), set(), set()]
     assert order((1, 0), (0, 1), (2, 0)) == [set(), {0}, {0, 1}]
     assert order((1, 0), (2, 1), (0, 0)) == [set(), {0}, {0}]
@@ -199,7 +199,7 @@ def recorded(ops: Operations, name: str) -> Recording:
 def test_a_training_step_has_no_conflicts(either: Operations, name: str) -> None:
     recording = recorded(either, name)
     assert conflicts(recording.launches) == []
-    assert {launch.branch for launch in recording.launches} > {0, 1}
+    assert {launch.stream for launch in recording.launches} > {0, 1}
 
 
 def test_without_its_joins_a_step_has_conflicts(ops: Operations) -> None:
@@ -232,7 +232,7 @@ def test_a_gradient_that_is_read_too_early_is_a_conflict(ops: Operations) -> Non
     assert any("(relu_forward) takes 'x'" in line and "takes 'dweight'" in line for line in found)
 
 
-def test_two_branches_that_write_one_array_are_a_conflict_and_readers_are_none(ops: Operations) -> None:
+def test_two_streams_that_write_one_array_are_a_conflict_and_readers_are_none(ops: Operations) -> None:
     x = ops.asarray(np.ones(8, np.float32))
 
     def launch(source: Any, target: Any) -> None:
@@ -371,7 +371,7 @@ def test_a_graph_keeps_the_order_that_a_recording_asks_for(name: str, monkeypatc
     assert len(fake.before) == len(wanted)
     for number, (found, needed) in enumerate(zip(fake.before, wanted, strict=True)):
         assert found >= needed, f"launch {number}, {launched[number]}"
-    assert any(found < {*range(number)} for number, found in enumerate(fake.before)), "nothing is beside anything"
+    assert any(found < {*range(number)} for number, found in enumerate(fake.before)), "nothing overlaps anything"
     recording.replay()
     recording.replay()
     assert fake.graphs == 2 and len(fake.plain) == outside + len(launched)

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from helpers.bugs import NAN, OUTSIDE, RACE, WRONG, Bug, Planted
 from helpers.closeness import assert_close, on_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import reference
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
 from tinyfcn.reference.adam import RING, AdamState
+
+reference = on("cpu")
 
 # 1 - 0.999 loses 5e-5 when 0.999 is first rounded to float32, which is no fault of the kernel: both start from the
 # rounded numbers.
@@ -197,3 +200,57 @@ def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
         ops.adam_step(six, six, state, five[:1])
     with pytest.raises(ValueError, match=r"adam_step: loss must have shape \(1\), got \(2,\)"):
         ops.adam_step(five, five, state, five[:2])
+
+
+def check_steps(ops: Operations) -> None:
+    check_adam(ops, Run(300, warmup=3, l2=2.0))
+    check_adam(ops, Run(300, settings={"epsilon": 0.25}))
+
+
+PLANTED = {
+    "adam_schedule": Planted(
+        check_steps,
+        [
+            ("the same correction at each step", "-expm1f(t * logf(beta1))", "1.0f - beta1"),
+            ("steps counted from 0", "t * logf(beta2)", "(t + 1) * logf(beta2)"),
+            ("cosine a step ahead", "(float)(t - 1) / steps", "(float)t / steps"),
+            ("first step does nothing", "(float)t / warmup", "(float)(t - 1) / warmup"),
+        ],
+    ),
+    "adam_step": Planted(
+        check_steps,
+        [
+            ("mean not corrected", "m[element] / rates[1]", "m[element]"),
+            ("corrections swapped", "v[element] / rates[2]", "v[element] / rates[1]"),
+            ("epsilon within the root", "(sqrtf(v_hat) + epsilon)", "sqrtf(v_hat + epsilon)"),
+            ("penalty whatever the parameter", "l2[element] * parameters[element]", "l2[element]"),
+            ("not squared", "gradient * gradient;", "gradient;"),
+            ("uphill", "parameters[element] -=", "parameters[element] +="),
+            ("steps not counted", "step[0] += 1;", ""),
+            ("the loss is kept a place too far", "losses[step[0] % R]", "losses[(step[0] + 1) % R]"),
+            ("no loss is kept but the first", "if (element == 0)", "if (element == 0 && step[0] == 0)"),
+        ],
+    ),
+}
+
+ZOO = {
+    "adam_schedule": [
+        Bug("the part done of 0 steps",
+            {"steps == 0 ? 0.0f : t <= steps ? (float)(t - 1) / steps : 1.0f": "fminf((float)(t - 1) / steps, 1.0f)"},
+            "check", NAN, ("float progress = ",)),
+    ],
+    "adam_step": [
+        Bug("one thread makes the next step's correction while others read this one's",
+            {"const float* __restrict__ rates": "float* __restrict__ rates",
+             "+ epsilon);": "+ epsilon);\nif (element == 0) rates[1] = 1.0f - beta1 * (1.0f - rates[1]);"},
+            "check", RACE, ("m[element] / rates[1]", "if (element == 0) rates[1] = ")),
+        Bug("the block is forgotten: threads of several blocks add to one mean",
+            {"m[element] = beta1 * m[element]": "m[threadIdx.x] = beta1 * m[threadIdx.x]"},
+            "check", "nothing orders blocks", ("m[threadIdx.x] = ",)),
+        Bug("the surplus threads of the last block go on", {"if (element >= count) return;": ""},
+            "trap", OUTSIDE, ("float gradient = ",), "memcheck"),
+        Bug("every thread counts the step", {"if (element == 0) {": "{"}, "check", RACE, ("step[0] += 1;",)),
+        Bug("the corrections are swapped", {"m[element] / rates[1]": "m[element] / rates[2]"},
+            "double", WRONG, ("parameters[element] -= ",)),
+    ],
+}  # fmt: skip

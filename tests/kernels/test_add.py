@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers.bugs import NOBODY, OUTSIDE, RACE, UNWRITTEN, Bug, Planted
 from helpers.closeness import assert_equal, on_device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfcn import reference
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+reference = on("cpu")
 
 SHAPES = [(1,), (255,), (256,), (257,), (3, 7, 11, 5), (2, 600)]
 
@@ -77,3 +80,46 @@ def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
     a, b = on_device(ops, np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32))
     with pytest.raises(ValueError, match=r"add: b must have shape \(2, 3\), got \(2, 1\)"):
         ops.add(a, b)
+
+
+def check_a_mean(ops: Operations) -> None:
+    check_forward(ops, (3, 7, 11, 5), 0.5)
+
+
+def check_a_means_gradient(ops: Operations) -> None:
+    check_backward(ops, (3, 7, 11, 5), 0.5)
+
+
+PLANTED = {
+    "add_forward": Planted(
+        check_a_mean,
+        [
+            ("scales one", "scale * (a[element] + b[element])", "scale * a[element] + b[element]"),
+            ("subtracts", "a[element] + b", "a[element] - b"),
+        ],
+    ),
+    "add_backward": Planted(
+        check_a_means_gradient,
+        [
+            ("scale forgotten", "scale * dz[element]", "dz[element]"),
+            ("last element left out", "element >= count", "element >= count - 1"),
+        ],
+    ),
+}
+
+ZOO = {
+    "add_forward": [
+        Bug("added to an output that has no first value", {"z[element] = ": "z[element] += "},
+            "check", UNWRITTEN, ("z[element] += ",), "initcheck"),
+        Bug("the neighbour's element", {"b[element]": "b[element + 1]"},
+            "check", OUTSIDE, ("b[element + 1]",), "memcheck"),
+    ],
+    "add_backward": [
+        Bug("each block goes through the whole array, in steps of a block",
+            {"if (element >= count) return; ... dz[element];": """for (int e = element; e < count; e += blockDim.x)
+        da[e] = scale * dz[e];"""},
+            "check", RACE, ("da[e] = ",)),
+        Bug("the last element has no thread", {"element >= count": "element >= count - 1"},
+            "check", NOBODY, ("void add_backward(",)),  # what is missing has no line but its kernel's
+    ],
+}  # fmt: skip

@@ -7,29 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.bugs import ORDER, OUTSIDE, Bug, Planted
 from helpers.closeness import assert_equal, on_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import reference
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import KernelError
-from tinyfcn.operations import Operations, on
-from tinyfcn.ops.compose_m2nist import COMPOSE_THREADS, MANY, place_m2nist_naive
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+from tinyfcn.ops.compose_m2nist import COMPOSE_THREADS, MAX_SHARED_IMAGES, place_m2nist_naive
 from tinyfcn.reference.compose_m2nist import HEIGHT, SIDE, WIDTH, place_m2nist
+
+reference = on("cpu")
 
 # The module: of the same name is the function that tinyfcn.reference hands on.
 REFERENCE = importlib.import_module("tinyfcn.reference.compose_m2nist")
 LARGEST = 2**32 - 1
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def ops(either: Operations) -> Operations:
     """All tests here are of both forms of the kernels."""
     return either
-
-
-naive_only = pytest.mark.parametrize("naive", [True], ids=["naive"], scope="session")
 
 
 def digits(count: int = 23, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -40,40 +40,38 @@ def digits(count: int = 23, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_place(ops: Operations, digit_count: int, seed: int, step: int, count: int) -> None:
-    """The naive kernel's boxes are the reference's. Those of the fast kernel show in its pictures alone."""
+    """The naive kernel's boxes are the reference's. Those of the fast kernel show in its images alone."""
     expected = place_m2nist(digit_count, seed, step, count)
     assert_equal(ops.to_numpy(place_m2nist_naive(ops.device, digit_count, seed, step, count)), expected, "boxes")
 
 
 def check_compose(ops: Operations, seed: int, step: int, count: int, background: int = 10) -> None:
-    """The kernels' pictures and labels are the reference's."""
-    pictures, names = digits()
-    found = ops.compose_m2nist(*on_device(ops, pictures, names), seed, step, count, background)
-    expected = reference.compose_m2nist(pictures, names, seed, step, count, background)
+    """The kernels' images and labels are the reference's."""
+    images, names = digits()
+    found = ops.compose_m2nist(*on_device(ops, images, names), seed, step, count, background)
+    expected = reference.compose_m2nist(images, names, seed, step, count, background)
     for name, a, b in zip(("batch", "labels"), found, expected, strict=True):
         assert_equal(ops.to_numpy(a), b, name)
 
 
-@naive_only
 @given(st.integers(1, 60_000), st.integers(0, LARGEST), st.integers(0, LARGEST), st.integers(1, 40))
-def test_the_kernel_chooses_the_references_places(ops: Operations, digit_count, seed, step, count) -> None:
-    check_place(ops, digit_count, seed, step, count)
+def test_the_kernel_chooses_the_references_positions(naive_ops: Operations, digit_count, seed, step, count) -> None:
+    check_place(naive_ops, digit_count, seed, step, count)
 
 
-@naive_only
 @pytest.mark.parametrize("count", [1, 256, 257, 700])
-def test_blocks_full_and_not(ops: Operations, count: int) -> None:
-    check_place(ops, 60_000, 1, 2, count)
+def test_blocks_full_and_not(naive_ops: Operations, count: int) -> None:
+    check_place(naive_ops, 60_000, 1, 2, count)
 
 
-@pytest.mark.parametrize("count", [0, 1, 16, MANY, MANY + 1])
-def test_blocks_that_share_a_picture_and_one_for_each(ops: Operations, count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 16, MAX_SHARED_IMAGES, MAX_SHARED_IMAGES + 1])
+def test_blocks_that_share_a_image_and_one_for_each(ops: Operations, count: int) -> None:
     check_compose(ops, 1, 2, count)
 
 
 @pytest.mark.parametrize("tries", [32, 64, 96])
-def test_pictures_that_take_many_tries(ops: Operations, tries: int, monkeypatch) -> None:
-    """The lanes of a warp try 32 times at once: some of these pictures are placed in a later round."""
+def test_images_that_take_many_tries(ops: Operations, tries: int, monkeypatch) -> None:
+    """The lanes of a warp try 32 times at once: some of these images are placed in a later round."""
     check_compose(ops, 0, 3, 100)
     boxes = place_m2nist(23, 0, 3, 100)
     monkeypatch.setattr(REFERENCE, "TRIES", tries)
@@ -83,11 +81,11 @@ def test_pictures_that_take_many_tries(ops: Operations, tries: int, monkeypatch)
 @pytest.mark.parametrize("step", [0, 1, 2**31 - 1, 2**31, LARGEST])
 def test_a_step_is_a_number_or_counted_on_the_device(ops: Operations, step: int) -> None:
     """With the counter's bits read as unsigned."""
-    pictures, names = digits()
+    images, names = digits()
     counter = np.array([step], np.uint32).view(np.int32)
-    expected = reference.compose_m2nist(pictures, names, 7, step, 3)
+    expected = reference.compose_m2nist(images, names, 7, step, 3)
     for each in (ops, on("cpu")):
-        arrays = on_device(each, pictures, names)
+        arrays = on_device(each, images, names)
         for form in (step, np.uint32(step), each.asarray(counter)):
             found = each.compose_m2nist(*arrays, 7, form, 3)
             for name, a, b in zip(("batch", "labels"), found, expected, strict=True):
@@ -95,15 +93,15 @@ def test_a_step_is_a_number_or_counted_on_the_device(ops: Operations, step: int)
 
 
 def test_a_recorded_step_goes_by_the_counter(ops: Operations) -> None:
-    pictures, names = digits()
-    arrays, counter = on_device(ops, pictures, names), ops.asarray(np.zeros(1, np.int32))
+    images, names = digits()
+    arrays, counter = on_device(ops, images, names), ops.asarray(np.zeros(1, np.int32))
     ops.compose_m2nist(*arrays, 7, counter, 2)
     results = []
     recording = ops.device.record(lambda: results.extend(ops.compose_m2nist(*arrays, 7, counter, 2)))
     for step in (5, 9):
         counter[...] = ops.asarray(np.array([step], np.int32))
         recording.replay()
-        assert_equal(ops.to_numpy(results[1]), reference.compose_m2nist(pictures, names, 7, step, 2)[1], "labels")
+        assert_equal(ops.to_numpy(results[1]), reference.compose_m2nist(images, names, 7, step, 2)[1], "labels")
     with pytest.raises(KernelError, match="while a step is recorded"):
         ops.device.record(lambda: ops.compose_m2nist(*arrays, 7, 5, 2))
 
@@ -116,16 +114,16 @@ def test_sizes_are_the_kernels() -> None:
 
 @settings(max_examples=15)
 @given(st.integers(0, LARGEST), st.integers(0, LARGEST), st.integers(1, 5), st.integers(0, 10))
-def test_the_kernel_draws_the_references_pictures(ops: Operations, seed, step, count, background) -> None:
+def test_the_kernel_draws_the_references_images(ops: Operations, seed, step, count, background) -> None:
     check_compose(ops, seed, step, count, background)
 
 
-def test_pictures_by_hand(ops: Operations) -> None:
+def test_images_by_hand(ops: Operations) -> None:
     """Pixel by pixel from the boxes: the box that covers it, or black."""
-    pictures, names = digits()
+    images, names = digits()
     for each in (ops, on("cpu")):
         batch, labels = (
-            each.to_numpy(array) for array in each.compose_m2nist(*on_device(each, pictures, names), 5, 6, 8)
+            each.to_numpy(array) for array in each.compose_m2nist(*on_device(each, images, names), 5, 6, 8)
         )
         assert batch.shape == (8, 1, HEIGHT, WIDTH) and labels.shape == (8, HEIGHT, WIDTH)
         assert (batch.dtype, labels.dtype) == (np.float32, np.int32)
@@ -133,8 +131,8 @@ def test_pictures_by_hand(ops: Operations) -> None:
             pixels, truth = np.zeros((HEIGHT, WIDTH), int), np.full((HEIGHT, WIDTH), 10)
             for digit, top, left in boxes:
                 for h, w in np.ndindex(SIDE, SIDE) if digit >= 0 else ():
-                    pixels[top + h, left + w] = pictures[digit, h, w]
-                    if pictures[digit, h, w] > 0:
+                    pixels[top + h, left + w] = images[digit, h, w]
+                    if images[digit, h, w] > 0:
                         truth[top + h, left + w] = names[digit]
             np.testing.assert_array_equal(np.rint(batch[n, 0] * 127 + 127), pixels)
             np.testing.assert_array_equal(labels[n], truth)
@@ -142,15 +140,15 @@ def test_pictures_by_hand(ops: Operations) -> None:
 
 
 def test_background_is_the_label_where_no_ink_is(ops: Operations) -> None:
-    pictures, names = digits()
+    images, names = digits()
     for each in (ops, on("cpu")):
-        ink_or_not = on_device(each, pictures, np.zeros_like(names))
+        ink_or_not = on_device(each, images, np.zeros_like(names))
         batch, labels = each.compose_m2nist(*ink_or_not, 1, 2, 3, background=1)
         np.testing.assert_array_equal(each.to_numpy(labels), (each.to_numpy(batch)[:, 0] == -1).astype(np.int32))
 
 
 def overlaps(boxes: np.ndarray) -> np.ndarray:
-    """For each picture whether two of its digits' boxes (count, 3, 3) share a pixel."""
+    """For each image whether two of its digits' boxes (count, 3, 3) share a pixel."""
     shared = np.zeros(len(boxes), bool)
     for a, b in ((0, 1), (0, 2), (1, 2)):
         there = (boxes[:, a, 0] >= 0) & (boxes[:, b, 0] >= 0)
@@ -160,11 +158,11 @@ def overlaps(boxes: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def many() -> np.ndarray:
-    """The boxes of 30,000 pictures."""
+    """The boxes of 30,000 images."""
     return np.concatenate([place_m2nist(60_000, seed=7, step=step, count=1000) for step in range(30)])
 
 
-def test_boxes_lie_within_the_picture_and_never_overlap(many: np.ndarray) -> None:
+def test_boxes_lie_within_the_image_and_never_overlap(many: np.ndarray) -> None:
     assert not overlaps(many).any()
     assert many[:, :, 1:].min() == 0
     assert many[:, :, 1].max() == HEIGHT - SIDE and many[:, :, 2].max() == WIDTH - SIDE
@@ -190,7 +188,7 @@ def test_digits_and_places_are_spread_evenly(many: np.ndarray) -> None:
         assert squares < places + 4 * np.sqrt(2 * places), "chi-squared"
 
 
-def test_pictures_are_a_function_of_seed_step_and_number() -> None:
+def test_images_are_a_function_of_seed_step_and_number() -> None:
     some = place_m2nist(500, seed=3, step=4, count=50)
     assert_equal(place_m2nist(500, seed=3, step=4, count=9), some[:9], "the first of a longer batch")
     for seed, step in ((3, 5), (4, 4), (4, 3)):
@@ -200,7 +198,7 @@ def test_pictures_are_a_function_of_seed_step_and_number() -> None:
 
 @pytest.mark.parametrize("tries", [1, 31, 32, 40])
 def test_when_no_try_serves_the_boxes_stand_side_by_side(ops: Operations, tries: int, tmp_path: Path, monkeypatch):
-    """With few tries many pictures of three digits find no place, in a copy of the kernels as in NumPy."""
+    """With few tries many images of three digits find no place, in a copy of the kernels as in NumPy."""
     shutil.copy(KERNELS / "common.cuh", tmp_path)
     text = (KERNELS / "compose_m2nist.cu").read_text()
     assert "constexpr int TRIES = 512;\n" in text and REFERENCE.TRIES == 512
@@ -236,27 +234,139 @@ def test_the_reference_makes_as_many_tries_as_it_says(tries: int, monkeypatch) -
                 break
         else:
             places = [(top, k * SIDE) for k, (top, _) in enumerate(places)]
-        assert [tuple(box[1:]) for box in boxes.tolist()] == places, f"picture {n}"
+        assert [tuple(box[1:]) for box in boxes.tolist()] == places, f"image {n}"
 
 
 def reference_words(attempt: int, n: int) -> np.ndarray:
-    """The three words of a try for picture n with seed 1 and step 2."""
+    """The three words of a try for image n with seed 1 and step 2."""
     return REFERENCE.philox((attempt, n, 2, 0), (1, 0))[:3]
 
 
 def test_arrays_that_do_not_fit_are_named(ops: Operations) -> None:
-    pictures, names = digits(4)
+    images, names = digits(4)
     with pytest.raises(ValueError, match=r"compose_m2nist: digits must have shape \(any, 28, 28\), got \(4, 28, 27\)"):
-        ops.compose_m2nist(*on_device(ops, pictures[:, :, 1:], names), 0, 0, 1)
+        ops.compose_m2nist(*on_device(ops, images[:, :, 1:], names), 0, 0, 1)
     with pytest.raises(ValueError, match=r"compose_m2nist: digit_labels must have shape \(4\), got \(3,\)"):
-        ops.compose_m2nist(*on_device(ops, pictures, names[1:]), 0, 0, 1)
+        ops.compose_m2nist(*on_device(ops, images, names[1:]), 0, 0, 1)
     with pytest.raises(ValueError, match="compose_m2nist: the number of digits must be at least 1, got 0"):
-        ops.compose_m2nist(*on_device(ops, pictures[:0], names[:0]), 0, 0, 1)
+        ops.compose_m2nist(*on_device(ops, images[:0], names[:0]), 0, 0, 1)
     with pytest.raises(ValueError, match="argument 'seed' is 4294967296, which does not fit uint32"):
-        ops.compose_m2nist(*on_device(ops, pictures, names), 2**32, 0, 1)
+        ops.compose_m2nist(*on_device(ops, images, names), 2**32, 0, 1)
     with pytest.raises(ValueError, match="compose_m2nist: step is 4294967296, which does not fit uint32"):
-        ops.compose_m2nist(*on_device(ops, pictures, names), 0, 2**32, 1)
+        ops.compose_m2nist(*on_device(ops, images, names), 0, 2**32, 1)
     with pytest.raises(ValueError, match=r"compose_m2nist: step must have shape \(1\), got \(2,\)"):
-        ops.compose_m2nist(*on_device(ops, pictures, names), 0, ops.asarray(np.zeros(2, np.int32)), 1)
+        ops.compose_m2nist(*on_device(ops, images, names), 0, ops.asarray(np.zeros(2, np.int32)), 1)
     with pytest.raises(TypeError, match="argument 'digits' expects uint8, got int32"):
-        ops.compose_m2nist(*on_device(ops, pictures.astype(np.int32), names), 0, 0, 1)
+        ops.compose_m2nist(*on_device(ops, images.astype(np.int32), names), 0, 0, 1)
+
+
+def check_boxes(ops: Operations) -> None:
+    check_place(ops, 60_000, 1, 2, 300)
+
+
+def check_images(ops: Operations) -> None:
+    check_compose(ops, 1, 2, 100, background=1)
+
+
+PLANTED = {
+    "compose_m2nist_place_naive": Planted(
+        check_boxes,
+        [
+            ("never three", "choice.word[0] % 3", "choice.word[0] % 2"),
+            ("last two may overlap", "b < a; ++b)", "b < a && b < 1; ++b)"),
+            ("apart both ways", "< SIDE && abs(left", "< SIDE || abs(left"),
+            ("touching counts", "abs(left[a] - left[b]) < SIDE", "abs(left[a] - left[b]) <= SIDE"),
+            ("the first word twice", "choice.word[k + 1]", "choice.word[k]"),
+            ("rows for columns", "position / COLUMNS", "position / ROWS"),
+            ("step forgotten", "philox(attempt, n, now, 0, seed, 0)", "philox(attempt, n, 0, 0, seed, 0)"),
+        ],
+        naive=True,
+    ),
+    "compose_m2nist_draw_naive": Planted(
+        check_images,
+        [
+            ("last row of a box left out", "h >= SIDE ||", "h >= SIDE - 1 ||"),
+            ("faint ink is none", "if (pixel > 0)", "if (pixel > 127)"),
+            ("digits lie on their side", "* SIDE + h) * SIDE + w]", "* SIDE + w) * SIDE + h]"),
+            ("background always 10", "int label = background;", "int label = 10;"),
+            ("boxes of another picture", "/ (WIDTH * HEIGHT) * 9", "/ (WIDTH * HEIGHT) * 3"),
+            ("black is 0", "(pixel - 127) / 127.0f", "pixel / 127.0f"),
+        ],
+        naive=True,
+    ),
+    "compose_m2nist": Planted(
+        check_images,
+        [
+            ("never three", "choice.word[0] % 3", "choice.word[0] % 2"),
+            ("the first word twice", "choice.word[k + 1]", "choice.word[k]"),
+            ("step forgotten", "philox(attempt, n, now, 0, seed, 0)", "philox(attempt, n, 0, 0, seed, 0)"),
+            ("tries counted from 0", "first = 1;", "first = 0;"),
+            ("the first 32 tries alone", "fitting == 0; first += 32", "fitting == 0; first += TRIES"),
+            ("all three must fit", "a < count && rows_apart", "rows_apart"),
+            ("apart both ways", "rows_apart < SIDE && columns", "rows_apart < SIDE || columns"),
+            ("touching counts", "columns_apart < SIDE)", "columns_apart <= SIDE)"),
+            ("the last lane that fits", "__ffs(fitting) - 1", "31 - __clz(fitting)"),
+            ("a lane's own try", "__shfl_sync(0xffffffff, position[k], chosen)", "position[k]"),
+            ("digits without a box", "k < count ? position[k] / COLUMNS : HEIGHT", "position[k] / COLUMNS"),
+            ("last row of a box left out", "h >= SIDE)", "h >= SIDE - 1)"),
+            ("faint ink is none", "pixel[i] > 0 ?", "pixel[i] > 127 ?"),
+            ("digits lie on their side", "* SIDE + h) * SIDE + w]", "* SIDE + w) * SIDE + h]"),
+            ("background always 10", "ink[i] : background", "ink[i] : 10"),
+            ("the label of the first digit", "ink[i] = name[k]", "ink[i] = name[0]"),
+            ("the third of four twice", "value[2], value[3]", "value[2], value[2]"),
+            ("the first label for two", "make_int4(label[0], label[1]", "make_int4(label[0], label[0]"),
+        ],
+    ),
+}
+
+ZOO = {
+    "compose_m2nist_place_naive": [
+        Bug("one word too far: four were drawn", {"choice.word[k + 1]": "choice.word[k + 2]"},
+            "trap", "the index 4 of an array of type 'unsigned int [4]'", ("choice.word[k + 2]",)),
+        Bug("random numbers by a product that an int does not hold",
+            {"words.word[k] % (ROWS * COLUMNS)": "abs((n * 3 + k) * 1103515245 + 12345) % (ROWS * COLUMNS)"},
+            "trap", "which overflows 'int'", ("1103515245",)),
+        Bug("a thread writes its picture where the last one to come has ended",
+            {"int n = thread_number();": """__shared__ int next;
+    if (threadIdx.x == 0) next = blockIdx.x * blockDim.x;
+    __syncthreads();
+    int n = thread_number();""",
+             "if (n >= N) return;": "if (n >= N) return;\nint slot = atomicAdd(&next, 1);",
+             "boxes + (n * 3 + k) * 3": "boxes + (slot * 3 + k) * 3"},
+            "order", ORDER, ("box[0] = k < count",)),
+    ],
+    "compose_m2nist_draw_naive": [
+        Bug("a digit is drawn where there is no box", {"digit < 0 || ": ""},
+            "check", OUTSIDE, ("pixel = digits[",), "memcheck"),
+        Bug("boxes are taken to have ten numbers a picture", {"/ (WIDTH * HEIGHT) * 9": "/ (WIDTH * HEIGHT) * 10"},
+            "check", OUTSIDE, ("int w = column - image_boxes[k * 3 + 2];",), "memcheck"),
+    ],
+    "compose_m2nist": [
+        Bug("lanes whose try fits leave before the vote",
+            {"fitting = __ballot_sync": "if (fits) break;\nfitting = __ballot_sync"},
+            "trap", "wait at __ballot_sync", ("fitting = __ballot_sync",), "synccheck"),
+        Bug("lanes of the last warp that have nothing to draw return before the vote",
+            {"int position[3];": "if (blockIdx.y * COMPOSE_THREADS + threadIdx.x >= 1340) return;\nint position[3];"},
+            "trap", "wait at __ballot_sync", ("fitting = __ballot_sync",), "synccheck"),
+        Bug("the first lane to come wins, not the lowest",
+            {"fitting = __ballot_sync(0xffffffff, fits);": """__shared__ int lowest_lanes[COMPOSE_THREADS / 32];
+        int* lowest = lowest_lanes + threadIdx.x / 32;
+        if (lane == 0) *lowest = -1;
+        __syncwarp();
+        if (fits) atomicCAS(lowest, -1, lane);
+        __syncwarp();
+        fitting = *lowest < 0 ? 0 : 1u << *lowest;
+        __syncwarp();"""},
+            "order", ORDER, ("reinterpret_cast<float4*>(batch)[at] =",)),
+        Bug("fours are counted as if they were pixels",
+            {"reinterpret_cast<float4*>(batch)[at]": "*reinterpret_cast<float4*>(batch + at)"},
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<float4*>(batch + at)",), "memcheck"),
+        Bug("one four too many", {"four < HEIGHT * FOURS": "four <= HEIGHT * FOURS"},
+            "check", OUTSIDE, ("reinterpret_cast<float4*>(batch)[at] =",), "memcheck"),
+        Bug("the blocks of a picture all draw its first part",
+            {"four = blockIdx.y * COMPOSE_THREADS + threadIdx.x": "four = threadIdx.x"},
+            "check", "nothing orders blocks", ("reinterpret_cast<float4*>(batch)[at] =",)),
+        Bug("above the box is taken for inside", {"h < 0 || ": ""},
+            "check", OUTSIDE, ("pixel[i] = digits[",), "memcheck"),
+    ],
+}  # fmt: skip

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers.bugs import NOBODY, ORDER, OUTSIDE, RACE, WRONG, Bug, Planted
 from helpers.closeness import assert_close, assert_equal, float64, on_device, positive
-from helpers.fast_conv import check_sizes, check_weight_gradients
-from helpers.instances import Dry, compile_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import reference
 from tinyfcn.checks import gradcheck
-from tinyfcn.checks.cases import CORRELATIONS, WEIGHT_GRADIENTS, correlation, weight_gradient
-from tinyfcn.devices.emulator import Emulator
-from tinyfcn.devices.kernel_source import KERNELS
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+reference = on("cpu")
 
 
 @dataclass(frozen=True)
@@ -98,27 +96,6 @@ def test_backward(naive_ops: Operations, case: Convolution) -> None:
 def test_sizes_of_the_networks_and_extremes(naive_ops: Operations, case: Convolution) -> None:
     check_forward(naive_ops, case)
     check_backward(naive_ops, case)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled() -> None:
-    """What is compiled for many sizes, all at once: an edit of the kernel is told right or wrong the sooner."""
-    dry, random = Dry(KERNELS), np.random.default_rng(0)
-    for number in range(len(CORRELATIONS)):
-        correlation(random, number, False).run(Operations(dry))
-    for number in range(len(WEIGHT_GRADIENTS)):
-        weight_gradient(random, number).run(Operations(dry))
-    compile_all(Emulator(), dry.launched)
-
-
-@pytest.mark.parametrize("number", range(len(CORRELATIONS)))
-def test_the_fast_kernel_on_many_sizes(ops: Operations, number: int) -> None:
-    check_sizes(ops, False, number)
-
-
-@pytest.mark.parametrize("number", range(len(WEIGHT_GRADIENTS)))
-def test_the_fast_weight_gradient_on_many_sizes(ops: Operations, number: int) -> None:
-    check_weight_gradients(ops, number)
 
 
 def test_the_fixed_sizes_fill_several_blocks_none_evenly() -> None:
@@ -266,3 +243,128 @@ def test_reference_keeps_the_dtype_and_takes_need_dx_and_out(dtype: type) -> Non
     assert dx is None and returned[0] is into[0] and returned[1] is into[1]
     assert_equal(into[0], expected[1])
     assert_equal(into[1], expected[2])
+
+
+def check_several_blocks_forward(ops: Operations) -> None:
+    check_forward(ops, SEVERAL_BLOCKS)
+
+
+def check_several_blocks_backward(ops: Operations) -> None:
+    check_backward(ops, SEVERAL_BLOCKS)
+
+
+PLANTED = {
+    "conv2d_forward_naive": Planted(
+        check_several_blocks_forward,
+        [
+            ("stride forgotten", "i * stride + u - padding", "i + u - padding"),
+            ("bias forgotten", "float sum = bias[o];", "float sum = 0.0f;"),
+            ("bias of another channel", "bias[o]", "bias[0]"),
+            ("last row left out", "h >= H ||", "h >= H - 1 ||"),
+            ("last channel left out", "c < C;", "c < C - 1;"),
+            ("kernel's axes swapped", "* KH + u) * KW + v]", "* KW + v) * KH + u]"),
+            ("last element left out", "element >= N * O * OH * OW", "element >= N * O * OH * OW - 1"),
+        ],
+        naive=True,
+    ),
+    "conv2d_backward_input_naive": Planted(
+        check_several_blocks_backward,
+        [
+            ("between strides too", "row % stride != 0 || ", ""),
+            ("padding forgotten", "w + padding - v", "w - v"),
+            ("kernel not reversed", "h + padding - u;", "h - padding + u;"),
+            ("last output row left out", "i >= OH ||", "i >= OH - 1 ||"),
+            ("weight's channels swapped", "weight[((o * C + c)", "weight[((c * O + o)"),
+        ],
+        naive=True,
+    ),
+    "conv2d_backward_weight_naive": Planted(
+        check_several_blocks_backward,
+        [
+            ("stride on the kernel", "i * stride + u - padding", "i + u * stride - padding"),
+            ("first picture only", "position < N * OH * OW", "position < OH * OW"),
+            ("first channel only", "x[((n * C + c)", "x[((n * C)"),
+            ("some places left out", "position += SUM_THREADS", "position += SUM_THREADS + 1"),
+            ("first column left out", "w < 0 ||", "w < 1 ||"),
+        ],
+        naive=True,
+    ),
+    "conv2d_backward_bias_naive": Planted(
+        check_several_blocks_backward,
+        [
+            ("not written", "if (threadIdx.x == 0) dbias[o] = total;", ""),
+            ("first picture only", "position < N * OH * OW", "position < OH * OW"),
+            ("pictures and channels mixed up", "(n * O + o)", "(n + o)"),
+        ],
+        naive=True,
+    ),
+}
+
+ZOO = {
+    "conv2d_forward_naive": [
+        Bug("the stride is forgotten", {"i * stride + u - padding": "i + u - padding"},
+            "double", WRONG, ("y[element] = sum;",)),
+        Bug("the weight's channels are swapped", {"weight[((o * C + c)": "weight[((c * O + o)"},
+            "double", WRONG, ("y[element] = sum;",)),
+        Bug("above the picture is taken for inside", {"h < 0 || ": ""},
+            "check", OUTSIDE, ("sum += x[((n * C + c) * H + h) * W + w] * weight",), "memcheck"),
+        Bug("height and width are swapped", {"* H + h) * W + w]": "* W + h) * H + w]"},
+            "check", OUTSIDE, ("* W + h) * H + w]",), "memcheck"),
+    ],
+    "conv2d_backward_input_naive": [
+        Bug("an output's thread adds to the inputs that it saw, and so do others",
+            {"int element ... dx[element] = sum;": """\
+    for (int element = thread_number(); element < N * O * OH * OW; element += gridDim.x * blockDim.x) {
+        int j = element % OW, i = element / OW % OH, o = element / (OW * OH) % O, n = element / (OW * OH * O);
+        for (int c = 0; c < C; ++c)
+            for (int u = 0; u < KH; ++u)
+                for (int v = 0; v < KW; ++v) {
+                    int h = i * stride + u - padding;
+                    int w = j * stride + v - padding;
+                    if (h < 0 || h >= H || w < 0 || w >= W) continue;
+                    dx[((n * C + c) * H + h) * W + w] += dout[element] * weight[((o * C + c) * KH + u) * KW + v];
+                }
+    }"""},
+            "check", RACE, ("dx[((n * C + c) * H + h) * W + w] += ",)),
+        Bug("the stride less one, which may be 0", {"row % stride != 0": "row % (stride - 1) != 0"},
+            "trap", "divides", ("row % (stride - 1) != 0",)),
+    ],
+    "conv2d_backward_weight_naive": [
+        Bug("all threads of a block add to one weight",
+            {"float total = block_sum(sum);": "",
+             "if (threadIdx.x == 0) dweight[blockIdx.x] = total;": "dweight[blockIdx.x] += sum;"},
+            "check", RACE, ("dweight[blockIdx.x] += sum;",)),
+        Bug("all threads write what only the first one has", {"if (threadIdx.x == 0) dweight": "dweight"},
+            "check", RACE, ("dweight[blockIdx.x] = total;",)),
+        Bug("threads without a place return before the barrier of the sum",
+            {"float sum = 0.0f;": "if (threadIdx.x >= N * OH * OW) return;\nfloat sum = 0.0f;"},
+            "trap", "have exited", ("__syncthreads();  // until every thread",), "synccheck"),
+    ],
+    "conv2d_backward_bias_naive": [
+        Bug("written by a thread that is not there", {"threadIdx.x == 0": "threadIdx.x == SUM_THREADS"},
+            "check", NOBODY, ("void conv2d_backward_bias_naive(",)),
+        Bug("a block goes on from what the block before it has written",
+            {"dbias[o] = total;": "dbias[o] = o > 0 ? dbias[o - 1] + total : total;"},
+            "check", "nothing orders blocks", ("dbias[o - 1] + total",)),
+        Bug("the sum is taken twice, in the same shared memory",
+            {"float sum = 0.0f;": "float sum = 0.0f, squares = 0.0f;",
+             "float total = block_sum(sum);": "float total = block_sum(sum) + 0.0f * block_sum(squares);"},
+            "check", RACE, ("partial[threadIdx.x] = mine;", "total += partial[thread];"), "racecheck"),
+        Bug("a barrier in a loop that some threads go through less often",
+            {"for (int position ... position % (OH * OW)];\n    }": """__shared__ float tile[SUM_THREADS];
+    for (int position = threadIdx.x; position < N * OH * OW; position += SUM_THREADS) {
+        int n = position / (OH * OW);
+        tile[threadIdx.x] = dout[(n * O + o) * OH * OW + position % (OH * OW)];
+        __syncthreads();  // for the tile
+        sum += tile[threadIdx.x];
+    }"""},
+            "trap", "wait at __syncthreads",
+            ("__syncthreads();  // for the tile", "__syncthreads();  // until every thread"), "synccheck"),
+        Bug("the first thread to come writes the sum, not the one that has it",
+            {"if (threadIdx.x == 0) dbias": """__shared__ int written;
+    if (threadIdx.x == 0) written = 0;
+    __syncthreads();
+    if (atomicExch(&written, 1) == 0) dbias"""},
+            "order", ORDER, ("dbias[o] = total;",)),
+    ],
+}  # fmt: skip

@@ -1,7 +1,6 @@
 """conv2d_pool against the operations that it does in one, to the last max_index; and its gradients."""
 
 import itertools
-import sys
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,11 @@ import pytest
 from helpers.closeness import assert_close, assert_equal, float64, on_device, positive
 from helpers.instances import compile_for
 
-from tinyfcn import reference
 from tinyfcn.checks.conflicts import conflicts
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations, fast_conv
+
+reference = on("cpu")
 
 WEIGHT = (5, 3, 3, 2)
 SIZES = [(2, 3, 9, 12), (1, 3, 8, 20), (3, 3, 4, 3)]  # 7x11, 6x19 and 2x2 places, of which 3x5, 3x9 and 1x1 windows
@@ -53,7 +54,7 @@ def test_numbers_that_are_no_integers(either: Operations) -> None:
 def test_the_fast_kernel_stores_no_full_size_map(ops: Operations) -> None:
     given = on_device(ops, *few_levels(0, SIZES[0], WEIGHT, WEIGHT[:1]))
     (launch,) = ops.device.record(lambda: ops.conv2d_pool(*given)).launches
-    assert launch.kernel.name == "conv2d_forward"
+    assert launch.kernel.name == "fast_conv_forward"
 
 
 def backward_inputs() -> tuple[np.ndarray, ...]:
@@ -151,12 +152,13 @@ def test_reference_keeps_the_dtype(dtype: type) -> None:
     assert {array.dtype for array in gradients} == {np.dtype(dtype)}
 
 
-@pytest.mark.parametrize(("name", "nothing"), [("correlate_weight", False), ("correlate_transposed", None)])
+@pytest.mark.falls_back
+@pytest.mark.parametrize(("name", "nothing"), [("backward_weight", False), ("backward_input", None)])
 def test_where_one_gradient_has_no_fast_form_the_other_keeps_its_own(
     ops: Operations, monkeypatch: pytest.MonkeyPatch, name: str, nothing: Any
 ) -> None:
     """And none is written twice, by launches that nothing orders."""
-    monkeypatch.setattr(sys.modules["tinyfcn.ops.conv2d_pool"], name, lambda *given, **named: nothing)
+    monkeypatch.setattr(fast_conv, name, lambda *given, **named: nothing)
     inputs = backward_inputs()
     given, results = on_device(ops, *inputs), []
     settings = {"through_relu": True, "add": given[4]}

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers.bugs import OUTSIDE, RACE, WRONG, Bug, Planted
 from helpers.closeness import assert_close, assert_equal, float64, on_device, positive
-from helpers.fast_conv import check_sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import reference
 from tinyfcn.checks import gradcheck
-from tinyfcn.checks.cases import TRANSPOSED
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+reference = on("cpu")
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,6 @@ def test_backward(naive_ops: Operations, case: Transposed) -> None:
 def test_sizes_of_the_networks_and_extremes(naive_ops: Operations, case: Transposed) -> None:
     check_forward(naive_ops, case)
     check_backward(naive_ops, case)
-
-
-@pytest.mark.parametrize("number", range(len(TRANSPOSED)))
-def test_the_fast_kernel_on_many_sizes(ops: Operations, number: int) -> None:
-    check_sizes(ops, True, number)
 
 
 def test_the_fixed_sizes_fill_several_blocks_none_evenly() -> None:
@@ -248,3 +244,80 @@ def test_reference_keeps_the_dtype_and_takes_need_dx_and_out(dtype: type) -> Non
     assert dx is None and returned[0] is into[0] and returned[1] is into[1]
     assert_equal(into[0], expected[1])
     assert_equal(into[1], expected[2])
+
+
+def check_several_blocks_forward(ops: Operations) -> None:
+    check_forward(ops, SEVERAL_BLOCKS)
+
+
+def check_several_blocks_backward(ops: Operations) -> None:
+    check_backward(ops, SEVERAL_BLOCKS)
+
+
+PLANTED = {
+    "conv_transpose2d_forward_naive": Planted(
+        check_several_blocks_forward,
+        [
+            ("between strides too", " || column % stride != 0", ""),
+            ("bias forgotten", "float sum = bias[o];", "float sum = 0.0f;"),
+            ("padding forgotten", "w + padding - v", "w - v"),
+            ("last input row left out", "i >= H ||", "i >= H - 1 ||"),
+            ("weight as conv2d's", "weight[((c * O + o)", "weight[((o * C + c)"),
+        ],
+        naive=True,
+    ),
+    "conv_transpose2d_backward_input_naive": Planted(
+        check_several_blocks_backward,
+        [
+            ("stride forgotten", "i * stride + u - padding", "i + u - padding"),
+            ("last row left out", "h >= OH ||", "h >= OH - 1 ||"),
+            ("last channel left out", "o < O;", "o < O - 1;"),
+        ],
+        naive=True,
+    ),
+    "conv_transpose2d_backward_weight_naive": Planted(
+        check_several_blocks_backward,
+        [
+            ("first picture only", "position < N * H * W", "position < H * W"),
+            ("channel of the input", "dout[((n * O + o)", "dout[((n * O + c)"),
+            ("stride forgotten", "j * stride + v - padding", "j + v - padding"),
+        ],
+        naive=True,
+    ),
+}
+
+ZOO = {
+    "conv_transpose2d_forward_naive": [
+        Bug("every input stamps the kernel onto the output, over what others stamp",
+            {"int element ... y[element] = sum;": """\
+    for (int element = thread_number(); element < N * C * H * W; element += gridDim.x * blockDim.x) {
+        int j = element % W, i = element / W % H, c = element / (W * H) % C, n = element / (W * H * C);
+        for (int o = 0; o < O; ++o)
+            for (int u = 0; u < KH; ++u)
+                for (int v = 0; v < KW; ++v) {
+                    int h = i * stride + u - padding;
+                    int w = j * stride + v - padding;
+                    if (h < 0 || h >= OH || w < 0 || w >= OW) continue;
+                    y[((n * O + o) * OH + h) * OW + w] += x[element] * weight[((c * O + o) * KH + u) * KW + v];
+                }
+    }"""},
+            "check", RACE, ("y[((n * O + o) * OH + h) * OW + w] += ",)),
+        Bug("between the stamps too", {" || column % stride != 0": ""},
+            "double", WRONG, ("y[element] = sum;",)),
+        Bug("the stamps of pixels left of the picture", {"column < 0 || ": ""},
+            "check", OUTSIDE, ("* W + j] * weight",), "memcheck"),
+    ],
+    "conv_transpose2d_backward_input_naive": [
+        Bug("a sum without a first value", {"float sum = 0.0f;": "float sum;"},
+            "trap", "uninitialized", ("dx[element] = sum;",)),
+        Bug("the weight is read as conv2d's", {"weight[((c * O + o)": "weight[((o * C + c)"},
+            "double", WRONG, ("dx[element] = sum;",)),
+    ],
+    "conv_transpose2d_backward_weight_naive": [
+        Bug("one place too many", {"position < N * H * W": "position <= N * H * W"},
+            "check", OUTSIDE, ("* dout[",), "memcheck"),
+        Bug("all output channels write to the first one's weights",
+            {"dweight[blockIdx.x] = total": "dweight[(c * O * KH + u) * KW + v] = total"},
+            "check", RACE, ("dweight[(c * O * KH + u) * KW + v] = total",)),
+    ],
+}  # fmt: skip

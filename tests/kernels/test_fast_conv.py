@@ -1,92 +1,133 @@
-"""The fast kernels behind conv2d and conv_transpose2d, with tiles that fit nothing; and how tiles are chosen."""
+"""kernels/fast_conv.cu through its launchers, with tiles that divide nothing; and how tiles are chosen."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.bugs import OUTSIDE, RACE, UNWRITTEN, WRONG, Bug, Planted
 from helpers.closeness import assert_close, assert_equal, float64, on_device, positive
-from helpers.fast_conv import check_sizes, check_weight_gradients
+from helpers.fast_conv import check_sizes
+from helpers.instances import Dry, compile_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import reference
-from tinyfcn.checks.cases import CORRELATIONS, TRANSPOSED, WEIGHT_GRADIENTS
+from tinyfcn.checks.case import Case
+from tinyfcn.checks.cases.fast_conv import (
+    BACKWARD_INPUT,
+    BACKWARD_WEIGHT,
+    FORWARD,
+    backward_input,
+    backward_weight,
+    forward,
+)
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import COMMON, KERNELS
 from tinyfcn.devices.launch import MAX_GRID, ceil_div
-from tinyfcn.operations import Operations
-from tinyfcn.ops.fast_conv import (
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations, fast_conv
+from tinyfcn.ops.tiles import (
+    BackwardInputTiles,
+    BackwardWeightTiles,
     ForwardTiles,
-    TransposedTiles,
-    WeightTiles,
-    _pitch,
-    correlate,
-    correlate_tiles,
-    correlate_transposed_tiles,
+    backward_input_tiles,
+    forward_tiles,
+    pitch_of,
 )
 
+reference = on("cpu")
+INSTANCES = {forward: FORWARD, backward_input: BACKWARD_INPUT, backward_weight: BACKWARD_WEIGHT}
 each_instance = pytest.mark.parametrize(
-    ("transposed", "number"), [(t, n) for t in (False, True) for n in range(len(TRANSPOSED if t else CORRELATIONS))]
+    ("instance", "number"),
+    [
+        pytest.param(instance, number, id=f"{instance.__name__}-{number}")
+        for instance, instances in INSTANCES.items()
+        for number in range(len(instances))
+    ],
 )
+Instance = Callable[[np.random.Generator, int], Case]
 
 
-@pytest.mark.parametrize("number", range(len(WEIGHT_GRADIENTS)))
-def test_weight_gradients_in_double(number: int) -> None:
-    check_weight_gradients(Operations(Emulator(precision="double")), number, tolerance=1e-14)
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Compiles all instances at once, on all cores: an edit of the kernel is told right or wrong the sooner."""
+    dry = Dry(KERNELS)
+    for instance, instances in INSTANCES.items():
+        for number in range(len(instances)):
+            instance(np.random.default_rng(0), number).run(Operations(dry))
+    compile_all(Emulator(), dry.launched)
 
 
-# In single precision in test_conv2d.py and test_conv_transpose2d.py.
 @each_instance
-def test_pictures_of_many_sizes_in_double(transposed: bool, number: int) -> None:
-    check_sizes(Operations(Emulator(precision="double")), transposed, number, tolerance=1e-14)
+def test_images_of_many_sizes(ops: Operations, instance: Instance, number: int) -> None:
+    check_sizes(ops, instance, number)
+
+
+@each_instance
+def test_images_of_many_sizes_in_double(instance: Instance, number: int) -> None:
+    device = Emulator(precision="double")
+    assert device.double
+    check_sizes(Operations(device), instance, number, tolerance=1e-14)
 
 
 def test_the_instances_have_what_people_get_wrong() -> None:
-    for kernel, instances in (("conv2d_forward", CORRELATIONS), ("conv_transpose2d_forward", TRANSPOSED)):
+    for kernel, instances in (("fast_conv_forward", FORWARD), ("fast_conv_backward_input", BACKWARD_INPUT)):
         names = kernel_source.kernels()[kernel].template[5:]
         tiles = [dict(zip(names, tiles, strict=True)) for _, _, tiles in instances]
-        for name, values in {"COLUMNS": {1, 2, 4}, "GROUPS": {1, 2}, "PICTURES": {1, 2}, "SPLITS": {1, 2, 4}}.items():
+        for name, values in {"COLUMNS": {1, 2, 4}, "GROUPS": {1, 2}, "IMAGES": {1, 2}, "SPLITS": {1, 2, 4}}.items():
             assert {each[name] for each in tiles} == values, name
         assert {stride for _, stride, _ in instances} == {1, 2, 3}
         assert any(height > width for (*_, height, width), _, _ in instances)
         assert any(height < width for (*_, height, width), _, _ in instances)
-        channels = [(weight[transposed(kernel)], each) for (weight, _, _), each in zip(instances, tiles, strict=True)]
+        results, terms = (0, 1) if kernel == "fast_conv_forward" else (1, 0)
+        channels = [(weight[results], each) for (weight, _, _), each in zip(instances, tiles, strict=True)]
         assert any(o % (4 * each["GROUPS"]) for o, each in channels), "surplus channels"
-        inputs = [
-            (weight[1 - transposed(kernel)], each["CHUNK"])
-            for (weight, _, _), each in zip(instances, tiles, strict=True)
-        ]
-        assert {c > chunk for c, chunk in inputs} == {True, False}, "one chunk, and several"
+        inputs = [(weight[terms], each["CHANNEL_TILE"]) for (weight, _, _), each in zip(instances, tiles, strict=True)]
+        assert {c > tile for c, tile in inputs} == {True, False}, "one channel tile, and several"
 
 
-def transposed(kernel: str) -> int:
-    return int(kernel.startswith("conv_transpose2d"))
+def check_max_indices(ops: Operations) -> None:
+    """Small integers: sums of their products are exact, and many are equal. Among equals the first has to win."""
+    weight_shape, _, tiles = FORWARD[3]
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        shapes = (2, 2, 9, 12), weight_shape, weight_shape[:1]
+        x, weight, bias = (random.integers(-1, 2, shape).astype(np.float32) for shape in shapes)
+        given = on_device(ops, x, weight, bias)
+        found = fast_conv.forward_pool(ops.device, *given[:2], (2, 6, 7, 10), 1, 0, given[2], tiles=tiles)
+        expected = reference.max_pool2d(reference.conv2d(x, weight, bias, relu=True))
+        for name, a, b in zip(("y", "max_index"), found, expected, strict=True):
+            assert_equal(ops.to_numpy(a), b, name)
 
 
-@pytest.mark.parametrize("places", [[(2, 3)], [(2, 3), (3, 2), (3, 3)]], ids=["one", "several in a window"])
-def test_a_nan_is_passed_on_as_the_naive_kernels_do(ops: Operations, naive_ops: Operations, places: list) -> None:
-    weight, _, tiles = CORRELATIONS[3]
+def test_the_first_of_equal_maxima_wins(ops: Operations) -> None:
+    check_max_indices(ops)
+
+
+@pytest.mark.parametrize("pixels", [[(2, 3)], [(2, 3), (3, 2), (3, 3)]], ids=["one", "several in a window"])
+def test_a_nan_is_passed_on_as_the_naive_kernels_do(ops: Operations, naive_ops: Operations, pixels: list) -> None:
+    weight, _, tiles = FORWARD[3]
     x = np.round(np.random.default_rng(0).standard_normal((2, 2, 9, 11)), 2).astype(np.float32)
-    for place in places:
-        x[(1, 1, *place)] = np.nan
+    for pixel in pixels:
+        x[(1, 1, *pixel)] = np.nan
     arrays = x, positive(np.random.default_rng(1), *weight), np.full(weight[0], -0.5, np.float32)
     shape = (2, 6, 7, 9)
     given = on_device(ops, *arrays)
-    found = correlate(ops.device, *given[:2], shape, 1, 0, given[2], pool=True, tiles=tiles)
+    found = fast_conv.forward_pool(ops.device, *given[:2], shape, 1, 0, given[2], tiles=tiles)
     expected = naive_ops.conv2d_pool(*on_device(naive_ops, *arrays))
     y, max_index = (ops.to_numpy(array) for array in found)
     assert_same_nans(y, naive_ops.to_numpy(expected[0]))
     assert_equal(max_index, naive_ops.to_numpy(expected[1]))
-    rectified = correlate(ops.device, *given[:2], shape, 1, 0, given[2], relu=True, tiles=tiles)
+    rectified = fast_conv.forward(ops.device, *given[:2], shape, 1, 0, given[2], relu=True, tiles=tiles)
     plain = naive_ops.conv2d(*on_device(naive_ops, *arrays), relu=True)
     assert_same_nans(ops.to_numpy(rectified), naive_ops.to_numpy(plain))
     x[...] = 1
     ones = ops.asarray(x)
     relu_mask = np.broadcast_to(np.where(np.arange(9) % 2, np.nan, 1).astype(np.float32), shape)
     passed = ops.to_numpy(
-        correlate(ops.device, ones, given[1], shape, 1, 0, relu_mask=ops.asarray(relu_mask), tiles=tiles)
+        fast_conv.forward(ops.device, ones, given[1], shape, 1, 0, relu_mask=ops.asarray(relu_mask), tiles=tiles)
     )
     assert (passed[..., 1::2] == 0).all(), "what is not above 0 lets nothing pass, as relu_backward has it"
 
@@ -101,27 +142,28 @@ def kernels_of(ops: Operations, work: object) -> set[str]:
     return {launch.kernel.name for launch in ops.device.record(work).launches}
 
 
+@pytest.mark.falls_back
 def test_where_no_tiles_fit_the_naive_kernels_are_taken(ops: Operations) -> None:
     random = np.random.default_rng(0)
     x, weight, bias, coarse = (
         positive(random, *shape) for shape in ((2, 3, 41, 40), (2, 3, 40, 37), (2,), (2, 2, 2, 4))
     )
     fine_bias = positive(random, 3)
-    assert correlate_tiles(coarse.shape, weight.shape, 1) is None
-    assert correlate_transposed_tiles(x.shape, weight.shape, 1, 0) is None
+    assert forward_tiles(coarse.shape, weight.shape, 1) is None
+    assert backward_input_tiles(x.shape, weight.shape, 1, 0) is None
     given = on_device(ops, x, weight, bias, coarse, fine_bias)
 
     def forward() -> list:
         return [ops.conv2d(*given[:3], relu=True), ops.conv_transpose2d(given[3], given[1], given[4], relu=True)]
 
-    assert not kernels_of(ops, forward) & {"conv2d_forward", "conv_transpose2d_forward"}
+    assert not kernels_of(ops, forward) & {"fast_conv_forward", "fast_conv_backward_input"}
     found = [ops.to_numpy(array) for array in forward()]
     assert_close(found[0], reference.conv2d(*float64(x, weight, bias)), "one kernel")
     assert_close(found[1], reference.conv_transpose2d(*float64(coarse, weight, fine_bias)), "one kernel")
 
 
 def test_the_fast_kernels_are_taken_unless_the_device_is_naive(ops: Operations, naive_ops: Operations) -> None:
-    for each, names in ((ops, {"conv2d_forward"}), (naive_ops, {"conv2d_forward_naive", "relu_forward"})):
+    for each, names in ((ops, {"fast_conv_forward"}), (naive_ops, {"conv2d_forward_naive", "relu_forward"})):
         given = on_device(each, *(np.ones(shape, np.float32) for shape in ((1, 2, 5, 5), (3, 2, 3, 3), (3,))))
         assert kernels_of(each, lambda each=each, given=given: each.conv2d(*given, relu=True)) == names
 
@@ -134,26 +176,26 @@ kernel_sizes = st.tuples(*[st.integers(1, 7) | st.just(12)] * 2)
 def check_tiles(kernel: str, c: int, o: int, kernel_size: tuple[int, int], stride: int, tiles: tuple[int, ...]) -> dict:
     """What a GPU asks of any block, and what the kernel asks of its tiles; worked out as the kernel does."""
     names = kernel_source.kernels()[kernel].template
-    assert names[:5] == ("C", "O", "KH", "KW", "STRIDE")
+    assert names[:5] == ("O", "C", "KH", "KW", "STRIDE")
     t = dict(zip(names[5:], tiles, strict=True))
     assert min(tiles) >= 1
-    threads = t["TX"] * t["TY"] * t["GROUPS"] * t["PICTURES"] * t["SPLITS"]
+    threads = t["TX"] * t["TY"] * t["GROUPS"] * t["IMAGES"] * t["SPLITS"]
     assert threads <= 1024
-    assert c % t["CHUNK"] == 0 and t["CHUNK"] % t["SPLITS"] == 0
+    assert c % t["CHANNEL_TILE"] == 0 and t["CHANNEL_TILE"] % t["SPLITS"] == 0
     outputs = 4 * ceil_div(ceil_div(o, t["GROUPS"]), 4)
     assert outputs * (t["GROUPS"] - 1) < o <= outputs * t["GROUPS"], "a group without channels"
     height, width = kernel_size
-    if kernel == "conv2d_forward":
-        seen = 4 * ceil_div((t["COLUMNS"] - 1) * stride + width, 4)
-        tile = ((t["TY"] * t["ROWS"] - 1) * stride + height) * ((t["TX"] - 1) * t["COLUMNS"] * stride + seen)
-        taps, sums = height * width, outputs * t["ROWS"] * t["COLUMNS"]
+    if kernel == "fast_conv_forward":
+        window = 4 * ceil_div((t["COLUMNS"] - 1) * stride + width, 4)
+        tile = ((t["TY"] * t["ROWS"] - 1) * stride + height) * ((t["TX"] - 1) * t["COLUMNS"] * stride + window)
+        weights, sums = height * width, outputs * t["ROWS"] * t["COLUMNS"]
     else:
         assert t["TY"] % stride == 0
-        seen = 4 * ceil_div(t["COLUMNS"] + ceil_div(width, stride) - 1, 4)
-        tile = (t["TY"] // stride + ceil_div(height, stride) - 1) * ((t["TX"] - 1) * t["COLUMNS"] + seen)
-        taps, sums = ceil_div(height, stride) * stride * width, outputs * t["COLUMNS"] * stride
+        window = 4 * ceil_div(t["COLUMNS"] + ceil_div(width, stride) - 1, 4)
+        tile = (t["TY"] // stride + ceil_div(height, stride) - 1) * ((t["TX"] - 1) * t["COLUMNS"] + window)
+        weights, sums = ceil_div(height, stride) * stride * width, outputs * t["COLUMNS"] * stride
     parts = (t["SPLITS"] - 1) * sums * threads // t["SPLITS"]
-    floats = t["CHUNK"] * (t["PICTURES"] * tile + taps * _pitch(outputs * t["GROUPS"])) + parts
+    floats = t["CHANNEL_TILE"] * (t["IMAGES"] * tile + weights * pitch_of(outputs * t["GROUPS"])) + parts
     assert 4 * floats <= 48 * 1024
     assert sums <= 64
     return t
@@ -161,14 +203,14 @@ def check_tiles(kernel: str, c: int, o: int, kernel_size: tuple[int, int], strid
 
 @settings(max_examples=200)
 @given(st.integers(1, 2000), channels, channels, sizes, sizes, kernel_sizes, st.integers(1, 4), st.booleans())
-def test_tiles_of_a_correlation(n, c, o, height, width, kernel, stride, pool) -> None:
+def test_tiles_of_the_forward_pass(n, c, o, height, width, kernel, stride, pool) -> None:
     if pool:
         height, width, stride = height + 1, width + 1, 1
-    tiles = correlate_tiles((n, o, height, width), (o, c, *kernel), stride, pool)
+    tiles = forward_tiles((n, o, height, width), (o, c, *kernel), stride, pool)
     if tiles is None:
         assert max(kernel) > 6 or stride > 2, "these sizes are small enough for some tiles"
         return
-    t = check_tiles("conv2d_forward", c, o, kernel, stride, tiles)
+    t = check_tiles("fast_conv_forward", c, o, kernel, stride, tiles)
     assert (t["ROWS"] == 2 and t["COLUMNS"] % 2 == 0) or not pool
     blocks = ceil_div(height, t["TY"] * t["ROWS"]), ceil_div(width, t["TX"] * t["COLUMNS"])
     assert max(blocks) <= MAX_GRID[1]
@@ -177,12 +219,12 @@ def test_tiles_of_a_correlation(n, c, o, height, width, kernel, stride, pool) ->
 
 @settings(max_examples=200)
 @given(st.integers(1, 2000), channels, channels, sizes, sizes, kernel_sizes, st.integers(1, 4), st.integers(0, 4))
-def test_tiles_of_a_transposed_correlation(n, c, o, height, width, kernel, stride, padding) -> None:
-    tiles = correlate_transposed_tiles((n, o, height, width), (c, o, *kernel), stride, padding)
+def test_tiles_of_the_data_gradient(n, c, o, height, width, kernel, stride, padding) -> None:
+    tiles = backward_input_tiles((n, o, height, width), (c, o, *kernel), stride, padding)
     if tiles is None:
         assert max(kernel) > 6 or stride > 2, "these sizes are small enough for some tiles"
         return
-    check_tiles("conv_transpose2d_forward", c, o, kernel, stride, tiles)
+    check_tiles("fast_conv_backward_input", c, o, kernel, stride, tiles)
 
 
 def test_every_convolution_of_the_networks_has_tiles() -> None:
@@ -191,34 +233,221 @@ def test_every_convolution_of_the_networks_has_tiles() -> None:
     for (weight, size, stride), n in itertools.product(layers, (1, 2, 16, 128, 1024)):
         a, b, kernel, _ = weight
         coarse = (size - kernel) // stride + 1
-        assert correlate_tiles((n, a, coarse, coarse), weight, stride), (weight, n)
-        assert correlate_transposed_tiles((n, b, size, size), weight, stride, 0), (weight, n)
+        assert forward_tiles((n, a, coarse, coarse), weight, stride), (weight, n)
+        assert backward_input_tiles((n, b, size, size), weight, stride, 0), (weight, n)
 
 
-def test_no_pictures_have_no_tiles() -> None:
-    assert correlate_tiles((0, 8, 9, 9), (8, 8, 3, 3), 1) is None
-    assert correlate_transposed_tiles((0, 8, 9, 9), (8, 8, 3, 3), 1, 0) is None
+def test_no_images_have_no_tiles() -> None:
+    assert forward_tiles((0, 8, 9, 9), (8, 8, 3, 3), 1) is None
+    assert backward_input_tiles((0, 8, 9, 9), (8, 8, 3, 3), 1, 0) is None
 
 
 def test_launcher_and_kernels_agree_on_the_pitch(tmp_path: Path) -> None:
     (tmp_path / COMMON).write_text((KERNELS / COMMON).read_text())
-    text = 'extern "C" __global__ void pitches(int* p) { p[threadIdx.x] = pitch_of(threadIdx.x); }'
-    (tmp_path / "pitches.cu").write_text(text)
+    text = '\nextern "C" __global__ void pitches(int* p) { p[threadIdx.x] = pitch_of(threadIdx.x); }'
+    (tmp_path / "pitches.cu").write_text((KERNELS / "fast_conv.cu").read_text() + text)
     ops = Operations(Emulator(tmp_path))
     found = ops.device.empty((200,), np.int32)
     ops.device.launch("pitches", 1, 200, (found,))
-    assert ops.to_numpy(found).tolist()[1:] == [_pitch(floats) for floats in range(1, 200)]
+    assert ops.to_numpy(found).tolist()[1:] == [pitch_of(floats) for floats in range(1, 200)]
     assert all(pitch % 4 == 0 and pitch // 4 % 2 and pitch >= floats for floats, pitch in enumerate(found))
 
 
 @pytest.mark.parametrize(
     ("kernel", "tiles"),
     [
-        ("conv2d_forward", ForwardTiles),
-        ("conv_transpose2d_forward", TransposedTiles),
-        ("conv2d_backward_weight", WeightTiles),
+        ("fast_conv_forward", ForwardTiles),
+        ("fast_conv_backward_input", BackwardInputTiles),
+        ("fast_conv_backward_weight", BackwardWeightTiles),
     ],
 )
 def test_tiles_are_named_as_the_templates_parameters(kernel, tiles):
     names = tuple(name.upper() for name in tiles._fields)
     assert kernel_source.kernels()[kernel].template[-len(names) :] == names
+
+
+def check_forward(ops: Operations) -> None:
+    for number in (2, 3):  # with a stride and splits; with groups, several images and pooling
+        check_sizes(ops, forward, number, shapes=20)
+    check_max_indices(ops)
+
+
+def check_backward_input(ops: Operations) -> None:
+    for number in (0, 1, 2):  # with groups and splits; with phases of no row; with a pooling
+        check_sizes(ops, backward_input, number, shapes=20)
+
+
+def check_backward_weight(ops: Operations) -> None:
+    for number in (0, 1):  # with a pooling; with a stride and several images
+        check_sizes(ops, backward_weight, number)
+
+
+def check_splits(ops: Operations) -> None:
+    for number in (0, 2):  # two and four
+        check_sizes(ops, forward, number, shapes=20)
+
+
+def check_rows(ops: Operations) -> None:
+    for number in (3, 4):  # read by four and one by one
+        check_sizes(ops, forward, number, shapes=20)
+
+
+def check_epilogue(ops: Operations) -> None:
+    check_forward(ops)
+    check_sizes(ops, forward, 0, shapes=60)  # four at once, where rows allow it
+
+
+PLANTED = {
+    "fast_conv_forward": Planted(
+        check_forward,
+        [
+            ("padding's sign", "left * STRIDE - padding", "left * STRIDE + padding"),
+            ("stride forgotten where the tile is read", "ty * ROWS * STRIDE + row", "ty * ROWS + row"),
+            ("every group has the first one's weights", "* PITCH + group * CHANNELS", "* PITCH"),
+            ("every picture of a block is the first", "(image * CHANNEL_TILE + c) * TILE_H", "c * TILE_H"),
+            ("last input channels left out", "first < C;", "first < C && first == 0;"),
+            ("bias forgotten", "bias ? bias[channel] : 0.0f", "0.0f"),
+            (
+                "max_index's row and column swapped",
+                "(i + best / 2) * OW + j + p + best % 2",
+                "(i + best % 2) * OW + j + p + best / 2",
+            ),
+            ("the last of equals wins", "value > largest ||", "value >= largest ||"),
+        ],
+    ),
+    "fast_conv_backward_weight": Planted(
+        check_backward_weight,
+        [
+            ("kernel's row forgotten", "row % ROWS * STRIDE + u", "row % ROWS * STRIDE"),
+            ("losers count too", "max_index[from + o * plane] != i * OW + j", "false"),
+            ("padding's sign", "top * STRIDE - padding", "top * STRIDE + padding"),
+            ("last group left out", "part < SPLITS;", "part < SPLITS - 1;"),
+            ("overlapping rows of tiles added twice", "top + ROWS < OH ? ROWS * STRIDE : TILE_H", "TILE_H"),
+            ("first pictures alone", "tiles; tile += gridDim.y", "1; tile += gridDim.y"),
+        ],
+    ),
+    "fast_conv_reduce_split_k": Planted(
+        check_backward_weight,
+        [
+            ("every group adds up the first splits", "split = reducer;", "split = 0;"),
+            ("one bias for all", "dbias[element - weights]", "dbias[0]"),
+            ("every second split left out", "split += REDUCERS", "split += 2 * REDUCERS"),
+        ],
+    ),
+    "fast_conv_backward_input": Planted(
+        check_backward_input,
+        [
+            ("phase's rows mixed up", "phase + a * STRIDE", "phase * PHASE_KH + a"),
+            ("kernel not reversed", "ty + PHASE_KH - 1 - a", "ty + a"),
+            ("columns not reversed", "p + PHASE_KW - 1 - v / STRIDE", "p + v / STRIDE"),
+            ("padding's sign", "* STRIDE + phase - padding", "* STRIDE + phase + padding"),
+            ("losers get it too", "if (max_index[pooled] == i * OW + j) ", ""),
+            ("weight as conv2d's", "((first + o) * C + c)", "(c * O + first + o)"),
+        ],
+    ),
+    "reduce_splits": Planted(
+        check_splits,
+        [
+            ("added twice", "sums[k] += parts", "sums[k] += 2 * parts"),
+            ("the first of the others alone", "other < SPLITS - 1;", "other < 1;"),
+            (
+                "last sum left out",
+                "+ k) * SPLIT_THREADS + thread];",
+                "+ k - k / (COUNT - 1)) * SPLIT_THREADS + thread];",
+            ),
+        ],
+    ),
+    "store_row": Planted(
+        check_epilogue,
+        [
+            ("no summand before a ReLU", "(add ? add[k] : 0.0f), relu,", "(add && !relu ? add[k] : 0.0f), relu,"),
+            ("the relu_mask lets 0 pass", "relu_mask[k] > 0.0f", "relu_mask[k] >= 0.0f"),
+            ("the relu_mask of four outputs lets 0 pass", "mask[i] > 0.0f", "mask[i] >= 0.0f"),
+            ("the summand of four outputs forgotten", "bias + added[i]", "bias"),
+            ("summand of the first alone", "add[k]", "add[0]"),
+            ("bias forgotten", "sums[k] + bias", "sums[k]"),
+        ],
+    ),
+    "load_row": Planted(
+        check_rows,
+        [
+            ("the second twice", "row[k + 2] = four.z", "row[k + 2] = four.y"),
+            ("the first of them all", "row[k] = from[k]", "row[k] = from[0]"),
+        ],
+    ),
+}
+
+ZOO = {
+    "load_row": [
+        Bug("four floats at once from wherever a row begins",
+            {"BY_FOUR ? 4 : 1": "4", "if constexpr (BY_FOUR)": "if (true)"},
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(from + k)",), "memcheck"),
+    ],
+    "reduce_splits": [
+        Bug("the first split adds up what the others are still writing",
+            {"__syncthreads();  // until the other splits": "// until the other splits"},
+            "check", RACE, ("parts[((split - 1) * COUNT + k)", "sums[k] += parts["), "racecheck"),
+        Bug("the first split's own sums are taken for another's, which begin one earlier",
+            {"if (split > 0)": ""},
+            "trap", "the index -", ("parts[((split - 1) * COUNT + k)",), "memcheck"),
+        Bug("only the other splits wait", {"__syncthreads();": "if (split > 0) __syncthreads();"},
+            "trap", "have exited", ("__syncthreads();  // until the other splits",), "synccheck"),
+    ],
+    "store_row": [
+        Bug("four outputs at once wherever a row begins", {" && left % 4 == 0 && width % 4 == 0": ""},
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(from + k);",), "memcheck"),
+        Bug("the output after a row's last is written too, which is the next row's first",
+            {"if (within(left + k, width))": "if (within(left + k, width + 1))"},
+            "check", RACE, ("y[k] = rectified(",)),
+    ],
+    "fast_conv_forward": [
+        Bug("the next channels are loaded while others still read the last",
+            {"__syncthreads();  // until no thread": "// until no thread"},
+            "check", RACE, ("weight_tile[position * PITCH + o] = o < O",), "racecheck"),
+        Bug("a barrier for the first split alone",
+            {"__syncthreads();  // until all threads have": "if (split == 0) __syncthreads();  // the first split's"},
+            "trap", "wait at __syncthreads", ("// the first split's",), "synccheck"),
+        Bug("the tile is a row short", {"* STRIDE + KH, TILE_W": "* STRIDE + KH - 1, TILE_W"},
+            "check", OUTSIDE, ("float4 four = *reinterpret_cast<const float4*>(from",)),
+        Bug("weights of channels that only fill up the last group are not made 0",
+            {"weight_tile[position * PITCH + o] = o < O ? weight[":
+             "if (o < O) weight_tile[position * PITCH + o] = (true ? weight[",
+             "KH * KW + position] : 0.0f": "KH * KW + position] : 0.0f)"},
+            "check", UNWRITTEN, ("float4 four = *reinterpret_cast<const float4*>(from",)),
+        Bug("channels that only fill up the last group are written", {"if (channel >= O) continue;": ""},
+            "check", OUTSIDE, ("float each = bias",), "memcheck"),
+        Bug("every group multiplies with the first one's weights", {"* PITCH + group * CHANNELS": "* PITCH"},
+            "double", WRONG, ("y[k] = rectified(",)),
+    ],
+    "fast_conv_backward_weight": [
+        Bug("a group's sums are put where others still read the last tile",
+            {"__syncthreads();  // until no thread reads the tiles": "// until no thread reads the tiles"},
+            "check", RACE, ("float4 four = *reinterpret_cast<const float4*>(from",), "racecheck"),
+        Bug("channels that only fill up the tile are written", {"if (o < O && c < C) mine": "mine"},
+            "check", RACE, ("mine[(o * C + first_c) * KH * KW + ",)),
+    ],
+    "fast_conv_reduce_split_k": [
+        Bug("the first group adds up what the others are still writing",
+            {"__syncthreads();  // until every reducer": "// until every reducer"},
+            "check", RACE, ("parts[reducer][lane] = sum;", "total += parts[part][lane];"), "racecheck"),
+        Bug("surplus threads read behind the last split's sums", {"if (element < length)": ""},
+            "check", OUTSIDE, ("sum += workspace[split * length + element];",), "memcheck"),
+    ],
+    "fast_conv_backward_input": [
+        Bug("rows of the kernel that only fill up the last phase are read behind its end",
+            {" && position < KH * KW": ""},
+            "check", OUTSIDE, ("is_there ? weight[",), "memcheck"),
+        Bug("threads above the picture return before the others' barrier",
+            {"reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);": "",
+             "if (split > 0 || n >= N || h < 0 || h >= H) return;":
+             """if (n >= N || h < 0 || h >= H) return;
+    reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);
+    if (split > 0) return;"""},
+            "trap", "have exited", ("__syncthreads();  // until the other splits",), "synccheck"),
+        Bug("nobody waits until all channels are loaded",
+            {"__syncthreads();  // until all threads have": "// until all threads have"},
+            "check", RACE, ("tile[k] = value;",), "racecheck"),
+        Bug("pictures that only fill up the last block are written", {" || n >= N": ""},
+            "check", OUTSIDE, ("y[k] = rectified(",), "memcheck"),
+    ],
+}  # fmt: skip

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers.bugs import OUTSIDE, RACE, Bug, Planted
 from helpers.closeness import assert_close, assert_equal, on_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import reference
-from tinyfcn.operations import Operations
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+reference = on("cpu")
 
 Shape = tuple[int, int, int]
 
@@ -151,3 +154,60 @@ def test_arrays_that_do_not_fit_are_named(ops: Operations) -> None:
         ops.gather_normalise(*on_device(ops, images, indices.astype(np.int64)))
     with pytest.raises(TypeError, match="gather_normalise: argument 'images' expects uint8, got float32"):
         ops.gather_normalise(*on_device(ops, images.astype(np.float32), indices))
+
+
+def check_images(ops: Operations) -> None:
+    check_gather(ops, (7, 28, 28), 5)
+
+
+def check_batches(ops: Operations) -> None:
+    check_batch(ops, (7, 28, 28), 5)
+    check_batch(ops, (7, 9, 5), 5, one_each=False)
+
+
+PLANTED = {
+    "gather_normalise": Planted(
+        check_images,
+        [
+            ("shifted by one", "- 127)", "- 128)"),
+            ("pixels mixed up", "* S + element % S", "* S + element / S"),
+            ("not gathered", "indices[element / S]", "(element / S)"),
+        ],
+    ),
+    "gather_batch": Planted(
+        check_batches,
+        [
+            ("the first step's batch", "step[0] % R * N", "step[0] % 1 * N"),
+            ("not round", "step[0] % R * N", "min(step[0], R - 1) * N"),
+            ("the next step's batch", "step[0] % R", "(step[0] + 1) % R"),
+            ("labels of other pictures", "all_labels[image * L", "all_labels[n * L"),
+            ("the first label alone", "if (pixel < L)", "if (pixel < 1)"),
+            ("the same label throughout", "image * L + pixel]", "image * L]"),
+            ("shifted by one", "- 127)", "- 128)"),
+        ],
+    ),
+}
+
+ZOO = {
+    "gather_normalise": [
+        Bug("pictures and pixels are swapped",
+            {"indices[element / S] * S + element % S": "indices[element % S] * S + element / S"},
+            "check", OUTSIDE, ("indices[element % S] * S + element / S",), "memcheck"),
+        Bug("four bytes at once, of pictures that begin anywhere",
+            {"if (element >= N * S) return; ... / 127.0f;": """if (4 * element >= N * S) return;
+    int pixel = 4 * element;
+    uchar4 four = *reinterpret_cast<const uchar4*>(images + indices[pixel / S] * S + pixel % S);
+    batch[pixel] = (four.x - 127) / 127.0f;
+    batch[pixel + 1] = (four.y - 127) / 127.0f;
+    batch[pixel + 2] = (four.z - 127) / 127.0f;
+    batch[pixel + 3] = (four.w - 127) / 127.0f;"""},
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<const uchar4*>",), "memcheck"),
+    ],
+    "gather_batch": [
+        Bug("the steps go on past the batches that the host has chosen", {"step[0] % R * N": "step[0] * N"},
+            "check", OUTSIDE, ("step[0] * N + n",), "memcheck"),
+        Bug("each pixel's thread stores the one label of its picture",
+            {"if (pixel < L) labels[n * L + pixel]": "labels[n * L + pixel % L]"},
+            "check", RACE, ("labels[n * L + pixel % L]",)),
+    ],
+}  # fmt: skip

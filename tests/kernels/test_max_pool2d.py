@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers.bugs import OUTSIDE, UNWRITTEN, WRONG, Bug, Planted
 from helpers.closeness import assert_close, assert_equal, on_device, positive
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfcn import reference
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+reference = on("cpu")
 
 
 @dataclass(frozen=True)
@@ -191,3 +194,54 @@ def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
         ops.max_pool2d(x, 0)
     with pytest.raises(ValueError, match="max_pool2d: stride must be at least 1, got 0"):
         ops.max_pool2d_backward(y, max_index, x.shape, 2, 0)
+
+
+def check_several_blocks_forward(ops: Operations) -> None:
+    for case in SEVERAL_BLOCKS:
+        check_forward(ops, case)
+
+
+def check_several_blocks_backward(ops: Operations) -> None:
+    for case in SEVERAL_BLOCKS:
+        check_backward(ops, case)
+
+
+PLANTED = {
+    "max_pool2d_forward": Planted(
+        check_several_blocks_forward,
+        [
+            ("the last of equals wins", "value > largest", "value >= largest"),
+            ("last column left out", "v < size", "v < size - 1"),
+            ("search begins at the plane's corner", "int best = i * stride * W + j * stride;", "int best = 0;"),
+            ("max_index within its row", "max_index[element] = best;", "max_index[element] = best % W;"),
+        ],
+    ),
+    "max_pool2d_backward": Planted(
+        check_several_blocks_backward,
+        [
+            ("one window a pixel", "sum += dout", "sum = dout"),
+            ("losers get it too", "if (max_index[first + i * OW + j] == h * W + w) ", ""),
+            ("between strides too", "row % stride != 0 || ", ""),
+            ("last window left out", "j >= OW)", "j >= OW - 1)"),
+        ],
+    ),
+}
+
+ZOO = {
+    "max_pool2d_forward": [
+        Bug("the max_index is not written where the first pixel wins",
+            {"best = candidate;": "best = candidate;\nmax_index[element] = best;",
+             "largest;\n    max_index[element] = best;": "largest;"},
+            "check", UNWRITTEN, ("if (max_index[first",), "initcheck"),  # where it is read
+        Bug("the max_index stays behind when the maximum moves on", {"best = candidate;": ""},
+            "double", WRONG, ("max_index[element] = best;",)),
+        Bug("the window is one column too wide", {"v < size": "v <= size"},
+            "check", OUTSIDE, ("float value = plane[candidate];",), "memcheck"),
+    ],
+    "max_pool2d_backward": [
+        Bug("a pixel that several windows chose gets the last one's gradient", {"sum += dout": "sum = dout"},
+            "double", WRONG, ("dx[element] = sum;",)),
+        Bug("windows that the picture has no room for are asked", {"if (i >= OH || j >= OW) continue;": ""},
+            "check", OUTSIDE, ("if (max_index[first",), "memcheck"),
+    ],
+}  # fmt: skip

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers.bugs import OUTSIDE, RACE, Bug, Planted
 from helpers.closeness import assert_close, assert_equal
 
 from tinyfcn import Operations
@@ -37,7 +38,7 @@ def test_copy(ops: Operations, count: int) -> None:
 
 
 def test_a_copy_of_no_whole_fours_is_refused(ops: Operations) -> None:
-    with pytest.raises(ValueError, match="6 is no multiple of 4"):
+    with pytest.raises(ValueError, match="6 is not a multiple of 4"):
         peak.copy(ops.device, ops.asarray(np.zeros(6, np.float32)))
 
 
@@ -69,3 +70,46 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch, kernel: st
     monkeypatch.setattr(f"tinyfcn.bench.ceilings.{kernel}", wrong)
     with pytest.raises(TinyfcnError, match=f"peak_{kernel} gives a wrong"):
         measure(Emulator(), wall_clock, Patience(), copied=64, threads=64, rounds=4)
+
+
+def check_two_blocks(ops: Operations) -> None:
+    check_copy(ops, 8192)
+
+
+def check_rounds(ops: Operations) -> None:
+    check_multiply_add(ops, 17)
+
+
+PLANTED = {
+    "peak_copy": Planted(
+        check_two_blocks,
+        [
+            ("stored one further", "(y)[first + k * COPY_THREADS] =", "(y)[first + (k ^ 1) * COPY_THREADS] ="),
+            ("only the first block's", "blockIdx.x * COPY_THREADS * COPY_FOURS + threadIdx.x", "threadIdx.x"),
+        ],
+    ),
+    "peak_multiply_add": Planted(
+        check_rounds,
+        [
+            ("a round too few", "round < rounds", "round + 1 < rounds"),
+            ("a chain is not added", "float sum = 0.0f;", "float sum = -chain[3];"),
+            ("all chains alike", "x[element] + k", "x[element]"),
+        ],
+    ),
+}
+
+ZOO = {
+    "peak_copy": [
+        Bug("one four too many", {"< fours) held[k]": "<= fours) held[k]"},
+            "check", OUTSIDE, ("held[k] = reinterpret_cast<const float4*>(x)",), "memcheck"),
+        Bug("a thread's fours lie side by side in the copy",
+            {"reinterpret_cast<float4*>(y)[first + k * COPY_THREADS]": "reinterpret_cast<float4*>(y)[first + k]"},
+            "check", RACE, ("reinterpret_cast<float4*>(y)[first + k] = held[k]",)),
+    ],
+    "peak_multiply_add": [
+        Bug("one thread too many", {"if (element >= count) return;": "if (element > count) return;"},
+            "check", OUTSIDE, ("chain[k] = x[element] + k",), "memcheck"),
+        Bug("two threads store one sum", {"y[element] = sum": "y[element / 2] = sum"},
+            "check", RACE, ("y[element / 2] = sum",)),
+    ],
+}  # fmt: skip

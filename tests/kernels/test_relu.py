@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers.bugs import NAN, OUTSIDE, WRONG, Bug, Planted
 from helpers.closeness import assert_equal, on_device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfcn import reference
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+reference = on("cpu")
 
 # Some elements more than a block, and less; any number of axes.
 SHAPES = [(1,), (255,), (256,), (257,), (3, 7, 11, 5), (2, 600)]
@@ -65,3 +68,66 @@ def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
     y, dout = on_device(ops, np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32))
     with pytest.raises(ValueError, match=r"relu_backward: dout must have shape \(2, 3\), got \(3, 2\)"):
         ops.relu_backward(dout, y)
+
+
+def check_several_blocks_forward(ops: Operations) -> None:
+    check_forward(ops, (3, 7, 11, 5))
+
+
+def check_several_blocks_backward(ops: Operations) -> None:
+    check_backward(ops, (3, 7, 11, 5))
+
+
+PLANTED = {
+    "relu_forward": Planted(
+        check_several_blocks_forward,
+        [
+            ("leaks", "0.0f : x[element]", "0.01f * x[element] : x[element]"),
+            ("the wrong way round", "x[element] < 0.0f", "x[element] > 0.0f"),
+            ("last element left out", "element >= count", "element >= count - 1"),
+        ],
+    ),
+    "relu_backward": Planted(
+        check_several_blocks_backward,
+        [
+            ("passes at 0", "y[element] > 0.0f", "y[element] >= 0.0f"),
+            ("looks at dout", "y[element] > 0.0f", "dout[element] > 0.0f"),
+        ],
+    ),
+}
+
+ZOO = {
+    "relu_forward": [
+        Bug("the guard lets one thread too many pass", {"element >= count": "element > count"},
+            "check", OUTSIDE, ("y[element] = ",), "memcheck"),
+        Bug("four floats are taken from where the left-over ones end",
+            {"int element ... 0.0f : x[element];": """int left_over = count % 4;
+    int first = left_over + 4 * thread_number();
+    if (thread_number() < left_over) y[thread_number()] = fmaxf(x[thread_number()], 0.0f);
+    if (first >= count) return;
+    float4 four = *reinterpret_cast<const float4*>(x + first);
+    y[first] = fmaxf(four.x, 0.0f);
+    y[first + 1] = fmaxf(four.y, 0.0f);
+    y[first + 2] = fmaxf(four.z, 0.0f);
+    y[first + 3] = fmaxf(four.w, 0.0f);"""},
+            "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(x + first)",), "memcheck"),
+        Bug("surplus threads return before a barrier",
+            {"if (element >= count) return;": """__shared__ float tile[256];
+    if (element >= count) return;
+    tile[threadIdx.x] = x[element];
+    __syncthreads();  // for the tile""",
+             "x[element] < 0.0f ? 0.0f : x[element]": "fmaxf(tile[threadIdx.x], 0.0f)"},
+            "trap", "wait at __syncthreads", ("__syncthreads();  // for the tile",), "synccheck"),
+        Bug("shared memory of a size that the launch does not give",
+            {"if (element >= count) return;": "extern __shared__ float tile[];\nif (element >= count) return;",
+             "y[element] = x[element]": "tile[threadIdx.x] = x[element];\n    y[element] = tile[threadIdx.x]"},
+            "trap", "touches tile[0] (tile has 0 elements)", ("tile[threadIdx.x] = ",), "memcheck"),
+    ],
+    "relu_backward": [
+        Bug("the gradient passes where the output is 0", {"y[element] > 0.0f": "y[element] >= 0.0f"},
+            "double", WRONG, ("dx[element] = ",)),
+        Bug("the slope is y over |y|, which 0 has none of",
+            {"y[element] > 0.0f ? dout[element] : 0.0f": "dout[element] * (y[element] / fabsf(y[element]))"},
+            "check", NAN, ("dx[element] = ",)),
+    ],
+}  # fmt: skip

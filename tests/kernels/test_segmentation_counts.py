@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers.bugs import ORDER, RACE, UNWRITTEN, Bug, Planted
 from helpers.closeness import assert_equal, on_device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfcn import reference
 from tinyfcn.devices.kernel_source import KERNELS
-from tinyfcn.operations import Operations
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+reference = on("cpu")
 
 THRESHOLD = 0.1
 
@@ -139,3 +142,40 @@ def test_what_does_not_fit_is_named(ops: Operations) -> None:
         ops.segmentation_counts(few.reshape(2, 5, 12), labels, 4, THRESHOLD)
     with pytest.raises(TypeError, match="segmentation_counts: argument 'labels' expects int32, got int64"):
         ops.segmentation_counts(few, *on_device(ops, np.zeros((2, 3, 4), np.int64)), 4, THRESHOLD)
+
+
+PLANTED = {
+    "segmentation_counts": Planted(
+        check_several,
+        [
+            ("true and predicted swapped", "label * K + predicted", "predicted * K + label"),
+            ("the last of equals is called", "> largest", ">= largest"),
+            ("last class never called", "k < K; ++k) {", "k < K - 1; ++k) {"),
+            ("first pixels alone", "s += blockDim.x", "s += S"),
+            ("logits of one picture", "logits + n * K * S", "logits + n * S"),
+            ("claimed by size, not by share", "/ sum > threshold", "> threshold"),
+            ("background claims too", "k < F;", "k < K;"),
+            ("claimed alone is both", "claimed && k == label", "claimed"),
+            ("true alone is not either", "claimed || k == label", "claimed"),
+            ("no barrier before counting", "__syncthreads();  // until all", "// until all"),
+        ],
+    ),
+}
+
+ZOO = {
+    "segmentation_counts": [
+        Bug("two threads raise a counter at once, and one is lost",
+            {"atomicAdd(&pixels[label * K + predicted], 1)": "pixels[label * K + predicted] += 1"},
+            "check", RACE, ("pixels[label * K + predicted] += 1",), "racecheck"),
+        Bug("the first thread counts before the last counter is 0", {"__syncthreads();  // until all": "// until all"},
+            "check", RACE, ("pairs[threadIdx.x] = 0;", "atomicAdd(&pairs[1]"), "racecheck"),
+        Bug("pixels without a class are counted too, behind the counters", {"if (label < K) ": ""},
+            "check", UNWRITTEN, ("atomicAdd(&pixels[",)),
+        Bug("threads for which there is no pixel return before the barrier",
+            {"int both = 0;": "if (threadIdx.x >= S) return;\n    int both = 0;"},
+            "trap", "have exited", ("__syncthreads();  // until every thread has counted",), "synccheck"),
+        Bug("a counter takes what it was told by whichever thread came first",
+            {"atomicAdd(&pairs[1], either);": "atomicCAS(&pairs[1], 0, either);"},
+            "order", ORDER, ("if (threadIdx.x < 2) overlap[",)),
+    ],
+}  # fmt: skip

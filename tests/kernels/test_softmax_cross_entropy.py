@@ -6,22 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers.bugs import NAN, OUTSIDE, RACE, WRONG, Bug, Planted
 from helpers.closeness import assert_close, on_device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfcn import reference
 from tinyfcn.checks import gradcheck
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
 from tinyfcn.ops.softmax_cross_entropy import LOSS_THREADS, MAX_CLASSES, MAX_PARTS
+
+reference = on("cpu")
 
 # A fast kernel is compiled for each number of classes: these tests have few.
 CLASSES = (1, 3, 10, 11)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def ops(either: Operations) -> Operations:
     """All tests here are of both forms of the kernels."""
     return either
@@ -50,13 +53,13 @@ def losses(draw: st.DrawFn, side: int = 9) -> Loss:
     picture = draw(st.sampled_from([(), (draw(st.integers(1, side)), draw(st.integers(1, side)))]))
     ignore_index = draw(st.sampled_from([None, 0, k - 1, k]))  # k: beyond the classes, as 10 is in the design early
     unlabelled = draw(st.sampled_from(["zero", "softmax"]))
-    # Where a single place is nearly certain of its label, p - 1 and the loss have few digits left in float32: the
+    # Where a single position is nearly certain of its label, p - 1 and the loss have few digits left in float32: the
     # widely spread logits are in SEVERAL_BLOCKS.
     spread = draw(st.sampled_from([0.1, 1.0]))
     return Loss((n, k, *picture), ignore_index, unlabelled, spread, draw(st.integers(0, 999)))
 
 
-# More places than several blocks, none a multiple of 256.
+# More positions than several blocks, none a multiple of 256.
 SEVERAL_BLOCKS = [
     Loss((3, 10, 13, 17)),
     Loss((3, 10, 13, 17), 10, "softmax"),
@@ -97,16 +100,16 @@ def test_softmax(ops: Operations, case: Loss) -> None:
 
 @pytest.mark.parametrize("case", SEVERAL_BLOCKS, ids=str)
 def test_several_blocks(ops: Operations, case: Loss) -> None:
-    places = case.inputs()[1].size
-    assert places > 512 and places % 256
+    positions = case.inputs()[1].size
+    assert positions > 512 and positions % 256
     check_loss(ops, case)
     check_softmax(ops, case)
 
 
-@pytest.mark.parametrize("places", [1, 31, 32, 33, 255, 256, 257])
-def test_blocks_full_and_not(ops: Operations, places: int) -> None:
-    check_loss(ops, Loss((places, 3)))
-    check_loss(ops, Loss((1, 3, 1, places), 0, "softmax"))
+@pytest.mark.parametrize("positions", [1, 31, 32, 33, 255, 256, 257])
+def test_blocks_full_and_not(ops: Operations, positions: int) -> None:
+    check_loss(ops, Loss((positions, 3)))
+    check_loss(ops, Loss((1, 3, 1, positions), 0, "softmax"))
 
 
 @pytest.mark.parametrize("case", AS_IN_TRAINING, ids=str)
@@ -114,23 +117,25 @@ def test_sizes_of_training(ops: Operations, case: Loss) -> None:
     check_loss(ops, case)
 
 
-def check_more_places_than_threads(ops: Operations) -> None:
-    """Of 140,000 places some threads of the fast kernel have two, and some one."""
+def check_more_positions_than_threads(ops: Operations) -> None:
+    """Of 140,000 positions some threads of the fast kernel have two, and some one."""
     case = Loss((4, 3, 5, 7000), 0)
-    places = case.inputs()[1].size
-    assert MAX_PARTS * LOSS_THREADS < places < 2 * MAX_PARTS * LOSS_THREADS
+    positions = case.inputs()[1].size
+    assert MAX_PARTS * LOSS_THREADS < positions < 2 * MAX_PARTS * LOSS_THREADS
     check_loss(ops, case)
 
 
-def test_more_places_than_threads(ops: Operations) -> None:
-    check_more_places_than_threads(ops)
-    check_more_places_than_threads(Operations(Emulator(mode="check", order="random", naive=ops.device.naive)))
+def test_more_positions_than_threads(ops: Operations) -> None:
+    check_more_positions_than_threads(ops)
+    check_more_positions_than_threads(Operations(Emulator(mode="check", order="random", naive=ops.device.naive)))
 
 
+@pytest.mark.falls_back
 def test_more_classes_than_registers(ops: Operations) -> None:
     check_loss(ops, Loss((3, MAX_CLASSES + 1, 4, 5), 0))
 
 
+@pytest.mark.falls_back
 @pytest.mark.parametrize(
     ("shape", "launched"),
     [
@@ -199,7 +204,7 @@ def check_unlabelled(ops: Operations) -> None:
         assert_close(ops.to_numpy(dlogits), expected, "one kernel", f"dlogits, {unlabelled}")
 
 
-def test_unlabelled_places(ops: Operations) -> None:
+def test_unlabelled_positions(ops: Operations) -> None:
     check_unlabelled(ops)
     check_unlabelled(on("cpu"))
 
@@ -237,7 +242,7 @@ def test_reference_is_the_formula() -> None:
     assert_close(dlogits, expected, "float64", "dlogits")
 
 
-@given(losses(side=2))  # the mean over many places has small derivatives, in which roundings of the loss would show
+@given(losses(side=2))  # the mean over many positions has small derivatives, in which roundings of the loss would show
 def test_reference_gradient_by_finite_differences(case: Loss) -> None:
     logits, labels = case.inputs()
     logits = logits.astype(np.float64)
@@ -285,3 +290,137 @@ def test_labels_of_another_type_are_refused(ops: Operations) -> None:
     logits, labels = on_device(ops, np.zeros((2, 3), np.float32), np.zeros(2, np.int64))
     with pytest.raises(TypeError, match=r"softmax_cross_entropy\w*: argument 'labels' expects int32, got int64"):
         ops.softmax_cross_entropy(logits, labels)
+
+
+def check_several_blocks(ops: Operations) -> None:
+    check_softmax(ops, SEVERAL_BLOCKS[0])
+    check_large_logits(ops)
+
+
+def check_losses(ops: Operations) -> None:
+    some_of_a_class_ignored = Loss((3, 10, 13, 17), 0, "softmax")
+    for case in (some_of_a_class_ignored, *SEVERAL_BLOCKS):
+        check_loss(ops, case)
+    check_more_positions_than_threads(ops)
+    check_unlabelled(ops)
+    check_large_logits(ops)
+
+
+PLANTED = {
+    "softmax": Planted(
+        check_several_blocks,
+        [
+            ("largest not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
+            ("not normalised", "/ sum;", ";"),
+            ("pictures overlap", "position / S * K * S", "position / S * S"),
+        ],
+    ),
+    "softmax_cross_entropy_naive": Planted(
+        check_losses,
+        [
+            ("largest not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
+            ("label off by one", "k == label &&", "k == label + 1 &&"),
+            ("mean over pictures alone", "/ (N * S)", "/ N"),
+            ("ignored places lose", "ignored ? 0.0f : logf", "logf"),
+            ("ignored places pull too", "k == label && !ignored", "k == label"),
+            ("ignored places push by default", "ignored ? unlabelled : 1.0f", "1.0f"),
+        ],
+        naive=True,
+    ),
+    "softmax_cross_entropy_mean_naive": Planted(
+        check_losses,
+        [
+            ("a sum", "total / count", "total"),
+            ("some places left out", "position += SUM_THREADS", "position += 2 * SUM_THREADS"),
+            ("first place left out", "position = threadIdx.x", "position = threadIdx.x + 1"),
+        ],
+        naive=True,
+    ),
+    "softmax_cross_entropy": Planted(
+        check_losses,
+        [
+            ("largest not subtracted", "expf(logit[k] - largest)", "expf(logit[k])"),
+            ("label off by one", "k == label &&", "k == label + 1 &&"),
+            ("mean over pictures alone", "total / positions", "total / N"),
+            ("gradient of a mean over pictures alone", "1.0f) / positions", "1.0f) / N"),
+            ("ignored places lose", "if (!ignored) mine", "mine"),
+            ("ignored places pull too", "k == label && !ignored", "k == label"),
+            ("ignored places push by default", "ignored ? unlabelled : 1.0f", "1.0f"),
+            ("a thread's last place alone", "mine += logf", "mine = logf"),
+            ("no barrier", "__syncthreads();", ""),
+            ("last warp left out", "warp < LOSS_THREADS / 32", "warp < LOSS_THREADS / 32 - 1"),
+            ("odd lanes left out", "distance > 0", "distance > 1"),
+        ],
+    ),
+    "softmax_cross_entropy_mean": Planted(
+        check_losses,
+        [
+            ("one part a lane", "first < MAX_PARTS", "first < 32"),
+            ("first part left out", "first + threadIdx.x", "first + threadIdx.x + 1"),
+            ("odd lanes left out", "distance > 0", "distance > 1"),
+        ],
+    ),
+}
+
+ZOO = {
+    "softmax": [
+        Bug("the largest logit is not subtracted: exp(1e4) is infinite",
+            {"float sum = 0.0f;": "largest = 0.0f;\nfloat sum = 0.0f;"},
+            "check", NAN, ("p[first + k * S] = ",)),
+        Bug("logits lie K apart, not S",
+            {"fmaxf(largest, logits[first + k * S])": "fmaxf(largest, logits[first + k * K])"},
+            "check", OUTSIDE, ("logits[first + k * K]",), "memcheck"),
+    ],
+    "softmax_cross_entropy_naive": [
+        Bug("the logarithm of a probability that rounds to 0",
+            {"logf(sum) - (": "-logf(expf(", "- largest);\n    float scale": "- largest) / sum);\n    float scale"},
+            "double", WRONG, ("losses[position] = ",)),
+        Bug("labels are counted from 1", {"logits[first + label * S]": "logits[first + (label - 1) * S]"},
+            "check", OUTSIDE, ("logits[first + (label - 1) * S]",), "memcheck"),
+        Bug("the gradient's label is off by one", {"k == label &&": "k == label + 1 &&"},
+            "double", WRONG, ("k == label + 1 &&",)),
+        Bug("one thread adds up the losses that others are still writing",
+            {"p - 1.0f : p);": """p - 1.0f : p);
+    }
+    if (position == 0) {
+        for (int other = 1; other < N * S; ++other) losses[0] += losses[other];"""},
+            "check", RACE, ("losses[position] = ", "losses[0] += losses[other]")),
+    ],
+    "softmax_cross_entropy_mean_naive": [
+        Bug("the first place is left out", {"position = threadIdx.x;": "position = threadIdx.x + 1;"},
+            "double", WRONG, ("loss[0] = total / count;",)),
+    ],
+    "softmax_cross_entropy": [
+        Bug("nobody waits until all warps have written their sums", {"__syncthreads();": ""},
+            "check", RACE, ("in_warp[threadIdx.x / 32] = mine;", "total += in_warp[warp];"), "racecheck"),
+        Bug("all warps put their sum into one place", {"in_warp[threadIdx.x / 32] = mine": "in_warp[0] = mine"},
+            "check", RACE, ("in_warp[0] = mine",), "racecheck"),
+        Bug("one warp's sum too many is read", {"warp < LOSS_THREADS / 32": "warp <= LOSS_THREADS / 32"},
+            "trap", "the index 8 of an array of type 'float [8]'", ("total += in_warp[warp];",), "memcheck"),
+        Bug("one place too many", {"position < positions;": "position <= positions;"},
+            "check", OUTSIDE, ("const int label = labels[position];",), "memcheck"),
+        Bug("threads without a place return before the shuffles",
+            {"float mine = 0.0f;": "if (thread_number() >= positions) return;\nfloat mine = 0.0f;"},
+            "trap", "wait at __shfl_down_sync", ("mine += __shfl_down_sync",), "synccheck"),
+        Bug("the shuffles stand in a branch that places without a label do not take",
+            {"if (!ignored) mine += logf(sum) - (chosen - largest);": """if (!ignored) {
+            float loss = logf(sum) - (chosen - largest);
+            for (int d = 16; d > 0; d /= 2) loss += __shfl_down_sync(0xffffffff, loss, d);
+            if (threadIdx.x % 32 == 0) mine += loss;
+        }"""},
+            "trap", "wait at __shfl_down_sync", ("loss += __shfl_down_sync",), "synccheck"),
+        Bug("the sums of odd lanes never reach the first", {"distance > 0;": "distance > 1;"},
+            "double", WRONG, ("parts[blockIdx.x] = ", "loss[0] = sum;")),
+        Bug("blocks go on where the next one began",
+            {"position += gridDim.x * LOSS_THREADS": "position += LOSS_THREADS"},
+            "check", "nothing orders blocks", ("scale * (p - 1.0f) : scale * p",)),
+    ],
+    "softmax_cross_entropy_mean": [
+        Bug("the lanes without a part read one", {"part < count ? parts[part] : 0.0f": "parts[part]"},
+            "check", OUTSIDE, ("sum += parts[part]",), "memcheck"),
+        Bug("only lanes with a part shuffle", {"for (int distance": "if (threadIdx.x < count)\nfor (int distance"},
+            "trap", "wait at __shfl_down_sync", ("sum += __shfl_down_sync",), "synccheck"),
+        Bug("all lanes write what only the first one has", {"if (threadIdx.x == 0) loss": "loss"},
+            "check", RACE, ("loss[0] = sum;",)),
+    ],
+}  # fmt: skip

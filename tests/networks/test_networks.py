@@ -12,7 +12,8 @@ from tinyfcn.checks import gradcheck
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.networks import Classifier, Design, Early, Network
 from tinyfcn.networks.network import LAST_LAYER
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
 from tinyfcn.reference.adam import AdamState
 
 CPU = on("cpu")

@@ -25,7 +25,7 @@ from tinyfcn.devices import nvrtc
 from tinyfcn.devices.device import Device, Launch, address
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import TinyfcnError
-from tinyfcn.operations import Operations
+from tinyfcn.ops import Operations
 
 READ_IN_PART = {"digits", "digit_labels"}  # arrays of which a launch reads little: a byte for each result at the most
 TOLERANCE = 1e-3  # between the fast and the naive form, each after all of its own step before

@@ -26,9 +26,9 @@ from tinyfcn.data.builtin_digits import draw_digits
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.networks import Design, Network
 from tinyfcn.networks.network import views
-from tinyfcn.operations import Operations
-from tinyfcn.reference import compose_m2nist
+from tinyfcn.ops import Operations
 from tinyfcn.reference.adam import AdamState
+from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.training.loop import Trainer
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.sources import as_bytes

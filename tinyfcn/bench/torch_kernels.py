@@ -14,7 +14,7 @@ import numpy as np
 from tinyfcn.bench.kernels import MIN_LAUNCHES, Part
 from tinyfcn.bench.torch_steps import Mode, settings
 from tinyfcn.devices.launch import ceil_div
-from tinyfcn.operations import Operations
+from tinyfcn.ops import Operations
 
 Given = Mapping[str, Any]
 Results = tuple[Any, ...]  # in the order of the part's

@@ -1,7 +1,7 @@
 """Whether launches that may run at the same time leave each other's arrays alone.
 
-What `Device.beside` says may run beside other work is believed by a recording on a GPU. Where two launches without an
-order between them touch the same memory, and one of them writes it, a step would come out now so, now otherwise.
+A recording on a GPU trusts `Device.side_stream`: launches on different streams may overlap. If two launches without an
+order between them touch the same memory, and one of them writes it, the result of a step depends on chance.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tinyfcn.devices.device import Launch, address
 
 
 def conflicts(launches: Sequence[Launch]) -> list[str]:
-    """What is wrong with the order of a recording's launches, a line for each two arrays; or nothing."""
+    """The conflicts between a recording's launches, a line for each pair of arrays."""
     before = launched_before(launches)
     memory = [_memory(launch) for launch in launches]
     return [
@@ -26,17 +26,17 @@ def conflicts(launches: Sequence[Launch]) -> list[str]:
 
 
 def launched_before(launches: Sequence[Launch]) -> list[frozenset[int]]:
-    """For each launch the numbers of those that have ended when it begins, whatever a GPU does; see Launch."""
-    main: frozenset[int] = frozenset()  # what has ended when the next launch of branch 0 begins
-    branches: dict[int, frozenset[int]] = {}
+    """For each launch, the numbers of the launches that must have ended when it begins; see Launch."""
+    main: frozenset[int] = frozenset()  # what has ended when the next launch of the main stream begins
+    sides: dict[int, frozenset[int]] = {}
     before = []
     for number, launch in enumerate(launches):
         if launch.joins:
-            main = main.union(*branches.values())
-            branches.clear()
-        if launch.branch:
-            ended = branches.setdefault(launch.branch, main)
-            branches[launch.branch] = ended | {number}
+            main = main.union(*sides.values())
+            sides.clear()
+        if launch.stream:
+            ended = sides.setdefault(launch.stream, main)
+            sides[launch.stream] = ended | {number}
         else:
             ended, main = main, main | {number}
         before.append(ended)
@@ -44,7 +44,7 @@ def launched_before(launches: Sequence[Launch]) -> list[frozenset[int]]:
 
 
 def _memory(launch: Launch) -> list[tuple[str, int, int, bool]]:
-    """Of each array that a kernel is given: the parameter, where it begins and ends, whether it may be written."""
+    """Each array argument of a launch: the parameter's name, where it begins and ends, whether it may be written."""
     given = zip(launch.kernel.parameters, launch.arguments, strict=True)
     arrays = [(parameter, array) for parameter, array in given if parameter.is_array and array is not None]
     return [(p.name, address(a), address(a) + a.nbytes, not p.is_const) for p, a in arrays]

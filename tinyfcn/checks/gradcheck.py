@@ -1,8 +1,9 @@
 """Are the gradients right? Finite differences, and the kernels against the references.
 
-Two links of proof. First, in float64, each gradient is compared with what the loss does when its input is moved a
-little: (f(x + eps) - f(x - eps)) / (2 eps). Then each result of a kernel is compared with the reference's. In single
-precision only the references can go through the first; kernels that an emulator compiles for double go through both.
+Two links of proof. First, in float64, each gradient is compared with the change of the loss when its input moves a
+little: (f(x + eps) - f(x - eps)) / (2 eps). Then each result of a kernel is compared with the reference's. Finite
+differences need float64, so in single precision they check the references alone; kernels that the emulator compiles
+for double take both.
 
 Relative error is norm(a - b) / norm(b) over a whole tensor; single entries near zero would be worse by orders of
 magnitude and say nothing.
@@ -13,12 +14,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tinyfcn.checks.cases import Case, cases, upstream
-from tinyfcn.checks.watched import Watched, place
-from tinyfcn.devices.device import Device
+from tinyfcn.checks.case import Case, upstream
+from tinyfcn.checks.pieces import cases_of
+from tinyfcn.checks.pieces import operations as all_operations
+from tinyfcn.checks.watched import Watched, index_text
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import KernelError
-from tinyfcn.operations import Operations, on
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
 
 EPSILON = 1e-6  # truncation falls with its square, rounding grows with its inverse: float64 is best near here
 PROJECTIONS = 3
@@ -27,16 +30,16 @@ TOLERANCES = {
     "finite differences": 1e-7,
     # float32 carries 6e-8 a rounding, and sums of some thousand products of random sign lose a few digits more.
     "kernel": 1e-4,
-    # float64 carries 1e-16. What a kernel computes in float32 all the same, a constant say, leaves 1e-8.
+    # float64 carries 1e-16. A constant that a kernel keeps in float32 leaves 1e-8.
     "kernel in double": 1e-12,
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of the table: `result` is what was checked, `method` a key of TOLERANCES.
+    """One line of the table: `result` names the checked array, `method` is a key of TOLERANCES.
 
-    `where` says of a wrong result of the emulator's which element is worst, and which line of a kernel stored it.
+    `where` describes a wrong result of the emulator: its worst element, and the kernel and line that stored it.
     """
 
     operation: str
@@ -49,14 +52,14 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is a number within the tolerance; NaN is not."""
+        """Whether the error is within the tolerance; NaN is not."""
         return bool(self.error <= TOLERANCES[self.method])
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """norm(found - expected) / norm(expected); infinite where a value is not finite or the shapes differ.
 
-    Where `expected` is 0 throughout: 0 if `found` is too, else infinite. So too for integers: equal, or infinite.
+    Where all of `expected` is 0, the error is 0 if `found` is 0 too, else infinite. Integers must be equal.
     """
     if np.asarray(expected).dtype.kind in "iu":
         return 0.0 if np.array_equal(found, expected) else np.inf
@@ -108,9 +111,18 @@ def check_gradient(
     return relative_error(found, expected)
 
 
+def cases(operation: str, seed: int = 0) -> list[Case]:
+    """The cases of one operation, the same for one seed.
+
+    Raises:
+        KernelError: the operation lacks a file, or does not exist.
+    """
+    return list(cases_of(operation).gradcheck_cases(np.random.default_rng(seed)))
+
+
 def operations() -> list[str]:
-    """The operations that are checked, in the order of `cases`."""
-    return list(dict.fromkeys(case.operation for case in cases()))
+    """The operations that have something to check."""
+    return [operation for operation in all_operations() if cases(operation)]
 
 
 def check_differences(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict]:
@@ -121,8 +133,8 @@ def check_differences(case: Case, ops: Operations, seed: int = 0) -> Iterator[Ve
     dout = upstream(next(iter(results.values())).shape, seed)
 
     def function() -> float:
-        with case.kernels(ops):
-            output = next(iter(case.forward(ops, **case.given(ops)).values()))
+        with case.form(ops):
+            output = next(iter(case.forward(ops, **case.inputs_on(ops)).values()))
         return float(np.sum(dout * ops.to_numpy(output)))
 
     for name in case.gradients:
@@ -131,9 +143,9 @@ def check_differences(case: Case, ops: Operations, seed: int = 0) -> Iterator[Ve
 
 
 def check_kernel(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict]:
-    """What the kernels on `ops` compute against the reference in float64. Both go backward from the same outputs."""
+    """The kernels on `ops` against the reference in float64. Both start the backward pass from the same outputs."""
     reference = on("cpu")
-    outputs = case.forward(reference, **case.given(reference))
+    outputs = case.forward(reference, **case.inputs_on(reference))
     expected = case.run(reference, outputs, seed)
     found = {name: ops.to_numpy(result) for name, result in case.run(ops, outputs, seed).items()}
     method = "kernel in double" if works_in_double(ops) else "kernel"
@@ -148,17 +160,17 @@ def check_kernel(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict
 
 def works_in_double(ops: Operations) -> bool:
     """Whether floats are float64 there, as finite differences need them."""
-    return ops.device is None or ops.device.dtypes["float"] == np.float64
+    return ops.device.dtypes["float"] == np.float64
 
 
 def locate(
     case: Case,
     wrong: dict[str, tuple[np.ndarray, np.ndarray]],
-    device: Device,
+    device: Emulator,
     outputs: dict[str, np.ndarray],
     seed: int,
 ) -> dict[str, str]:
-    """What check mode finds; or for each result, found and expected, which line stored the element that is worst."""
+    """For each wrong result (found, expected): the line that stored its worst element; or check mode's finding."""
     watched = Watched(device.kernels, precision="double" if device.dtypes["float"] == np.float64 else "single")
     try:
         results = case.run(Operations(watched), outputs, seed)
@@ -168,20 +180,24 @@ def locate(
     where = {}
     for name, (found, expected) in wrong.items():
         worst = int(np.nan_to_num(np.abs(found - expected), nan=np.inf).argmax())
-        should_be = found.dtype.type(expected.flat[worst]) + 0  # and not -0
+        should_be = found.dtype.type(expected.flat[worst]) + 0  # not -0
         values = f"is {found.flat[worst]!s}, should be {should_be!s}"
         stored = watched.stored_by(results[name], worst)
-        where[name] = f"{name}{place(worst, found.shape)} {values}: stored by {stored}"
+        where[name] = f"{name}{index_text(worst, found.shape)} {values}: stored by {stored}"
     return where
 
 
-def check_all(operation: str | None, ops: Operations | None) -> Iterator[Verdict]:
-    """Every check of one operation or of all; the kernels' on `ops`, or none where it is None or the cpu."""
-    for case in cases():
-        if operation in (None, case.operation):
-            if not case.naive:  # or else the references would be checked twice
+def check_all(operation: str | None, ops: Operations) -> Iterator[Verdict]:
+    """Every check of one operation or of all. The kernels' run on `ops`; on the cpu there are none.
+
+    Raises:
+        KernelError: the operation lacks a file, or does not exist.
+    """
+    for name in operations() if operation is None else [operation]:
+        for case in cases(name):
+            if not case.repeats:
                 yield from check_differences(case, on("cpu"))
-            if ops is not None and ops.device is not None:
+            if ops.device.runs_kernels:
                 yield from check_kernel(case, ops)
                 if works_in_double(ops):
                     yield from check_differences(case, ops)

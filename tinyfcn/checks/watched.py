@@ -1,4 +1,4 @@
-"""The emulator in check mode, with what it takes to tell a person where a wrong number comes from."""
+"""The emulator in check mode, which also traces a wrong number back to the line that stored it."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tinyfcn.errors import KernelError
 
 
 class Found(KernelError):
-    """What check mode finds wrong with a kernel that compiles; `kernel` is its name, or "" where none is to blame."""
+    """An error that check mode finds in a kernel that compiles. `kernel` is its name, or "" if it is not known."""
 
     def __init__(self, kernel: Kernel | None, text: str) -> None:
         super().__init__(text)
@@ -20,14 +20,14 @@ class Found(KernelError):
 
 
 class Watched(Emulator):
-    """The emulator in check mode, which remembers its launches and says whose a finding is: see Found."""
+    """The emulator in check mode. It keeps its launches, and raises Found with the kernel's name."""
 
     def __init__(self, kernels: Path, **settings: Any) -> None:
         super().__init__(kernels, mode="check", **settings)
         self.launches: list[Launch] = []
 
     def _launch(self, launch: Launch) -> None:
-        self._library(launch.kernel)  # one that does not compile is a KernelError, and no finding
+        self._library(launch.kernel)  # if it does not compile, that is a KernelError and not a finding
         self.launches.append(launch)
         try:
             super()._launch(launch)
@@ -45,7 +45,7 @@ class Watched(Emulator):
         return copies
 
     def stored_by(self, array: np.ndarray, element: int) -> str:
-        """The kernel and line that stored an element; and those of the arrays that this kernel read."""
+        """The kernel and line that stored an element, and the lines that stored the arrays which this kernel read."""
         text = self.written_at(array, element)
         if text is None:
             return "no kernel"
@@ -58,6 +58,6 @@ class Watched(Emulator):
         return text
 
 
-def place(element: int, shape: tuple[int, ...]) -> str:
+def index_text(element: int, shape: tuple[int, ...]) -> str:
     """The number of an element as an index: [0, 2, 1]."""
     return str([int(index) for index in np.unravel_index(element, shape)])

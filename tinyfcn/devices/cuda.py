@@ -69,24 +69,24 @@ def why_not() -> str | None:
     return None
 
 
-SIDE_STREAMS = 4  # for launches that run beside others
+SIDE_STREAMS = 4  # that a captured step uses
 MAX_COMPILERS = 8  # at once; each takes some hundred megabytes
 
 
 @dataclass
 class GraphRecording(Recording):
-    """A recording that becomes a CUDA graph: all launches in one call, with next to nothing between them.
+    """A recording that becomes a CUDA graph: one call for all launches, with almost no time between them.
 
-    `pool` holds the arrays that were made meanwhile. Nobody else is given its memory while the graph lives.
+    `pool` holds the arrays that the recording allocated. Its memory serves nothing else while the graph lives.
     """
 
     pool: Any = None
     graph: Any = None
 
     def replay(self) -> None:
-        """Runs all launches on the current stream, after what was launched before: once plainly, then as a graph.
+        """Runs all launches on the current stream, after earlier work: the first time one by one, then as a graph.
 
-        Before the first, all kernels are compiled. It warms them up, so that the capture meets nothing that is new.
+        The first replay compiles all kernels and runs them, so that the capture does not have to load any.
         """
         if self.graph is not None:
             with self.device.errors("a recorded step"):
@@ -124,7 +124,7 @@ class Cuda(Device):
 
     def write(self, array: Any, values: np.ndarray) -> None:
         self._expect_no_recording("an array is brought to the device")
-        array.set(np.ascontiguousarray(values))  # a plain copy; array[...] = would have CuPy compile a kernel for some
+        array.set(np.ascontiguousarray(values))  # `array[...] = values` makes CuPy compile a kernel for some dtypes
 
     def to_numpy(self, array: Any) -> np.ndarray:
         self._expect_no_recording("an array is brought to the host")
@@ -148,17 +148,17 @@ class Cuda(Device):
         missing = {kernel.expression: kernel for kernel in kernels if kernel.expression not in self._functions}
         with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_COMPILERS)) as pool:
             for _ in pool.map(compile_one, missing.values()):
-                pass  # asks for the result, and so raises what the thread raised
+                pass  # asking for a result raises the error of its thread
 
     def capture(self, launches: list[Launch]) -> Any:
         """A CUDA graph of the launches.
 
-        The streams are never run: while they are captured, what would go to them is written down, and what waits for an
+        Capturing streams run nothing: the launches on them become nodes of the graph, and a stream that waits for an
         event of a captured stream is captured with it.
         """
         cuda = self.cupy.cuda
         main, *sides = (cuda.Stream(non_blocking=True) for _ in range(1 + SIDE_STREAMS))
-        begun: dict[int, Any] = {}  # branch -> its stream
+        begun: dict[int, Any] = {}  # number of a side stream -> its CUDA stream
 
         def wait(waiting: Any, awaited: Any) -> None:
             waiting.wait_event(awaited.record(cuda.Event(disable_timing=True)))
@@ -174,10 +174,10 @@ class Cuda(Device):
             for launch in launches:
                 if launch.joins:
                     join()
-                if launch.branch and launch.branch not in begun:
-                    begun[launch.branch] = sides[launch.branch % SIDE_STREAMS]
-                    wait(begun[launch.branch], main)
-                with begun[launch.branch] if launch.branch else main:
+                if launch.stream and launch.stream not in begun:
+                    begun[launch.stream] = sides[launch.stream % SIDE_STREAMS]
+                    wait(begun[launch.stream], main)
+                with begun[launch.stream] if launch.stream else main:
                     self._launch(launch)
             join()
             return main.end_capture()
@@ -190,7 +190,7 @@ class Cuda(Device):
 
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:
-        """Turns what the driver says into a KernelError. A launch returns at once: its errors may come later."""
+        """Turns an error of the driver into a KernelError. A launch returns at once: its errors may come later."""
         try:
             yield
         except (self.cupy.cuda.runtime.CUDARuntimeError, self.cupy.cuda.driver.CUDADriverError) as error:

@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,14 +18,17 @@ from tinyfcn.devices.launch import (
     as_dim3,
     ceil_div,
     checked_arguments,
+    launched_from,
 )
 from tinyfcn.errors import KernelError
+
+Array: TypeAlias = Any  # NumPy's on the emulator and the cpu, CuPy's on a GPU
 
 THREADS = 256  # a block of the plain kernels in which every thread owns one element
 
 
 def address(array: Any) -> int:
-    """Where an array lies, as a number."""
+    """An array's address."""
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
@@ -33,8 +36,8 @@ def address(array: Any) -> int:
 class Launch:
     """A kernel, with all that it was launched with. Arguments are arrays, None, or NumPy scalars.
 
-    branch: 0 for what runs one after another; what was launched `beside` has the number of its branch, which begins
-    after what was launched before it in branch 0. joins: it waits for all branches that were begun before.
+    stream: 0 for the main stream, whose launches run one after another. Each side stream has a number of its own, and
+    begins after the launches that came before it on the main stream. joins: this launch waits for all side streams.
     """
 
     kernel: kernel_source.Kernel
@@ -42,13 +45,13 @@ class Launch:
     block: tuple[int, int, int]
     arguments: list[Any]
     shared_bytes: int
-    branch: int = 0
+    stream: int = 0
     joins: bool = False
 
 
 @dataclass
 class Recording:
-    """The launches of some work, in order, to be run again on the same arrays, which it keeps alive."""
+    """A sequence of launches that can be run again on the same arrays. It keeps the arrays alive."""
 
     device: "Device"
     launches: list[Launch] = field(default_factory=list)
@@ -63,23 +66,24 @@ class Device(ABC):
     """Allocates arrays, moves them, launches kernels. Arrays are NumPy's on the emulator, CuPy's on a GPU.
 
     `dtypes` gives the NumPy dtype of each type that a kernel's parameters may have. Where a kernel has a fast form,
-    the launchers take it, unless the device is `naive`.
+    the launchers take it, unless the device is `naive`. `runs_kernels`: every device but the cpu does.
     """
 
     name: str
     array_type: type
     dtypes: Mapping[str, np.dtype] = DTYPES
+    runs_kernels = True
 
     def __init__(self, kernels: Path = kernel_source.KERNELS, naive: bool = False) -> None:
         self.kernels = Path(kernels)
         self.naive = naive
         self._declared = kernel_source.kernels(self.kernels)
         self._recording: Recording | None = None
-        self._branch, self._branches, self._joins = 0, 0, False
+        self._stream, self._streams, self._joins = 0, 0, False
 
     @abstractmethod
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """An array whose values a kernel will write; without a dtype, of the kernels' float."""
+        """An array that a kernel will fill; without a dtype, of the kernels' float."""
 
     @abstractmethod
     def asarray(self, array: np.ndarray) -> Any:
@@ -98,9 +102,9 @@ class Device(ABC):
         """Runs a kernel whose arguments have been checked."""
 
     def record(self, work: Callable[[], Any]) -> Recording:
-        """Calls `work` once, with its launches noted and not run. They run when the recording is replayed.
+        """Calls `work` once and records its launches without running them. They run when the recording is replayed.
 
-        A replay uses the arrays and numbers that `work` used: what is to change from one replay to the next must be
+        A replay uses the arrays and numbers that `work` used. Values that change from one replay to the next must be
         read and written by kernels.
 
         Raises:
@@ -108,33 +112,36 @@ class Device(ABC):
         """
         self._expect_no_recording("a step is recorded")
         recording = Recording(self)
-        self._recording, self._branches, self._joins = recording, 0, False
+        self._recording, self._streams, self._joins = recording, 0, False
         try:
             work()
         finally:
             self._recording = None
         return recording
 
-    @contextmanager
-    def side_stream(self) -> Iterator[None]:
-        """Launches inside may run at the same time as those that follow, up to the next `join`.
+    def side_stream(self) -> AbstractContextManager[None]:
+        """Work launched inside may overlap later launches until `join`.
 
-        They do where the step is a recording on a GPU. Elsewhere launches come one after another.
+        It does so where the step is a recording on a GPU. Elsewhere launches run one after another.
 
         Raises:
-            KernelError: inside of another `beside`: a branch has no branches.
+            KernelError: inside another side stream.
         """
-        if self._branch:
-            raise KernelError("beside within beside: a branch of a step has no branches of its own")
-        self._branches += 1
-        self._branch = self._branches
+        return self._side_stream()
+
+    @contextmanager
+    def _side_stream(self) -> Iterator[None]:
+        if self._stream:
+            raise KernelError("side_stream within side_stream: a side stream has no side streams of its own")
+        self._streams += 1
+        self._stream = self._streams
         try:
             yield
         finally:
-            self._branch = 0
+            self._stream = 0
 
     def join(self) -> None:
-        """What is launched from here on waits for all that was launched `beside`."""
+        """Later launches wait for all work launched on side streams."""
         self._joins = True
 
     def _expect_no_recording(self, what: str) -> None:
@@ -165,7 +172,7 @@ class Device(ABC):
         if len(template) != len(kernel.template):
             raise KernelError(
                 f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {len(kernel.template)} template parameters, "
-                f"and its launch gives {len(template)}"
+                f"and its launch gives {len(template)}: change the two together ({launched_from()})"
             )
         grid, block = as_dim3(grid), as_dim3(block)
         threads = block[0] * block[1] * block[2]
@@ -177,7 +184,7 @@ class Device(ABC):
             )
         checked = checked_arguments(kernel, arguments, self.array_type, self.dtypes)
         kernel = replace(kernel, instance=tuple(template))
-        launch = Launch(kernel, grid, block, checked, shared_bytes, self._branch, self._joins)
+        launch = Launch(kernel, grid, block, checked, shared_bytes, self._stream, self._joins)
         self._joins = False
         if self._recording is None:
             self._launch(launch)

@@ -1,9 +1,10 @@
 """Checks the arguments of every launch against what the kernel declares, for all devices alike.
 
-A GPU launch takes whatever it is given: a Python float would go as a double, a transposed view as if it lay
-contiguous, and the kernel would read garbage without a word. So nothing is launched that has not passed here.
+A GPU launch takes any argument: it would pass a Python float as a double and a transposed view as if it were
+contiguous, and the kernel would read garbage in silence. So every launch passes these checks first.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ DTYPES = {
 MAX_THREADS_IN_BLOCK = 1024
 MAX_BLOCK = (1024, 1024, 64)  # threads in x, y, z; and blocks: the same on all GPUs of today
 MAX_GRID = ((1 << 31) - 1, 65535, 65535)
-MAX_ELEMENTS = np.iinfo(np.int32).max - MAX_THREADS_IN_BLOCK  # the last block's surplus threads have numbers too
+MAX_ELEMENTS = np.iinfo(np.int32).max - MAX_THREADS_IN_BLOCK  # the last block's surplus threads are numbered too
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -34,6 +35,16 @@ def as_dim3(dimensions: int | Sequence[int]) -> tuple[int, int, int]:
     """A grid or block as (x, y, z)."""
     x, y, z = (*((dimensions,) if isinstance(dimensions, int) else dimensions), 1, 1)[:3]
     return int(x), int(y), int(z)
+
+
+def launched_from() -> str:
+    """ "tinyfcn/ops/fast_conv.py:103": the code outside of tinyfcn/devices that asked for the launch."""
+    frame = sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].startswith("tinyfcn.devices"):
+        frame = frame.f_back
+    name, file = frame.f_globals["__name__"], frame.f_code.co_filename
+    file = f"{name.replace('.', '/')}.py" if name.startswith("tinyfcn.") else file
+    return f"{file}:{frame.f_lineno}"
 
 
 def checked_arguments(
@@ -52,7 +63,7 @@ def checked_arguments(
     if len(arguments) != expected:
         raise KernelError(
             f"{kernel.name} at {kernel.operation}.cu:{kernel.line} takes {expected} arguments, and its launch gives "
-            f"{len(arguments)}: change the two together (tinyfcn/ops/{kernel.operation}.py)"
+            f"{len(arguments)}: change the two together ({launched_from()})"
         )
     checked = []
     for parameter, argument in zip(kernel.parameters, arguments, strict=True):

@@ -9,7 +9,7 @@ from tinyfcn.networks.classifier import Classifier
 from tinyfcn.networks.early import Early
 from tinyfcn.networks.network import Network
 from tinyfcn.networks.skip import Skip
-from tinyfcn.operations import Operations
+from tinyfcn.ops import Operations
 
 BACKGROUND = 10  # the label of a pixel without ink, after the ten digits
 

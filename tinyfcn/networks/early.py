@@ -22,7 +22,7 @@ import numpy as np
 
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
 from tinyfcn.networks.network import Network
-from tinyfcn.operations import Operations
+from tinyfcn.ops import Operations
 
 
 class Early(Network):

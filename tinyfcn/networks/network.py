@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tinyfcn.operations import Operations
+from tinyfcn.ops import Operations
 
 Shapes = Mapping[str, tuple[tuple[int, ...], int]]  # a layer's name -> its weight's shape, its bias's length
 

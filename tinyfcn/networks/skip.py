@@ -21,7 +21,7 @@ import numpy as np
 from tinyfcn.networks.classifier import DENSE32
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
 from tinyfcn.networks.network import Network
-from tinyfcn.operations import Operations
+from tinyfcn.ops import Operations
 
 
 class Skip(Network):

@@ -1,40 +1,35 @@
 """How each kernel is launched: shapes checked, outputs allocated, grid and block chosen. One module an operation.
 
-Every function takes the device first; `tinyfcn.on` binds it. Nothing here waits for the device or reads a value back.
-Floats are the device's (`Device.dtypes`): float32, or float64 on an emulator of that precision.
+Each module has a class whose public methods are operations, and `Operations` is all of them. An operation that needs
+another one makes its class on the same device: Relu(self.device).relu(y). No operation waits for the
+device or reads a value back. Floats are the device's (`Device.dtypes`): float32, or float64 on an emulator of that
+precision. Operations return None, arrays, or tuples of arrays, on the device.
 """
 
-from tinyfcn.ops.adam import adam_schedule, adam_step
-from tinyfcn.ops.add import add, add_backward
-from tinyfcn.ops.compose_m2nist import compose_m2nist
-from tinyfcn.ops.conv2d import conv2d, conv2d_backward
-from tinyfcn.ops.conv2d_pool import conv2d_pool, conv2d_pool_backward
-from tinyfcn.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
-from tinyfcn.ops.gather_normalise import gather_batch, gather_normalise
-from tinyfcn.ops.max_pool2d import max_pool2d, max_pool2d_backward
-from tinyfcn.ops.relu import relu, relu_backward
-from tinyfcn.ops.segmentation_counts import segmentation_counts
-from tinyfcn.ops.softmax_cross_entropy import softmax, softmax_cross_entropy
+from tinyfcn.ops.adam import Adam
+from tinyfcn.ops.add import Add
+from tinyfcn.ops.compose_m2nist import ComposeM2nist
+from tinyfcn.ops.conv2d import Conv2d
+from tinyfcn.ops.conv2d_pool import Conv2dPool
+from tinyfcn.ops.conv_transpose2d import ConvTranspose2d
+from tinyfcn.ops.gather_normalise import GatherNormalise
+from tinyfcn.ops.max_pool2d import MaxPool2d
+from tinyfcn.ops.relu import Relu
+from tinyfcn.ops.segmentation_counts import SegmentationCounts
+from tinyfcn.ops.softmax_cross_entropy import SoftmaxCrossEntropy
 
-__all__ = [
-    "adam_schedule",
-    "adam_step",
-    "add",
-    "add_backward",
-    "compose_m2nist",
-    "conv2d",
-    "conv2d_backward",
-    "conv2d_pool",
-    "conv2d_pool_backward",
-    "conv_transpose2d",
-    "conv_transpose2d_backward",
-    "gather_batch",
-    "gather_normalise",
-    "max_pool2d",
-    "max_pool2d_backward",
-    "relu",
-    "relu_backward",
-    "segmentation_counts",
-    "softmax",
-    "softmax_cross_entropy",
-]
+
+class Operations(
+    Adam,
+    Add,
+    ComposeM2nist,
+    Conv2d,
+    Conv2dPool,
+    ConvTranspose2d,
+    GatherNormalise,
+    MaxPool2d,
+    Relu,
+    SegmentationCounts,
+    SoftmaxCrossEntropy,
+):
+    """Every operation on a device. `tinyfcn.on` makes one: on a GPU, on the emulator, or in NumPy."""

@@ -1,35 +1,39 @@
 """Launches kernels/adam.cu."""
 
-from typing import Any
-
-from tinyfcn.devices.device import Device
+from tinyfcn.devices.device import Array
 from tinyfcn.ops.checks import expect_shape
+from tinyfcn.ops.launcher import Launcher
 from tinyfcn.reference.adam import AdamState
 
 
-def adam_schedule(device: Device, state: AdamState) -> None:
-    """Works out `state.rates` of the step that comes, beside whatever is launched before its `adam_step`."""
-    s = state
-    with device.side_stream():
-        arguments = (s.step, s.rates, s.base_rate, s.warmup, s.steps, s.beta1, s.beta2)
-        device.launch("adam_schedule", 1, 1, arguments)
+class Adam(Launcher):
+    """The Adam optimiser over all of a network's parameters at once.
 
-
-def adam_step(device: Device, parameters: Any, gradients: Any, state: AdamState, loss: Any) -> None:
-    """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them. Nothing crosses to the host.
-
-    `adam_schedule` comes before each step. `loss` (1,) is that of the batch which gave the gradients; it is kept in
-    the state.
-
-    Raises:
-        ValueError: parameters, gradients and state of different sizes, a loss that is not one number.
+    Kingma & Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
     """
-    count = parameters.size
-    expect_shape("adam_step: gradients", gradients, (count,))
-    expect_shape("adam_step: state.m", state.m, (count,))
-    expect_shape("adam_step: loss", loss, (1,))
-    s = state
-    device.join()  # for the rates
-    arrays = (parameters, gradients, s.m, s.v, s.l2, s.rates, s.step, loss, s.losses)
-    numbers = (s.beta1, s.beta2, s.epsilon, count, s.losses.size)
-    device.launch_for_each("adam_step", count, (*arrays, *numbers))
+
+    def adam_schedule(self, state: AdamState) -> None:
+        """Computes `state.rates` for the next step, on a side stream that its `adam_step` joins."""
+        s = state
+        with self.device.side_stream():
+            arguments = (s.step, s.rates, s.base_rate, s.warmup, s.steps, s.beta1, s.beta2)
+            self.device.launch("adam_schedule", 1, 1, arguments)
+
+    def adam_step(self, parameters: Array, gradients: Array, state: AdamState, loss: Array) -> None:
+        """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them.
+
+        `adam_schedule` comes before each step. `loss` (1,) belongs to the batch that gave the gradients; the state
+        keeps it. Nothing crosses to the host.
+
+        Raises:
+            ValueError: parameters, gradients and state differ in size, or the loss is not one number.
+        """
+        count = parameters.size
+        expect_shape("adam_step: gradients", gradients, (count,))
+        expect_shape("adam_step: state.m", state.m, (count,))
+        expect_shape("adam_step: loss", loss, (1,))
+        s = state
+        self.device.join()  # for the rates
+        arrays = (parameters, gradients, s.m, s.v, s.l2, s.rates, s.step, loss, s.losses)
+        numbers = (s.beta1, s.beta2, s.epsilon, count, s.losses.size)
+        self.device.launch_for_each("adam_step", count, (*arrays, *numbers))

@@ -1,27 +1,28 @@
 """Launches kernels/add.cu."""
 
-from typing import Any
-
-from tinyfcn.devices.device import Device
+from tinyfcn.devices.device import Array
 from tinyfcn.ops.checks import expect_shape
+from tinyfcn.ops.launcher import Launcher
 
 
-def add(device: Device, a: Any, b: Any, scale: float = 1.0) -> Any:
-    """scale * (a + b); a and b of one shape. scale 1/2 gives the mean.
+class Add(Launcher):
+    """The scaled sum of two arrays, where a skip connection joins."""
 
-    Raises:
-        ValueError: a and b differ in shape.
-    """
-    expect_shape("add: b", b, a.shape)
-    z = device.empty(a.shape, a.dtype)
-    device.launch_for_each("add_forward", a.size, (a, b, z, scale, a.size))
-    return z
+    def add(self, a: Array, b: Array, scale: float = 1.0) -> Array:
+        """scale * (a + b); a and b have one shape. scale 1/2 gives the mean.
 
+        Raises:
+            ValueError: a and b differ in shape.
+        """
+        expect_shape("add: b", b, a.shape)
+        z = self.device.empty(a.shape, a.dtype)
+        self.device.launch_for_each("add_forward", a.size, (a, b, z, scale, a.size))
+        return z
 
-def add_backward(device: Device, dz: Any, scale: float = 1.0) -> Any:
-    """The gradient of a, which is that of b too: scale * dz."""
-    if scale == 1:
-        return dz
-    da = device.empty(dz.shape, dz.dtype)
-    device.launch_for_each("add_backward", dz.size, (dz, da, scale, dz.size))
-    return da
+    def add_backward(self, dz: Array, scale: float = 1.0) -> Array:
+        """The gradient of a, which is that of b too: scale * dz."""
+        if scale == 1:
+            return dz
+        da = self.device.empty(dz.shape, dz.dtype)
+        self.device.launch_for_each("add_backward", dz.size, (dz, da, scale, dz.size))
+        return da

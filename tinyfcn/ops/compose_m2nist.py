@@ -1,61 +1,64 @@
 """Launches kernels/compose_m2nist.cu."""
 
-from typing import Any
-
 import numpy as np
 
-from tinyfcn.devices.device import Device
+from tinyfcn.devices.device import Array, Device
 from tinyfcn.ops.checks import expect_at_least_one, expect_shape
+from tinyfcn.ops.launcher import Launcher
 
 HEIGHT, WIDTH, SIDE = 64, 84, 28  # as in kernels/compose_m2nist.cu
 COMPOSE_THREADS = 224
-BLOCKS = 6  # that share a picture: each thread draws four pixels
-MANY = 128  # pictures more than that have a block each
+BLOCKS_AN_IMAGE = 6  # a thread then draws four pixels
+MAX_SHARED_IMAGES = 128  # in a larger batch each image has one block
 
 
-def compose_m2nist(
-    device: Device, digits: Any, digit_labels: Any, seed: int, step: Any, count: int, background: int = 10
-) -> tuple[Any, Any]:
-    """`count` pictures, floats (count, 1, 64, 84) = (pixel - 127) / 127, and their labels, int32 (count, 64, 84).
+class ComposeM2nist(Launcher):
+    """M2NIST images composed of MNIST digits on the device."""
 
-    Args:
-        digits: uint8 (M, 28, 28) with labels uint8 (M,), 0 .. 9.
-        seed, step: 0 .. 2^32 - 1; the pictures are a function of them and of the digits. step: a Python int, or an
-            int32 array (1,) on the device whose bits are read as unsigned.
+    def compose_m2nist(
+        self, digits: Array, digit_labels: Array, seed: int, step: int | Array, count: int, background: int = 10
+    ) -> tuple[Array, Array]:
+        """`count` images, floats (count, 1, 64, 84) = (pixel - 127) / 127, and their labels, int32 (count, 64, 84).
 
-    A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits a picture,
-    boxes never overlapping.
+        Args:
+            digits: uint8 (M, 28, 28) with labels uint8 (M,), 0 .. 9.
+            seed, step: 0 .. 2^32 - 1; the images are a function of them and of the digits. step: a Python int, or an
+                int32 array (1,) on the device whose bits are read as unsigned.
 
-    Raises:
-        ValueError: digits and labels that do not fit each other; a step that 32 bits do not hold.
-    """
-    expect_shape("compose_m2nist: digits", digits, (None, SIDE, SIDE))
-    expect_shape("compose_m2nist: digit_labels", digit_labels, (len(digits),))
-    expect_at_least_one("compose_m2nist: the number of digits", len(digits))
-    step = step_on_device(device, step)
-    batch = device.empty((count, 1, HEIGHT, WIDTH))
-    labels = device.empty((count, HEIGHT, WIDTH), np.int32)
-    if device.naive:
-        boxes = place_m2nist_naive(device, len(digits), seed, step, count)
-        arguments = (boxes, digits, digit_labels, batch, labels, count, background)
-        device.launch_for_each("compose_m2nist_draw_naive", labels.size, arguments)
-    elif count:
-        grid = (count, BLOCKS if count <= MANY else 1)
-        arguments = (step, digits, digit_labels, batch, labels, len(digits), seed, background)
-        device.launch("compose_m2nist", grid, COMPOSE_THREADS, arguments)
-    return batch, labels
+        A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits an image;
+        their boxes do not overlap.
+
+        Raises:
+            ValueError: digits and labels that do not fit each other; a step that 32 bits do not hold.
+        """
+        device = self.device
+        expect_shape("compose_m2nist: digits", digits, (None, SIDE, SIDE))
+        expect_shape("compose_m2nist: digit_labels", digit_labels, (len(digits),))
+        expect_at_least_one("compose_m2nist: the number of digits", len(digits))
+        step = step_on_device(device, step)
+        batch = device.empty((count, 1, HEIGHT, WIDTH))
+        labels = device.empty((count, HEIGHT, WIDTH), np.int32)
+        if device.naive:
+            boxes = place_m2nist_naive(device, len(digits), seed, step, count)
+            arguments = (boxes, digits, digit_labels, batch, labels, count, background)
+            device.launch_for_each("compose_m2nist_draw_naive", labels.size, arguments)
+        elif count:
+            grid = (count, BLOCKS_AN_IMAGE if count <= MAX_SHARED_IMAGES else 1)
+            arguments = (step, digits, digit_labels, batch, labels, len(digits), seed, background)
+            device.launch("compose_m2nist", grid, COMPOSE_THREADS, arguments)
+        return batch, labels
 
 
-def place_m2nist_naive(device: Device, digit_count: int, seed: int, step: Any, count: int) -> Any:
-    """Which digits go where: int32 (count, 3, 3) of digit, top, left, as compose_m2nist draws them."""
+def place_m2nist_naive(device: Device, digit_count: int, seed: int, step: int | Array, count: int) -> Array:
+    """Where the digits go: int32 (count, 3, 3) of digit, top, left, as compose_m2nist draws them."""
     boxes = device.empty((count, 3, 3), np.int32)
     arguments = (step_on_device(device, step), boxes, digit_count, count, seed)
     device.launch_for_each("compose_m2nist_place_naive", count, arguments)
     return boxes
 
 
-def step_on_device(device: Device, step: Any) -> Any:
-    """The step as the kernels read it: an int32 array (1,) as it is, of a number an array with its 32 bits."""
+def step_on_device(device: Device, step: int | Array) -> Array:
+    """The step as the kernels read it, an int32 array (1,): the array itself, or one with a number's 32 bits."""
     if not isinstance(step, (int, np.integer)):
         expect_shape("compose_m2nist: step", step, (1,))
         return step

@@ -1,92 +1,97 @@
-"""Launches kernels/conv_transpose2d.cu: the naive forms here, the fast ones through correlation.py."""
+"""Launches kernels/conv_transpose2d.cu: the naive forms here, the fast ones through fast_conv.py."""
 
-from typing import Any
-
-from tinyfcn.devices.device import Device
-from tinyfcn.ops.add import add as add_up
+from tinyfcn.devices.device import Array
+from tinyfcn.ops import fast_conv
+from tinyfcn.ops.add import Add
 from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
-from tinyfcn.ops.conv2d import SUM_THREADS, bias_gradient
-from tinyfcn.ops.fast_conv import correlate, correlate_transposed, correlate_weight
-from tinyfcn.ops.relu import relu as rectify
-from tinyfcn.ops.relu import relu_backward
+from tinyfcn.ops.conv2d import SUM_THREADS, bias_gradient_naive
+from tinyfcn.ops.launcher import Launcher
+from tinyfcn.ops.relu import Relu
 
 
-def conv_transpose2d(
-    device: Device,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    stride: int = 1,
-    padding: int = 0,
-    add: Any = None,
-    relu: bool = False,
-) -> Any:
-    """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P.
+class ConvTranspose2d(Launcher):
+    """Transposed convolution: the gradient of a convolution with respect to its input, used as a layer.
 
-    add (N, O, OH, OW): is added to y, where a skip connection joins. relu: y then is put through a ReLU, max(y, 0).
-
-    Raises:
-        ValueError: shapes that do not fit each other, or padding that leaves nothing.
+    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), chapter 4.
     """
-    sizes = _sizes(x, weight, stride, padding)
-    n, _, _, _, o, _, _, out_height, out_width = sizes
-    expect_shape("conv_transpose2d: bias", bias, (o,))
-    shape = (n, o, out_height, out_width)
-    if add is not None:
-        expect_shape("conv_transpose2d: add", add, shape)
-    y = correlate_transposed(device, x, weight, shape, stride, padding, bias, add, relu=relu)
-    if y is not None:
-        return y
-    y = device.empty(shape, x.dtype)
-    device.launch_for_each("conv_transpose2d_forward_naive", y.size, (x, weight, bias, y, *sizes, stride, padding))
-    if add is not None:
-        y = add_up(device, y, add)
-    return rectify(device, y) if relu else y
+
+    def conv_transpose2d(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        stride: int = 1,
+        padding: int = 0,
+        add: Array | None = None,
+        relu: bool = False,
+    ) -> Array:
+        """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P.
+
+        add (N, O, OH, OW) is added to y, where a skip connection joins. relu: y then passes through a ReLU, max(y, 0).
+
+        Raises:
+            ValueError: shapes that do not fit each other, or padding that leaves nothing.
+        """
+        sizes = _sizes(x, weight, stride, padding)
+        n, _, _, _, o, _, _, out_height, out_width = sizes
+        expect_shape("conv_transpose2d: bias", bias, (o,))
+        shape = (n, o, out_height, out_width)
+        if add is not None:
+            expect_shape("conv_transpose2d: add", add, shape)
+        y = fast_conv.backward_input(self.device, x, weight, shape, stride, padding, bias, add, relu=relu)
+        if y is not None:
+            return y
+        y = self.device.empty(shape, x.dtype)
+        arguments = (x, weight, bias, y, *sizes, stride, padding)
+        self.device.launch_for_each("conv_transpose2d_forward_naive", y.size, arguments)
+        y = y if add is None else Add(self.device).add(y, add)
+        return Relu(self.device).relu(y) if relu else y
+
+    def conv_transpose2d_backward(
+        self,
+        dout: Array,
+        x: Array,
+        weight: Array,
+        stride: int = 1,
+        padding: int = 0,
+        need_dx: bool = True,
+        out: tuple[Array, Array] | None = None,
+        through_relu: bool = False,
+    ) -> tuple[Array | None, Array, Array]:
+        """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
+
+        dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is the
+        output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0.
+
+        Raises:
+            ValueError: shapes that do not fit each other.
+        """
+        device, sizes = self.device, _sizes(x, weight, stride, padding)
+        n, _, _, _, o, _, _, out_height, out_width = sizes
+        expect_shape("conv_transpose2d_backward: dout", dout, (n, o, out_height, out_width))
+        dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
+        expect_shape("conv_transpose2d_backward: dweight", dweight, weight.shape)
+        expect_shape("conv_transpose2d_backward: dbias", dbias, (o,))
+        with device.side_stream():  # only the optimiser needs them
+            bias_of = fast_conv.BIAS_OF_X  # dout here takes the part of x there
+            if not fast_conv.backward_weight(device, x, dout, dweight, dbias, stride, padding, bias_of=bias_of):
+                arguments = (dout, x, dweight, *sizes, stride, padding)
+                device.launch("conv_transpose2d_backward_weight_naive", weight.size, SUM_THREADS, arguments)
+                bias_gradient_naive(device, dout, dbias)
+        if not need_dx:
+            return None, dweight, dbias
+        # Each input went into a window of outputs; gathering that window's gradient is a convolution.
+        relu_mask = x if through_relu else None
+        dx = fast_conv.forward(device, dout, weight, x.shape, stride, padding, relu_mask=relu_mask)
+        if dx is None:
+            dx = device.empty(x.shape, x.dtype)
+            arguments = (dout, weight, dx, *sizes, stride, padding)
+            device.launch_for_each("conv_transpose2d_backward_input_naive", dx.size, arguments)
+            dx = Relu(device).relu_backward(dx, x) if through_relu else dx
+        return dx, dweight, dbias
 
 
-def conv_transpose2d_backward(
-    device: Device,
-    dout: Any,
-    x: Any,
-    weight: Any,
-    stride: int = 1,
-    padding: int = 0,
-    need_dx: bool = True,
-    out: tuple[Any, Any] | None = None,
-    through_relu: bool = False,
-) -> tuple[Any, Any, Any]:
-    """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
-
-    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is what a
-    ReLU put out, and dx the gradient of what that ReLU took: 0 where x is 0.
-
-    Raises:
-        ValueError: shapes that do not fit each other.
-    """
-    sizes = _sizes(x, weight, stride, padding)
-    n, _, _, _, o, _, _, out_height, out_width = sizes
-    expect_shape("conv_transpose2d_backward: dout", dout, (n, o, out_height, out_width))
-    dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
-    expect_shape("conv_transpose2d_backward: dweight", dweight, weight.shape)
-    expect_shape("conv_transpose2d_backward: dbias", dbias, (o,))
-    with device.side_stream():  # only the optimiser needs them
-        if not correlate_weight(device, x, dout, dweight, dbias, stride, padding, bias_of="fine"):
-            arguments = (dout, x, dweight, *sizes, stride, padding)
-            device.launch("conv_transpose2d_backward_weight_naive", weight.size, SUM_THREADS, arguments)
-            bias_gradient(device, dout, dbias)
-    if not need_dx:
-        return None, dweight, dbias
-    # Each input was stamped onto a patch of outputs; gathering that patch's gradient is a convolution.
-    dx = correlate(device, dout, weight, x.shape, stride, padding, relu_mask=x if through_relu else None)
-    if dx is None:
-        dx = device.empty(x.shape, x.dtype)
-        arguments = (dout, weight, dx, *sizes, stride, padding)
-        device.launch_for_each("conv_transpose2d_backward_input_naive", dx.size, arguments)
-        dx = relu_backward(device, dx, x) if through_relu else dx
-    return dx, dweight, dbias
-
-
-def _sizes(x: Any, weight: Any, stride: int, padding: int) -> tuple[int, ...]:
+def _sizes(x: Array, weight: Array, stride: int, padding: int) -> tuple[int, ...]:
     """N, C, H, W, O, KH, KW, OH, OW as the kernels take them."""
     expect_at_least_one("conv_transpose2d: stride", stride)
     expect_shape("conv_transpose2d: x", x, (None,) * 4)

@@ -1,45 +1,46 @@
 """Launches kernels/max_pool2d.cu."""
 
-from typing import Any
-
 import numpy as np
 
-from tinyfcn.devices.device import Device
+from tinyfcn.devices.device import Array
 from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
+from tinyfcn.ops.launcher import Launcher
 
 
-def max_pool2d(device: Device, x: Any, size: int = 2, stride: int = 2) -> tuple[Any, Any]:
-    """y (N, C, OH, OW) and max_index, int32 of the same shape: h * W + w of the maximum, of equals the first.
+class MaxPool2d(Launcher):
+    """Max-pooling."""
 
-    x is (N, C, H, W); OH = (H - size) // stride + 1. Rows and columns left over at the end are seen by no window.
+    def max_pool2d(self, x: Array, size: int = 2, stride: int = 2) -> tuple[Array, Array]:
+        """y (N, C, OH, OW) and max_index, int32 of the same shape: h * W + w of the maximum, among equals the first.
 
-    Raises:
-        ValueError: a window larger than the picture.
-    """
-    expect_shape("max_pool2d: x", x, (None,) * 4)
-    sizes = _sizes(x.shape, size, stride)
-    n, c, _, _, out_height, out_width = sizes
-    y = device.empty((n, c, out_height, out_width), x.dtype)
-    max_index = device.empty(y.shape, np.int32)
-    device.launch_for_each("max_pool2d_forward", y.size, (x, y, max_index, *sizes, size, stride))
-    return y, max_index
+        x is (N, C, H, W); OH = (H - size) // stride + 1. No window covers the rows and columns left over at the end.
 
+        Raises:
+            ValueError: a window larger than the image.
+        """
+        expect_shape("max_pool2d: x", x, (None,) * 4)
+        sizes = _sizes(x.shape, size, stride)
+        n, c, _, _, out_height, out_width = sizes
+        y = self.device.empty((n, c, out_height, out_width), x.dtype)
+        max_index = self.device.empty(y.shape, np.int32)
+        self.device.launch_for_each("max_pool2d_forward", y.size, (x, y, max_index, *sizes, size, stride))
+        return y, max_index
 
-def max_pool2d_backward(
-    device: Device, dout: Any, max_index: Any, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
-) -> Any:
-    """dx of `input_shape` from dout and max_index (N, C, OH, OW): the sum over the windows that a pixel has won.
+    def max_pool2d_backward(
+        self, dout: Array, max_index: Array, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
+    ) -> Array:
+        """dx of `input_shape` from dout and max_index (N, C, OH, OW): a sum over the windows whose maximum a pixel is.
 
-    Raises:
-        ValueError: shapes that do not fit each other.
-    """
-    sizes = _sizes(input_shape, size, stride)
-    n, c, _, _, out_height, out_width = sizes
-    expect_shape("max_pool2d_backward: dout", dout, (n, c, out_height, out_width))
-    expect_shape("max_pool2d_backward: max_index", max_index, dout.shape)
-    dx = device.empty(input_shape, dout.dtype)
-    device.launch_for_each("max_pool2d_backward", dx.size, (dout, max_index, dx, *sizes, size, stride))
-    return dx
+        Raises:
+            ValueError: shapes that do not fit each other.
+        """
+        sizes = _sizes(input_shape, size, stride)
+        n, c, _, _, out_height, out_width = sizes
+        expect_shape("max_pool2d_backward: dout", dout, (n, c, out_height, out_width))
+        expect_shape("max_pool2d_backward: max_index", max_index, dout.shape)
+        dx = self.device.empty(input_shape, dout.dtype)
+        self.device.launch_for_each("max_pool2d_backward", dx.size, (dout, max_index, dx, *sizes, size, stride))
+        return dx
 
 
 def _sizes(shape: tuple[int, ...], size: int, stride: int) -> tuple[int, ...]:

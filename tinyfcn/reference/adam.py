@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-RING = 128  # losses that are kept
+RING = 128  # losses that the state keeps
 
 
 @dataclass
 class AdamState:
-    """What Adam remembers, as arrays on the device, and its settings.
+    """Adam's state, as arrays on the device, and its settings.
 
-    m, v (P,): the fading means of the gradients and of their squares. step (1,): steps done. rates (3,): the rate
-    of the last step, 1 - beta1^t, 1 - beta2^t. losses (RING,): of the last steps, that of step t (from 1) at
+    m, v (P,): exponential moving averages of the gradients and of their squares. step (1,): steps done. rates (3,): the
+    rate of the last step, 1 - beta1^t, 1 - beta2^t. losses (RING,): the last losses; that of step t (from 1) is element
     (t - 1) % RING. l2 (P,): the weight of each parameter's penalty l2 / 2 * p^2.
 
-    The rate climbs in a straight line over `warmup` steps and falls with half a cosine to 0 at `steps`
-    (Loshchilov & Hutter, "SGDR", 2017); with `steps` 0 it stays.
+    The rate rises linearly over `warmup` steps and falls with half a cosine to 0 at `steps` (Loshchilov & Hutter,
+    "SGDR", 2017); with `steps` 0 it stays.
     """
 
     m: Any
@@ -53,13 +53,13 @@ class AdamState:
         )
 
     def last_losses(self, ops: Any, count: int) -> np.ndarray:
-        """The losses of the last `count` steps, at most RING, in their order; waits for the device."""
+        """The last `count` losses, at most RING, in their order; waits for the device."""
         done = int(ops.to_numpy(self.step)[0])
         return ops.to_numpy(self.losses)[np.arange(done - count, done) % RING]
 
 
 def adam_schedule(state: AdamState) -> None:
-    """Works out `state.rates` of the step that comes."""
+    """Computes `state.rates` for the next step."""
     t = int(state.step[0]) + 1
     warmup_factor = min(t / state.warmup, 1) if state.warmup else 1
     progress = min((t - 1) / state.steps, 1) if state.steps else 0
@@ -71,8 +71,8 @@ def adam_schedule(state: AdamState) -> None:
 def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState, loss: np.ndarray) -> None:
     """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them.
 
-    `adam_schedule` comes before each step. `loss` (1,) is that of the batch which gave the gradients; it is kept in
-    the state.
+    `adam_schedule` comes before each step. `loss` (1,) belongs to the batch that gave the gradients; the state keeps
+    it.
     """
     gradients = gradients + state.l2 * parameters
     state.m *= state.beta1

@@ -1,4 +1,4 @@
-"""M2NIST pictures composed of MNIST digits, in NumPy: the same integers as kernels/compose_m2nist.cu has."""
+"""M2NIST images composed of MNIST digits, in NumPy: the same integers as in kernels/compose_m2nist.cu."""
 
 import numpy as np
 
@@ -9,21 +9,21 @@ TRIES = 512
 
 
 def place_m2nist(digit_count: int, seed: int, step: int | np.ndarray, count: int) -> np.ndarray:
-    """Which digits go where: int32 (count, 3, 3) of digit, top, left; digit -1 where a picture has fewer than three.
+    """Where the digits go: int32 (count, 3, 3) of digit, top, left; digit -1 where an image has fewer than three.
 
-    Every try places all boxes of a picture anew, until none overlap; so all layouts are equally likely. Boxes that
-    found no place in 512 tries (2 in 100,000 pictures of three digits) stand side by side.
+    Every try places all boxes of an image anew, until none overlap; so all layouts are equally likely. Boxes that
+    still overlap after 512 tries (in 2 of 100,000 images of three digits) stand side by side.
     """
     if np.ndim(step):
         step = int(step[0]) % 2**32
-    picture = np.arange(count)
-    choice = philox((0, picture, step, 0), (seed, 0))
+    image = np.arange(count)
+    choice = philox((0, image, step, 0), (seed, 0))
     digits = 1 + choice[0] % 3
     columns = WIDTH - SIDE + 1
 
     boxes = np.full((count, 3, 3), -1, np.int32)
-    waiting = picture
-    for first in range(1, TRIES + 1, 32):  # by the 32nd try most pictures are done
+    waiting = image
+    for first in range(1, TRIES + 1, 32):  # by the 32nd try most images are done
         tries = np.arange(first, min(first + 32, TRIES + 1))
         position = philox((tries[:, None], waiting, step, 0), (seed, 0))[:3] % ((HEIGHT - SIDE + 1) * columns)
         top, left = (position // columns).astype(np.int32), (position % columns).astype(np.int32)
@@ -52,15 +52,15 @@ def compose_m2nist(
     count: int,
     background: int = 10,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` pictures, float32 (count, 1, 64, 84) = (pixel - 127) / 127, and their labels, int32 (count, 64, 84).
+    """`count` images, float32 (count, 1, 64, 84) = (pixel - 127) / 127, and their labels, int32 (count, 64, 84).
 
     Args:
         digits: uint8 (M, 28, 28) with labels uint8 (M,), 0 .. 9.
-        seed, step: 0 .. 2^32 - 1; the pictures are a function of them and of the digits. step: a Python int, or an
+        seed, step: 0 .. 2^32 - 1; the images are a function of them and of the digits. step: a Python int, or an
             int32 array (1,) whose bits are read as unsigned.
 
-    A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits a picture,
-    boxes never overlapping.
+    A label is the digit's where there is ink (pixel > 0) and `background` elsewhere. One to three digits an image;
+    their boxes do not overlap.
     """
     pixels = np.zeros((count, HEIGHT, WIDTH), np.uint8)
     labels = np.full((count, HEIGHT, WIDTH), background, np.int32)

@@ -6,7 +6,7 @@ y[n, o, i, j] = bias[o] + sum over c, u, v of x[n, c, i * stride + u - padding, 
 
 import numpy as np
 
-from tinyfcn.reference.im2col import correlate, correlate_transposed, correlate_weight
+from tinyfcn.reference import im2col
 from tinyfcn.reference.relu import relu_backward
 
 
@@ -15,9 +15,9 @@ def conv2d(
 ) -> np.ndarray:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C, KH, KW), bias (O,); OH = (H + 2P - KH) // S + 1.
 
-    relu: y is put through a ReLU, max(y, 0).
+    relu: y passes through a ReLU, max(y, 0).
     """
-    y = correlate(x, weight, stride, padding)
+    y = im2col.forward(x, weight, stride, padding)
     y += bias[:, None, None]
     return np.maximum(y, 0, out=y) if relu else y
 
@@ -34,14 +34,14 @@ def conv2d_backward(
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 
-    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is what a
-    ReLU put out, and dx the gradient of what that ReLU took: 0 where x is 0.
+    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is the
+    output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0.
     """
     dweight, dbias = out or (np.empty_like(weight), np.empty_like(weight, shape=weight.shape[:1]))
-    dweight[...] = correlate_weight(dout, x, *weight.shape[2:], stride, padding)
+    dweight[...] = im2col.backward_weight(dout, x, *weight.shape[2:], stride, padding)
     dbias[...] = dout.sum(axis=(0, 2, 3))
     if not need_dx:
         return None, dweight, dbias
-    # Each output saw a patch of inputs; sending its gradient back to that patch is a transposed convolution.
-    dx = correlate_transposed(dout, weight, stride, padding, *x.shape[2:])
+    # Each output saw a window of inputs; sending its gradient back to that window is a transposed convolution.
+    dx = im2col.backward_input(dout, weight, stride, padding, *x.shape[2:])
     return relu_backward(dx, x) if through_relu else dx, dweight, dbias

@@ -1,4 +1,4 @@
-"""A convolution, ReLU and 2x2 max-pooling in one, as what it is made of."""
+"""A convolution, a ReLU and a 2x2 max-pooling in NumPy, one after another."""
 
 import numpy as np
 
@@ -25,7 +25,8 @@ def conv2d_pool_backward(
     """(dx, dweight, dbias), of the shapes of x, weight and bias.
 
     dout (N, O, PH, PW): the gradient of the pre-activation at each max index: that of y, and 0 where y is 0. add (as
-    x): the gradient of x from a second use, added to dx before `through_relu`. The rest as in conv2d_backward.
+    x): the gradient of x from a second use, added to dx before `through_relu`. The other arguments are
+    those of conv2d_backward.
     """
     n, _, height, width = x.shape
     o, _, kernel_height, kernel_width = weight.shape

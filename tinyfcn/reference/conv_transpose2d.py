@@ -7,7 +7,7 @@ Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), 
 
 import numpy as np
 
-from tinyfcn.reference.im2col import correlate, correlate_transposed, correlate_weight
+from tinyfcn.reference import im2col
 from tinyfcn.reference.relu import relu_backward
 
 
@@ -22,12 +22,12 @@ def conv_transpose2d(
 ) -> np.ndarray:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P.
 
-    add (N, O, OH, OW): is added to y, where a skip connection joins. relu: y then is put through a ReLU, max(y, 0).
+    add (N, O, OH, OW) is added to y, where a skip connection joins. relu: y then passes through a ReLU, max(y, 0).
     """
     height, width = x.shape[2:]
     out_height = (height - 1) * stride + weight.shape[2] - 2 * padding
     out_width = (width - 1) * stride + weight.shape[3] - 2 * padding
-    y = correlate_transposed(x, weight, stride, padding, out_height, out_width)
+    y = im2col.backward_input(x, weight, stride, padding, out_height, out_width)
     y += bias[:, None, None]
     if add is not None:
         y += add
@@ -46,14 +46,14 @@ def conv_transpose2d_backward(
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 
-    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is what a
-    ReLU put out, and dx the gradient of what that ReLU took: 0 where x is 0.
+    dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is the
+    output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0.
     """
     dweight, dbias = out or (np.empty_like(weight), np.empty_like(weight, shape=weight.shape[1:2]))
-    dweight[...] = correlate_weight(x, dout, *weight.shape[2:], stride, padding)
+    dweight[...] = im2col.backward_weight(x, dout, *weight.shape[2:], stride, padding)
     dbias[...] = dout.sum(axis=(0, 2, 3))
     if not need_dx:
         return None, dweight, dbias
-    # Each input was stamped onto a patch of outputs; gathering that patch's gradient is a convolution.
-    dx = correlate(dout, weight, stride, padding)
+    # Each input went into a window of outputs; gathering that window's gradient is a convolution.
+    dx = im2col.forward(dout, weight, stride, padding)
     return relu_backward(dx, x) if through_relu else dx, dweight, dbias

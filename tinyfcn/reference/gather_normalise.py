@@ -1,4 +1,4 @@
-"""A batch gathered from byte pictures and brought into the network's range, in NumPy."""
+"""A batch gathered from images of bytes and normalised to the network's range, in NumPy."""
 
 import numpy as np
 
@@ -11,13 +11,13 @@ def gather_normalise(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
 def gather_batch(
     images: np.ndarray, labels: np.ndarray, order: np.ndarray, step: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures as `gather_normalise` gives them, and labels[indices] as int32, with indices = order[step % R].
+    """Images as `gather_normalise` gives them, and labels[indices] as int32, with indices = order[step % R].
 
     Args:
         images: uint8 (M, H, W).
         labels: uint8 (M,) or (M, H, W).
         order: int32 (R, N): the batches of R steps.
-        step: int32 (1,): how many steps were done.
+        step: int32 (1,): steps done.
     """
     indices = order[step[0] % len(order)]
     return gather_normalise(images, indices), labels[indices].astype(np.int32)

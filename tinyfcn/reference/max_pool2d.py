@@ -1,25 +1,25 @@
-"""Max-pooling in NumPy. The max_index of each window is kept, so that its gradient can be sent back to it alone."""
+"""Max-pooling in NumPy. It keeps the max index of each window, so that the gradient goes back to it alone."""
 
 import numpy as np
 
 
 def max_pool2d(x: np.ndarray, size: int = 2, stride: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """y (N, C, OH, OW) and max_index, int32 of the same shape: h * W + w of the maximum, of equals the first.
+    """y (N, C, OH, OW) and max_index, int32 of the same shape: h * W + w of the maximum, among equals the first.
 
-    x is (N, C, H, W); OH = (H - size) // stride + 1. Rows and columns left over at the end are seen by no window.
+    x is (N, C, H, W); OH = (H - size) // stride + 1. No window covers the rows and columns left over at the end.
     """
     width = x.shape[3]
     out_height, out_width = (x.shape[2] - size) // stride + 1, (width - size) // stride + 1
     y = np.full((*x.shape[:2], out_height, out_width), -np.inf, x.dtype)
-    place = np.zeros(y.shape, np.int32)  # u * W + v within the window
+    offset = np.zeros(y.shape, np.int32)  # u * W + v within the window
     for u in range(size):
         for v in range(size):
             candidate = x[:, :, u::stride, v::stride][:, :, :out_height, :out_width]
-            # Only what is greater wins, not what is equal, so the first of equals stays; a NaN is passed on.
+            # Greater, not equal: among equals the first stays. A NaN is passed on.
             wins = (candidate > y) | (candidate != candidate)
-            place = np.where(wins, np.int32(u * width + v), place)
+            offset = np.where(wins, np.int32(u * width + v), offset)
             y = np.maximum(y, candidate)
-    return y, place + corners(out_height, out_width, width, stride)
+    return y, offset + corners(out_height, out_width, width, stride)
 
 
 def corners(out_height: int, out_width: int, width: int, stride: int) -> np.ndarray:
@@ -30,13 +30,13 @@ def corners(out_height: int, out_width: int, width: int, stride: int) -> np.ndar
 def max_pool2d_backward(
     dout: np.ndarray, max_index: np.ndarray, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
 ) -> np.ndarray:
-    """dx of `input_shape` from dout and max_index (N, C, OH, OW): the sum over the windows that a pixel has won."""
+    """dx of `input_shape` from dout and max_index (N, C, OH, OW): the sum over the windows whose maximum a pixel is."""
     out_height, out_width = dout.shape[2:]
     width = input_shape[3]
-    place = max_index - corners(out_height, out_width, width, stride)  # u * W + v within the window
+    offset = max_index - corners(out_height, out_width, width, stride)  # u * W + v within the window
     dx = np.zeros(input_shape, dout.dtype)
     for u in range(size):
         for v in range(size):
             into = dx[:, :, u::stride, v::stride][:, :, :out_height, :out_width]
-            into += dout * (place == u * width + v)
+            into += dout * (offset == u * width + v)
     return dx

@@ -1,4 +1,4 @@
-"""What peak_multiply_add computes, without its work. What peak_copy gives is x itself."""
+"""The result of peak_multiply_add, computed without its work. peak_copy returns x itself."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a segmentation got right and wrong, counted for each picture, in NumPy."""
+"""The counts that the scores of a segmentation are made of, for each image, in NumPy."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from tinyfcn.reference.softmax_cross_entropy import softmax
 def segmentation_counts(
     logits: np.ndarray, labels: np.ndarray, foreground: int, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each picture's confusion, int32 (N, K, K)[true, predicted], and overlap, int32 (N, 2): both, either.
+    """Each image's confusion, int32 (N, K, K)[true, predicted], and overlap, int32 (N, 2): both, either.
 
     Args:
-        logits: (N, K, H, W). The largest says what is predicted, the first of equals.
+        logits: (N, K, H, W). The largest is the prediction, among equals the first.
         labels: int32 (N, H, W), 0 and up. A pixel labelled K or more is in no confusion.
-        foreground: so many channels, the first ones, stand for something other than background.
-        threshold: a pixel is claimed for each of those channels where softmax is above it. Of all pairs of a pixel
-            and such a channel, `both` are claimed and true, `either` are claimed or true.
+        foreground: the first `foreground` channels stand for something other than background.
+        threshold: a pixel is claimed for each foreground channel where softmax is above it. Among all pairs of a
+            pixel and such a channel, `both` are claimed and true, `either` are claimed or true.
     """
     n, k = logits.shape[:2]
     # The first True; argmax of the logits themselves takes NumPy twice as long.

@@ -21,11 +21,11 @@ def softmax_cross_entropy(
 
     Args:
         logits: (N, K) or (N, K, H, W).
-        labels: integers 0 .. K - 1, (N,) or (N, H, W); a place labelled `ignore_index` adds 0 to the loss.
-        unlabelled: the gradient of such a place: "zero", as mathematics has it, or "softmax", what TensorFlow
-            (softmax_cross_entropy_with_logits) returns for a one-hot row of zeros: softmax - 0.
+        labels: integers 0 .. K - 1, (N,) or (N, H, W); a position labelled `ignore_index` adds 0 to the loss.
+        unlabelled: the gradient of such a position: "zero", the gradient of its loss, or "softmax", which
+            TensorFlow's softmax_cross_entropy_with_logits returns for a one-hot row of zeros.
 
-    The loss is the mean over all places, ignored ones included.
+    The loss is the mean over all positions, ignored ones included.
     """
     if unlabelled not in ("zero", "softmax"):
         raise ValueError(f"softmax_cross_entropy: unlabelled must be one of zero, softmax, got {unlabelled!r}")

@@ -8,8 +8,8 @@ import numpy as np
 
 from tinyfcn.data import Digits, M2nist, load_digits, read_m2nist, split_indices
 from tinyfcn.networks import BACKGROUND, Design
-from tinyfcn.operations import Operations
-from tinyfcn.reference import compose_m2nist
+from tinyfcn.ops import Operations
+from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.reference.philox import permutation
 
 TEST_SEED = 1  # of the composed test pictures, whatever seed training has: they are made of other digits

@@ -1,0 +1,519 @@
+// Fast convolution: the three sums behind conv2d and conv_transpose2d, with bias, skip connection, ReLU and pooling fused.
+//
+//   forward          y[n,o,i,j]      = sum over c,u,v of  x[n,c,h,w] * weight[o,c,u,v]        h = i*stride + u - padding
+//   data gradient    dx[n,c,h,w]     = sum over o,u,v of  dout[n,o,i,j] * weight[o,c,u,v]     w = j*stride + v - padding
+//   weight gradient  dweight[o,c,u,v] = sum over n,i,j of  dout[n,o,i,j] * x[n,c,h,w]
+//   OH = (H + 2*padding - KH) / stride + 1, OW likewise; x and dout count as 0 outside the image.
+//
+// This file keeps conv2d's names. conv_transpose2d exchanges the two sides: its forward pass is the data gradient here,
+// its own data gradient is the forward pass here, and its weight gradient is the same sum.
+//
+//   array          shape           forward   data gradient   weight gradient
+//   x              (N,C,H,W)       in                        in
+//   weight         (O,C,KH,KW)     in        in
+//   bias           (O) or (C)      in        in                                  may be null
+//   y              (N,O,OH,OW)     out
+//   dout           (N,O,OH,OW)               in              in
+//   dx             (N,C,H,W)                 out
+//   add            as y or dx      in        in                                  may be null: a skip connection's map
+//   relu_mask      as y or dx      in        in                                  may be null: 0 where this is not above 0
+//   max_index      (N,O,OH/2,OW/2) out       in              in                  may be null: see "pooling"
+//   workspace      (splits,length)                           out                 length = all weights, then the biases
+//
+//   kernel                       grid                                block            writes
+//   fast_conv_forward            images, tile rows, tile columns     see "a block"    its outputs, once
+//   fast_conv_backward_input     images, tile rows, tile columns     see "a block"    its outputs, once
+//   fast_conv_backward_weight    ceil(C/C_TILE), splits              see below        one partial sum for each weight
+//   fast_conv_reduce_split_k     ceil(length/32)                     512              1 for 16 threads
+//
+// Why the naive form is slow. A thread owns one output. For each multiply-add it loads an input and a weight from global
+// memory and tests whether the input lies in the image: two loads and some ten instructions for one useful one.
+//
+// What the forward pass does about it. A thread owns ROWS x COLUMNS pixels of CHANNELS output channels and keeps their
+// sums in registers. An input in a register serves all its channels, and a weight serves all its pixels: with 4 pixels
+// and 16 channels, 20 loads feed 64 multiply-adds. The loads come from shared memory, as float4s. Channels, kernel and
+// stride are template parameters, so that the loops unroll. Above 1x1, 8 to 9 of 10 instructions are multiply-adds.
+//
+//   a block   TX threads of COLUMNS pixels along a row, TY threads of ROWS pixels along a column, GROUPS channel groups
+//             of CHANNELS = O / GROUPS channels (rounded up to 4), IMAGES images, SPLITS that share the input channels
+//   shared    CHANNEL_TILE input channels at a time: the input tile, 0 outside the image; and the weight tile, with the
+//             output channel last, so that a float4 holds one weight of 4 channels
+//   split-K   each of SPLITS sets of threads sums its own input channels; reduce_splits adds the sets up
+//   epilogue  y = sum + bias + add, then the ReLU if `relu`, then 0 where relu_mask is not above 0
+//   pooling   with max_index and ROWS 2, the epilogue is ReLU and 2x2 max-pooling: y is the maximum, max_index its place
+//
+// The layer `context` for 16 images, 3x3, 32 -> 32 channels, 14x19 outputs: a block of TX 5 * GROUPS 8 * SPLITS 4 = 160
+// threads computes one row (ROWS, TY and IMAGES are 1). CHANNEL_TILE is 16: each split sums 4 of 16 input channels.
+//
+//   outputs, 4 channels a group      0123|4567|89ab|cdef|ghi          tx = 0 .. 4, each COLUMNS = 4 pixels
+//   tile of one input channel        ........................         3 rows (u) of 24 floats under those pixels
+//   a thread's window, of one row        wwwwwwww                     tx = 1: two float4s serve all v and 4 channels
+//   a thread's weights, for u and v      tttt                         one float4: this weight of its 4 channels
+//                                                                     sums[o][p] += t[o] * window[p + v]: 16 at a time
+//
+// What the data gradient does about it. dx gathers: row h meets only the weight rows u with (h + padding - u) % stride
+// == 0. Rows that share this remainder form a phase, and within a phase dx is a dense convolution with a small kernel:
+// 6x6 with stride 2 is four phases of 3x3. A thread owns all column phases of COLUMNS positions of dout in one row phase.
+// With 4 positions, stride 2 and 8 channels that is 64 sums in registers.
+//
+//   pooling   with max_index, dout is the gradient of a 2x2 max-pooling's outputs. Loading the tile puts each gradient
+//             at its max index, so the full-size gradient, three quarters of it 0, never exists in global memory.
+//
+// What the weight gradient does about it. The naive form loads dout C*KH*KW times and x O*KH*KW times. Here a block
+// loads a tile of both into shared memory once, and a thread owns O_EACH * C_EACH rows of KW weights, with the sums in
+// registers. For four neighbouring positions of dout a thread loads
+//
+//   dout, each of O_EACH channels    d0 d1 d2 d3           one float4, the same for most of a warp
+//   x, each of C_EACH channels       x0 x1 x2 x3 x4 x5     a window of 3*STRIDE + KW floats     (here KW 3, STRIDE 1)
+//
+//   sum[v] += d0*x[v] + d1*x[STRIDE + v] + d2*x[2*STRIDE + v] + d3*x[3*STRIDE + v]
+//
+// for 4*KW*O_EACH*C_EACH multiply-adds.
+//
+//   block     O_THREADS * C_THREADS * KH threads, one for each row u of the weights of its O_EACH * C_EACH channel pairs,
+//             cover all O and C_TILE = C_THREADS * C_EACH of the C; SPLITS_X * SPLITS_Y such sets share a tile's positions
+//   shared    first a tile: IMAGES images, ROWS x COLUMNS positions of dout, and the pixels of x under them; then the sums
+//   split-K   the sums of all blocks add up to a weight's gradient, but a block cannot wait for another. So each of
+//             `splits` blocks takes its share of the tiles and writes its sums into its row of the workspace, and
+//             fast_conv_reduce_split_k adds up the rows, in a fixed order.
+//
+// tinyfcn/ops/tiles.py chooses the sizes, tinyfcn/ops/fast_conv.py launches. Read next: softmax_cross_entropy.cu.
+
+__device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+__device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+// Whether 0 <= index < size, in one comparison.
+__device__ inline bool within(int index, int size) { return (unsigned int)index < (unsigned int)size; }
+
+// The distance between rows of `count` floats in shared memory. It is a multiple of 4, so that each row begins where a
+// float4 may; and an odd one, so that 8 rows begin in 8 different places of the 32 banks.
+__device__ constexpr int pitch_of(int count) { return 4 * (ceil_div(count, 4) | 1); }
+
+// Loads COUNT consecutive floats; BY_FOUR loads four at a time, and `from` then is a multiple of four floats from its
+// array's start.
+template <int COUNT, bool BY_FOUR>
+__device__ inline void load_row(float (&row)[COUNT], const float* from) {
+#pragma unroll
+    for (int k = 0; k < COUNT; k += BY_FOUR ? 4 : 1) {
+        if constexpr (BY_FOUR) {
+            float4 four = *reinterpret_cast<const float4*>(from + k);
+            row[k] = four.x;
+            row[k + 1] = four.y;
+            row[k + 2] = four.z;
+            row[k + 3] = four.w;
+        } else {
+            row[k] = from[k];
+        }
+    }
+}
+
+// Adds up the sums of SPLITS sets of threads that shared the terms: afterwards the threads of split 0 hold the totals.
+// The order of the additions is fixed. `thread` is the thread's number within its split, 0 .. SPLIT_THREADS - 1.
+template <int SPLITS, int SPLIT_THREADS, int COUNT>
+__device__ inline void reduce_splits(float (&sums)[COUNT], int split, int thread) {
+    if constexpr (SPLITS > 1) {
+        __shared__ float parts[(SPLITS - 1) * COUNT * SPLIT_THREADS];
+        if (split > 0)
+#pragma unroll
+            for (int k = 0; k < COUNT; ++k) parts[((split - 1) * COUNT + k) * SPLIT_THREADS + thread] = sums[k];
+        __syncthreads();  // until the other splits have written theirs
+        if (split == 0)
+            for (int other = 0; other < SPLITS - 1; ++other)
+#pragma unroll
+                for (int k = 0; k < COUNT; ++k) sums[k] += parts[(other * COUNT + k) * SPLIT_THREADS + thread];
+    }
+}
+
+// The value to store for a sum: 0 where the ReLU cuts it off or the mask is closed. A NaN stays a NaN.
+__device__ inline float rectified(float sum, int relu, bool is_open) {
+    return (relu && sum < 0.0f) || !is_open ? 0.0f : sum;
+}
+
+// The epilogue for COUNT neighbouring pixels of a row of `width`; the first lies in column `left`, and the row may end
+// before the last or begin after the first. It stores sum + bias (+ add), through a ReLU if `relu`, and 0 where
+// relu_mask is not above 0. add and relu_mask may be null. All pointers point to the first pixel; add, relu_mask and y
+// have one shape, and each begins where a float4 may.
+template <int COUNT>
+__device__ inline void store_row(const float* sums, float bias, const float* add, const float* relu_mask, int relu,
+                                 float* y, int left, int width) {
+    if (COUNT % 4 == 0 && left % 4 == 0 && width % 4 == 0) {
+#pragma unroll
+        for (int k = 0; k + 3 < COUNT; k += 4) {
+            if (!within(left + k, width)) continue;
+            float added[4] = {}, mask[4] = {1.0f, 1.0f, 1.0f, 1.0f}, values[4];
+            if (add) load_row<4, true>(added, add + k);
+            if (relu_mask) load_row<4, true>(mask, relu_mask + k);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) values[i] = rectified(sums[k + i] + bias + added[i], relu, mask[i] > 0.0f);
+            *reinterpret_cast<float4*>(y + k) = make_float4(values[0], values[1], values[2], values[3]);
+        }
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < COUNT; ++k)
+        if (within(left + k, width))
+            y[k] = rectified(sums[k] + bias + (add ? add[k] : 0.0f), relu, !relu_mask || relu_mask[k] > 0.0f);
+}
+
+template <int O, int C, int KH, int KW, int STRIDE, int ROWS, int COLUMNS, int TX, int TY, int GROUPS, int IMAGES,
+          int SPLITS, int CHANNEL_TILE>
+__global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
+    fast_conv_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y, int N, int H,
+                      int W, int OH, int OW, int padding, int relu, const float* __restrict__ bias = nullptr,
+                      const float* __restrict__ add = nullptr, const float* __restrict__ relu_mask = nullptr,
+                      int* __restrict__ max_index = nullptr) {
+    constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
+    constexpr int CHANNELS = round_up(ceil_div(O, GROUPS), 4);  // that a thread computes
+    constexpr int PITCH = pitch_of(GROUPS * CHANNELS);
+    constexpr int WINDOW = round_up((COLUMNS - 1) * STRIDE + KW, 4);  // inputs of a row under a thread's pixels
+    constexpr int TILE_H = (TY * ROWS - 1) * STRIDE + KH, TILE_W = (TX - 1) * COLUMNS * STRIDE + WINDOW;
+    __shared__ __align__(16) float tile[IMAGES * CHANNEL_TILE * TILE_H * TILE_W];
+    __shared__ __align__(16) float weight_tile[CHANNEL_TILE * KH * KW * PITCH];
+
+    int tx = threadIdx.x % TX;  // 0 .. TX - 1
+    int ty = threadIdx.x / TX % TY;  // 0 .. TY - 1
+    int group = threadIdx.x / (TX * TY) % GROUPS;  // 0 .. GROUPS - 1
+    int image = threadIdx.x / (TX * TY * GROUPS) % IMAGES;  // 0 .. IMAGES - 1
+    int split = threadIdx.x / SPLIT_THREADS;  // 0 .. SPLITS - 1
+    int n = blockIdx.x * IMAGES + image;  // 0 .. N - 1, and the last block's surplus
+    int top = blockIdx.y * TY * ROWS, left = blockIdx.z * TX * COLUMNS;  // the block's first output
+
+    float sums[CHANNELS * ROWS * COLUMNS] = {};
+    for (int first = 0; first < C; first += CHANNEL_TILE) {
+        __syncthreads();  // until no thread reads the last channels
+#pragma unroll 8
+        for (int k = threadIdx.x; k < IMAGES * CHANNEL_TILE * TILE_H * TILE_W; k += THREADS) {
+            int from = blockIdx.x * IMAGES + k / (TILE_W * TILE_H * CHANNEL_TILE);
+            int c = first + k / (TILE_W * TILE_H) % CHANNEL_TILE;
+            int h = top * STRIDE - padding + k / TILE_W % TILE_H;
+            int w = left * STRIDE - padding + k % TILE_W;
+            bool is_there = from < N && within(h, H) && within(w, W);
+            tile[k] = is_there ? x[((from * C + c) * H + h) * W + w] : 0.0f;
+        }
+#pragma unroll 8
+        for (int k = threadIdx.x; k < GROUPS * CHANNELS * CHANNEL_TILE * KH * KW; k += THREADS) {
+            int o = k / (CHANNEL_TILE * KH * KW);
+            int position = k % (CHANNEL_TILE * KH * KW);  // input channel, u and v
+            weight_tile[position * PITCH + o] = o < O ? weight[(o * C + first) * KH * KW + position] : 0.0f;
+        }
+        __syncthreads();  // until all threads have loaded their share
+
+        for (int c = split; c < CHANNEL_TILE; c += SPLITS)
+#pragma unroll
+            for (int row = 0; row < (ROWS - 1) * STRIDE + KH; ++row) {
+                float window[WINDOW];
+                int line = (image * CHANNEL_TILE + c) * TILE_H + ty * ROWS * STRIDE + row;
+                load_row<WINDOW, COLUMNS * STRIDE % 4 == 0>(window, tile + line * TILE_W + tx * COLUMNS * STRIDE);
+#pragma unroll
+                for (int r = 0; r < ROWS; ++r) {
+                    int u = row - r * STRIDE;  // the weight row that meets this input row for output row r, if any
+                    if (u < 0 || u >= KH) continue;
+#pragma unroll
+                    for (int v = 0; v < KW; ++v) {
+                        float weights[CHANNELS];
+                        load_row<CHANNELS, true>(weights,
+                                                 weight_tile + ((c * KH + u) * KW + v) * PITCH + group * CHANNELS);
+#pragma unroll
+                        for (int o = 0; o < CHANNELS; ++o)
+#pragma unroll
+                            for (int p = 0; p < COLUMNS; ++p)
+                                sums[(o * ROWS + r) * COLUMNS + p] += weights[o] * window[p * STRIDE + v];
+                    }
+                }
+            }
+    }
+    reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);
+    if (split > 0 || n >= N) return;
+
+#pragma unroll
+    for (int o = 0; o < CHANNELS; ++o) {
+        int channel = group * CHANNELS + o;  // 0 .. O - 1, and the last group's surplus
+        int i = top + ty * ROWS, j = left + tx * COLUMNS;
+        if (channel >= O) continue;
+        float each = bias ? bias[channel] : 0.0f;
+        if constexpr (ROWS == 2 && COLUMNS % 2 == 0) {
+            if (max_index) {
+#pragma unroll
+                for (int p = 0; p < COLUMNS; p += 2) {
+                    if (i / 2 >= OH / 2 || (j + p) / 2 >= OW / 2) continue;
+                    int best = 0;
+                    float largest = 0.0f;
+#pragma unroll
+                    for (int q = 0; q < 4; ++q) {  // the window's pixels in reading order: among equals the first stays
+                        float value = sums[(o * 2 + q / 2) * COLUMNS + p + q % 2] + each;
+                        if (value > largest || value != value) largest = value, best = q;  // a NaN is passed on
+                    }
+                    int element = ((n * O + channel) * (OH / 2) + i / 2) * (OW / 2) + (j + p) / 2;
+                    y[element] = largest;
+                    max_index[element] = (i + best / 2) * OW + j + p + best % 2;
+                }
+                continue;
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+            if (i + r >= OH) continue;
+            int element = ((n * O + channel) * OH + i + r) * OW + j;
+            store_row<COLUMNS>(sums + (o * ROWS + r) * COLUMNS, each, add ? add + element : nullptr,
+                               relu_mask ? relu_mask + element : nullptr, relu, y + element, j, OW);
+        }
+    }
+}
+
+template <int O, int C, int KH, int KW, int STRIDE, int COLUMNS, int TX, int TY, int GROUPS, int IMAGES, int SPLITS,
+          int CHANNEL_TILE>
+__global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
+    fast_conv_backward_input(const float* __restrict__ dout, const float* __restrict__ weight, float* __restrict__ dx,
+                             int N, int H, int W, int OH, int OW, int padding, int relu,
+                             const float* __restrict__ bias = nullptr, const float* __restrict__ add = nullptr,
+                             const float* __restrict__ relu_mask = nullptr,
+                             const int* __restrict__ max_index = nullptr) {
+    constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
+    constexpr int CHANNELS = round_up(ceil_div(C, GROUPS), 4);  // that a thread computes
+    constexpr int PITCH = pitch_of(GROUPS * CHANNELS);
+    constexpr int PHASE_KH = ceil_div(KH, STRIDE), PHASE_KW = ceil_div(KW, STRIDE);  // the kernel of one phase
+    constexpr int WINDOW = round_up(COLUMNS + PHASE_KW - 1, 4);  // positions of a row of dout that a thread reads
+    constexpr int TILE_H = TY / STRIDE + PHASE_KH - 1, TILE_W = (TX - 1) * COLUMNS + WINDOW;
+    __shared__ __align__(16) float tile[IMAGES * CHANNEL_TILE * TILE_H * TILE_W];
+    __shared__ __align__(16) float weight_tile[CHANNEL_TILE * PHASE_KH * STRIDE * KW * PITCH];
+
+    int tx = threadIdx.x % TX;  // 0 .. TX - 1
+    int ty = threadIdx.x / TX % (TY / STRIDE);  // 0 .. TY/STRIDE - 1: rows of one phase stand side by side,
+    int phase = threadIdx.x / (TX * (TY / STRIDE)) % STRIDE;  // 0 .. STRIDE - 1, so that a warp reads the same weights
+    int group = threadIdx.x / (TX * TY) % GROUPS;  // 0 .. GROUPS - 1
+    int image = threadIdx.x / (TX * TY * GROUPS) % IMAGES;  // 0 .. IMAGES - 1
+    int split = threadIdx.x / SPLIT_THREADS;  // 0 .. SPLITS - 1
+    int n = blockIdx.x * IMAGES + image;  // 0 .. N - 1, and the last block's surplus
+    int top = blockIdx.y * (TY / STRIDE), left = blockIdx.z * TX * COLUMNS;  // the block's first position of dout
+
+    float sums[CHANNELS * COLUMNS * STRIDE] = {};
+    for (int first = 0; first < O; first += CHANNEL_TILE) {
+        __syncthreads();  // until no thread reads the last channels
+#pragma unroll 4
+        for (int k = threadIdx.x; k < IMAGES * CHANNEL_TILE * TILE_H * TILE_W; k += THREADS) {
+            int from = blockIdx.x * IMAGES + k / (TILE_W * TILE_H * CHANNEL_TILE);
+            int o = first + k / (TILE_W * TILE_H) % CHANNEL_TILE;
+            int i = top - (PHASE_KH - 1) + k / TILE_W % TILE_H;
+            int j = left - (PHASE_KW - 1) + k % TILE_W;
+            float value = 0.0f;
+            if (!max_index) {
+                if (from < N && within(i, OH) && within(j, OW)) value = dout[((from * O + o) * OH + i) * OW + j];
+            } else if (from < N && within(i, OH / 2 * 2) && within(j, OW / 2 * 2)) {
+                int pooled = ((from * O + o) * (OH / 2) + i / 2) * (OW / 2) + j / 2;
+                if (max_index[pooled] == i * OW + j) value = dout[pooled];
+            }
+            tile[k] = value;
+        }
+#pragma unroll 4
+        for (int k = threadIdx.x; k < CHANNEL_TILE * GROUPS * CHANNELS * PHASE_KH * STRIDE * KW; k += THREADS) {
+            int position = k % (PHASE_KH * STRIDE * KW);  // u * KW + v; rows of zeros where STRIDE does not divide KH
+            int c = k / (PHASE_KH * STRIDE * KW) % (GROUPS * CHANNELS);
+            int o = k / (PHASE_KH * STRIDE * KW * GROUPS * CHANNELS);
+            bool is_there = c < C && position < KH * KW;
+            weight_tile[(o * PHASE_KH * STRIDE * KW + position) * PITCH + c] =
+                is_there ? weight[((first + o) * C + c) * KH * KW + position] : 0.0f;
+        }
+        __syncthreads();  // until all threads have loaded their share
+
+        for (int o = split; o < CHANNEL_TILE; o += SPLITS)
+#pragma unroll
+            for (int a = 0; a < PHASE_KH; ++a) {
+                float window[WINDOW];
+                load_row<WINDOW, COLUMNS % 4 == 0>(
+                    window,
+                    tile + ((image * CHANNEL_TILE + o) * TILE_H + ty + PHASE_KH - 1 - a) * TILE_W + tx * COLUMNS);
+#pragma unroll
+                for (int v = 0; v < KW; ++v) {
+                    float weights[CHANNELS];
+                    int u = phase + a * STRIDE;  // 0 .. PHASE_KH * STRIDE - 1
+                    load_row<CHANNELS, true>(
+                        weights, weight_tile + ((o * PHASE_KH * STRIDE + u) * KW + v) * PITCH + group * CHANNELS);
+#pragma unroll
+                    for (int c = 0; c < CHANNELS; ++c)
+#pragma unroll
+                        for (int p = 0; p < COLUMNS; ++p)
+                            sums[c * COLUMNS * STRIDE + p * STRIDE + v % STRIDE] +=
+                                weights[c] * window[p + PHASE_KW - 1 - v / STRIDE];
+                }
+            }
+    }
+    reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);
+    int h = (top + ty) * STRIDE + phase - padding;  // -padding .. H - 1, and the last block's surplus
+    if (split > 0 || n >= N || h < 0 || h >= H) return;
+
+    int w = (left + tx * COLUMNS) * STRIDE - padding;  // the thread's first pixel
+#pragma unroll
+    for (int c = 0; c < CHANNELS; ++c) {
+        int channel = group * CHANNELS + c;  // 0 .. C - 1, and the last group's surplus
+        if (channel >= C) continue;
+        int element = ((n * C + channel) * H + h) * W + w;
+        store_row<COLUMNS * STRIDE>(sums + c * COLUMNS * STRIDE, bias ? bias[channel] : 0.0f,
+                                    add ? add + element : nullptr, relu_mask ? relu_mask + element : nullptr, relu,
+                                    dx + element, w, W);
+    }
+}
+
+// One thread's share of the sum over the tile of one channel; `member` of MEMBERS threads share it. The tile has LINES
+// lines of WIDTH floats, PITCH apart. Of each image's HEIGHT lines the first `rows` count, of a line the first `columns`.
+template <int MEMBERS, int LINES, int HEIGHT, int WIDTH, int PITCH>
+__device__ inline float sum_of_share(const float* tile, int member, int rows, int columns) {
+    float sum = 0.0f;
+    if (member >= MEMBERS) return sum;  // where the channels do not divide the block's threads
+    for (int k = member; k < LINES * (WIDTH / 4); k += MEMBERS) {
+        int line = k / (WIDTH / 4), column = k % (WIDTH / 4) * 4;
+        if (line % HEIGHT >= rows || column >= columns) continue;
+        float4 four = *reinterpret_cast<const float4*>(tile + line * PITCH + column);
+        sum += (four.x + four.y) + (four.z + four.w);
+    }
+    return sum;
+}
+
+constexpr int BIAS_OF_DOUT = 1, BIAS_OF_X = 2;  // which map's sums are the gradient of the bias; 0 where neither
+constexpr int REDUCED_ELEMENTS = 32, REDUCERS = 16;  // fast_conv_reduce_split_k: elements a block, threads an element
+
+template <int KH, int KW, int STRIDE, int O_EACH, int C_EACH, int O_THREADS, int C_THREADS, int SPLITS_X, int SPLITS_Y,
+          int IMAGES, int ROWS, int COLUMNS>
+__global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 2)
+    fast_conv_backward_weight(const float* __restrict__ dout, const float* __restrict__ x,
+                              float* __restrict__ workspace, int N, int O, int OH, int OW, int C, int H, int W,
+                              int padding, int bias_of, const int* __restrict__ max_index = nullptr) {
+    constexpr int SPLITS = SPLITS_X * SPLITS_Y, THREADS = O_THREADS * C_THREADS * KH * SPLITS;
+    constexpr int O_TILE = O_THREADS * O_EACH, C_TILE = C_THREADS * C_EACH;  // channels of a block
+    constexpr int WINDOW = round_up(3 * STRIDE + (KW > STRIDE ? KW : STRIDE), 4);  // floats of x for four positions
+    constexpr int TILE_H = (ROWS - 1) * STRIDE + (KH > STRIDE ? KH : STRIDE);
+    constexpr int TILE_W = (COLUMNS - 4) * STRIDE + WINDOW;
+    constexpr int PITCH = pitch_of(TILE_W), LINES = IMAGES * TILE_H;
+    constexpr int X_PLANE = LINES * PITCH + ((KH - LINES) * (PITCH / 4) & 7) * 4;  // the next channel goes on as line KH
+    constexpr int POSITIONS = IMAGES * ROWS * COLUMNS, DOUT_PLANE = pitch_of(POSITIONS);
+    constexpr int TILES = O_TILE * DOUT_PLANE + C_TILE * X_PLANE;
+    constexpr int ROW = C_TILE * KH * KW, ROW_PITCH = ROW | 1;  // weights of one output channel; odd, for the banks
+    constexpr int PART = O_TILE * ROW_PITCH | 1;  // a split has a sum for each weight of the block, and
+    constexpr int PARTS = SPLITS * PART + THREADS;  // a thread one for the bias
+    __shared__ __align__(16) float shared[TILES > PARTS ? TILES : PARTS];  // first the tiles, at the end the sums
+    float* dout_tile = shared;
+    float* x_tile = shared + O_TILE * DOUT_PLANE;
+
+    // The lanes of a warp read different banks: consecutive lines of one channel, an odd number of float4s apart, then
+    // the next channel's. So a thread's own channels are C_THREADS, and O_THREADS, apart.
+    int u = threadIdx.x % KH;  // 0 .. KH - 1
+    int c_thread = threadIdx.x / KH % C_THREADS;  // 0 .. C_THREADS - 1
+    int o_thread = threadIdx.x / (KH * C_THREADS) % O_THREADS;  // 0 .. O_THREADS - 1
+    int split = threadIdx.x / (KH * C_THREADS * O_THREADS);  // 0 .. SPLITS - 1
+    int first_c = blockIdx.x * C_TILE;  // 0 .. C - 1
+    int down = ceil_div(OH, ROWS), across = ceil_div(OW, COLUMNS), tiles = ceil_div(N, IMAGES) * down * across;
+    int plane = max_index ? (OH / 2) * (OW / 2) : OH * OW;  // floats of a channel of dout
+
+    float sums[O_EACH][C_EACH][KW] = {};
+    float bias = 0.0f;  // the thread's share of one channel's sum
+    for (int tile = blockIdx.y; tile < tiles; tile += gridDim.y) {
+        int left = tile % across * COLUMNS;  // 0 .. OW - 1
+        int top = tile / across % down * ROWS;  // 0 .. OH - 1
+        int first_n = tile / (across * down) * IMAGES;  // 0 .. N - 1
+        __syncthreads();  // until no thread reads the last tile
+        for (int k = threadIdx.x; k < POSITIONS; k += THREADS) {
+            int j = left + k % COLUMNS, i = top + k / COLUMNS % ROWS, n = first_n + k / (COLUMNS * ROWS);
+            bool is_there = n < N && i < OH && j < OW && !(max_index && (i / 2 >= OH / 2 || j / 2 >= OW / 2));
+            int from = is_there ? n * O * plane + (max_index ? i / 2 * (OW / 2) + j / 2 : i * OW + j) : 0;
+#pragma unroll 8
+            for (int o = 0; o < O_TILE; ++o) {
+                float value = is_there && o < O ? dout[from + o * plane] : 0.0f;
+                if (max_index && is_there && o < O && max_index[from + o * plane] != i * OW + j) value = 0.0f;
+                dout_tile[o * DOUT_PLANE + k] = value;
+            }
+        }
+        for (int k = threadIdx.x; k < LINES * TILE_W; k += THREADS) {
+            int line = k / TILE_W, n = first_n + line / TILE_H;
+            int h = top * STRIDE - padding + line % TILE_H, w = left * STRIDE - padding + k % TILE_W;
+            bool is_there = n < N && within(h, H) && within(w, W);
+            int from = is_there ? ((n * C + first_c) * H + h) * W + w : 0;
+#pragma unroll 8
+            for (int c = 0; c < C_TILE; ++c)
+                x_tile[c * X_PLANE + line * PITCH + k % TILE_W] =
+                    is_there && first_c + c < C ? x[from + c * H * W] : 0.0f;
+        }
+        __syncthreads();  // until all threads have loaded their share
+
+        for (int row = split / SPLITS_X; row < IMAGES * ROWS; row += SPLITS_Y) {
+            int line = row / ROWS * TILE_H + row % ROWS * STRIDE + u;
+            const float* x_row = x_tile + c_thread * X_PLANE + line * PITCH;
+            const float* dout_row = dout_tile + o_thread * DOUT_PLANE + row * COLUMNS;
+#pragma unroll 1
+            for (int column = split % SPLITS_X * 4; column < COLUMNS; column += SPLITS_X * 4) {
+                float window[C_EACH][WINDOW];
+#pragma unroll
+                for (int c = 0; c < C_EACH; ++c)
+                    load_row<WINDOW, true>(window[c], x_row + c * C_THREADS * X_PLANE + column * STRIDE);
+#pragma unroll
+                for (int o = 0; o < O_EACH; ++o) {
+                    float d[4];
+                    load_row<4, true>(d, dout_row + o * O_THREADS * DOUT_PLANE + column);
+#pragma unroll
+                    for (int p = 0; p < 4; ++p)
+#pragma unroll
+                        for (int c = 0; c < C_EACH; ++c)
+#pragma unroll
+                            for (int v = 0; v < KW; ++v) sums[o][c][v] += d[p] * window[c][p * STRIDE + v];
+                }
+            }
+        }
+        if (bias_of == BIAS_OF_DOUT && blockIdx.x == 0)
+            bias += sum_of_share<THREADS / O_TILE, IMAGES * ROWS, ROWS, COLUMNS, COLUMNS>(
+                dout_tile + threadIdx.x % O_TILE * DOUT_PLANE, threadIdx.x / O_TILE, ROWS, COLUMNS);
+        if (bias_of == BIAS_OF_X)  // tiles of x overlap: each sums the pixels that the next ones lack, and the last all
+            bias += sum_of_share<THREADS / C_TILE, LINES, TILE_H, TILE_W, PITCH>(
+                x_tile + threadIdx.x % C_TILE * X_PLANE, threadIdx.x / C_TILE,
+                top + ROWS < OH ? ROWS * STRIDE : TILE_H, left + COLUMNS < OW ? COLUMNS * STRIDE : TILE_W);
+    }
+
+    __syncthreads();  // until no thread reads the tiles, whose memory the sums take
+#pragma unroll
+    for (int o = 0; o < O_EACH; ++o)
+#pragma unroll
+        for (int c = 0; c < C_EACH; ++c)
+#pragma unroll
+            for (int v = 0; v < KW; ++v)
+                shared[split * PART + (o_thread + o * O_THREADS) * ROW_PITCH +
+                       ((c_thread + c * C_THREADS) * KH + u) * KW + v] = sums[o][c][v];
+    float* bias_parts = shared + SPLITS * PART;
+    bias_parts[threadIdx.x] = bias;
+    __syncthreads();  // until all threads have written their sums
+
+    int biases = bias_of == BIAS_OF_DOUT ? O : bias_of == BIAS_OF_X ? C : 0;
+    float* mine = workspace + blockIdx.y * (O * C * KH * KW + biases);
+    for (int k = threadIdx.x; k < O_TILE * ROW; k += THREADS) {
+        int o = k / ROW;  // 0 .. O_TILE - 1, of which the last may be surplus
+        int c = first_c + k % ROW / (KH * KW);  // 0 .. C - 1, and the last block's surplus
+        float total = 0.0f;
+        for (int part = 0; part < SPLITS; ++part) total += shared[part * PART + o * ROW_PITCH + k % ROW];
+        if (o < O && c < C) mine[(o * C + first_c) * KH * KW + k % ROW] = total;
+    }
+    int channels = bias_of == BIAS_OF_DOUT ? O_TILE : C_TILE;
+    int channel = bias_of == BIAS_OF_DOUT ? threadIdx.x : first_c + threadIdx.x;
+    if (threadIdx.x < channels && channel < biases && (bias_of == BIAS_OF_X || blockIdx.x == 0)) {
+        float total = 0.0f;
+        for (int part = threadIdx.x; part < THREADS / channels * channels; part += channels) total += bias_parts[part];
+        mine[O * C * KH * KW + channel] = total;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(512)
+    fast_conv_reduce_split_k(const float* __restrict__ workspace, float* __restrict__ dweight, int weights, int biases,
+                             int splits, float* __restrict__ dbias = nullptr) {
+    __shared__ float parts[REDUCERS][REDUCED_ELEMENTS];
+    int lane = threadIdx.x % REDUCED_ELEMENTS;  // 0 .. REDUCED_ELEMENTS - 1
+    int reducer = threadIdx.x / REDUCED_ELEMENTS;  // 0 .. REDUCERS - 1
+    int element = blockIdx.x * REDUCED_ELEMENTS + lane;  // 0 .. weights + biases - 1, and the last block's surplus
+    int length = weights + biases;
+    float sum = 0.0f;
+    if (element < length)
+#pragma unroll 8
+        for (int split = reducer; split < splits; split += REDUCERS) sum += workspace[split * length + element];
+    parts[reducer][lane] = sum;
+    __syncthreads();  // until every reducer has written its part
+    if (reducer > 0 || element >= length) return;
+
+    float total = 0.0f;
+#pragma unroll
+    for (int part = 0; part < REDUCERS; ++part) total += parts[part][lane];
+    (element < weights ? dweight[element] : dbias[element - weights]) = total;
+}
