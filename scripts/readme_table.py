@@ -3,8 +3,8 @@
     python scripts/readme_table.py            writes it between <!-- operations --> and <!-- /operations -->
     python scripts/readme_table.py --check    exits with 1 if the README holds another table
 
-The rows follow "Read next" in the kernels' headers, from relu.cu on; the other operations come after, by name. An
-operation's title is the beginning of the first line of its kernel file or, where it has none, of its tinyfcn/ops module.
+The rows follow "Read next" in the kernels' headers, from relu.cu on; the other operations come after, by name. The first
+line of a kernel file, or of a launcher without kernels of its own, begins with the title of the operation.
 """
 
 import argparse
