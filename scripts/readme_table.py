@@ -3,8 +3,8 @@
     python scripts/readme_table.py            writes it between <!-- operations --> and <!-- /operations -->
     python scripts/readme_table.py --check    exits with 1 if the README holds another table
 
-The rows follow "Read next" in the kernels' headers, from relu.cu on; the other operations come after, by name. The first
-line of a kernel file, or of a launcher without kernels of its own, begins with the title of the operation.
+The rows follow "Read next" in the kernels' headers, from relu.cu on; the other operations come after, by name. A kernel
+file, or a launcher without kernels of its own, has the title of its operation at the beginning of its first line.
 """
 
 import argparse
