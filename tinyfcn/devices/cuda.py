@@ -80,6 +80,7 @@ class GraphRecording(Recording):
     `pool` holds the arrays that the recording allocated. Its memory serves nothing else while the graph lives.
     """
 
+    device: "Cuda"
     pool: Any = None
     graph: Any = None
 

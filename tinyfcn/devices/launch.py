@@ -13,7 +13,7 @@ import numpy as np
 from tinyfcn.devices.kernel_source import Kernel
 from tinyfcn.errors import KernelError
 
-DTYPES = {
+DTYPES: Mapping[str, np.dtype[Any]] = {
     "float": np.dtype(np.float32),
     "int": np.dtype(np.int32),
     "unsigned int": np.dtype(np.uint32),
@@ -48,7 +48,7 @@ def launched_from() -> str:
 
 
 def checked_arguments(
-    kernel: Kernel, arguments: Sequence[Any], array_type: type, dtypes: Mapping[str, np.dtype] = DTYPES
+    kernel: Kernel, arguments: Sequence[Any], array_type: type[Any], dtypes: Mapping[str, np.dtype] = DTYPES
 ) -> list[Any]:
     """The arguments as the kernel wants them: arrays (or None) as they are, scalars as NumPy scalars of its types.
 
@@ -65,7 +65,7 @@ def checked_arguments(
             f"{kernel.name} at {kernel.operation}.cu:{kernel.line} takes {expected} arguments, and its launch gives "
             f"{len(arguments)}: change the two together ({launched_from()})"
         )
-    checked = []
+    checked: list[Any] = []
     for parameter, argument in zip(kernel.parameters, arguments, strict=True):
         what = f"{kernel.name}: argument '{parameter.name}'"
         if parameter.type not in dtypes:

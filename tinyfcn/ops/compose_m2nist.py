@@ -40,12 +40,12 @@ class ComposeM2nist(Launcher):
         labels = device.empty((count, HEIGHT, WIDTH), np.int32)
         if device.naive:
             boxes = place_m2nist_naive(device, len(digits), seed, step, count)
-            arguments = (boxes, digits, digit_labels, batch, labels, count, background)
-            device.launch_for_each("compose_m2nist_draw_naive", labels.size, arguments)
+            given = (boxes, digits, digit_labels, batch, labels, count, background)
+            device.launch_for_each("compose_m2nist_draw_naive", labels.size, given)
         elif count:
             grid = (count, BLOCKS_AN_IMAGE if count <= MAX_SHARED_IMAGES else 1)
-            arguments = (step, digits, digit_labels, batch, labels, len(digits), seed, background)
-            device.launch("compose_m2nist", grid, COMPOSE_THREADS, arguments)
+            inputs = (step, digits, digit_labels, batch, labels, len(digits), seed, background)
+            device.launch("compose_m2nist", grid, COMPOSE_THREADS, inputs)
         return batch, labels
 
 

@@ -62,8 +62,10 @@ class Conv2dPool(Launcher):
             has_weight = fast_conv.backward_weight(device, dout, x, dweight, dbias, 1, 0, max_index)
         dx = None
         if need_dx:
-            options = {"relu_mask": x if through_relu else None, "size": (height, width)}
-            dx = fast_conv.backward_input(device, dout, weight, x.shape, 1, 0, add=add, max_index=max_index, **options)
+            relu_mask, size = x if through_relu else None, (height, width)
+            dx = fast_conv.backward_input(
+                device, dout, weight, x.shape, 1, 0, add=add, relu_mask=relu_mask, max_index=max_index, size=size
+            )
         needs_input = need_dx and dx is None
         if has_weight and not needs_input:
             return dx, dweight, dbias

@@ -58,8 +58,7 @@ class SoftmaxCrossEntropy(Launcher):
         loss = device.empty((1,), logits.dtype)
         if device.naive or k > MAX_CLASSES:
             losses = device.empty(labels.shape, logits.dtype)
-            arguments = (logits, labels, losses, dlogits, n, k, *rest)
-            device.launch_for_each("softmax_cross_entropy_naive", count, arguments)
+            device.launch_for_each("softmax_cross_entropy_naive", count, (logits, labels, losses, dlogits, n, k, *rest))
             device.launch("softmax_cross_entropy_mean_naive", 1, SUM_THREADS, (losses, loss, count))
             return loss, dlogits
         blocks = max(1, min(ceil_div(count, LOSS_THREADS), MAX_PARTS))

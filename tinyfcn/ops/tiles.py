@@ -87,7 +87,7 @@ def forward_tiles(
     products = kernel_height * kernel_width * rows * columns
     threads = ceil_div(out_width, columns), ceil_div(out_height, rows)
     tiles = _tiles(n, c, o, threads, 1, rows * columns, products, floats)
-    return tiles and ForwardTiles(rows, columns, *tiles)
+    return None if tiles is None else ForwardTiles(rows, columns, *tiles)
 
 
 def backward_input_tiles(
@@ -108,7 +108,7 @@ def backward_input_tiles(
     products = phase_height * kernel_width * columns
     threads = ceil_div(positions, columns), height + padding
     tiles = _tiles(n, o, c, threads, stride, columns * stride, products, floats)
-    return tiles and BackwardInputTiles(columns, *tiles)
+    return None if tiles is None else BackwardInputTiles(columns, *tiles)
 
 
 def _tiles(
@@ -121,7 +121,7 @@ def _tiles(
     products: int,
     floats: Callable[[int, int, int], tuple[int, int]],
     max_splits: int = MAX_SPLITS,
-) -> tuple[int, ...] | None:
+) -> tuple[int, int, int, int, int, int] | None:
     """TX, TY, GROUPS, IMAGES, SPLITS, CHANNEL_TILE.
 
     Args:

@@ -37,7 +37,7 @@ class AdamState:
     epsilon: float = 1e-8
 
     @classmethod
-    def create(cls, ops: Any, l2: np.ndarray, base_rate: float, steps: int, **settings: float) -> "AdamState":
+    def create(cls, ops: Any, l2: np.ndarray, base_rate: float, steps: int, **settings: Any) -> "AdamState":
         """A state before the first step, on the device of `ops`; l2 (P,) also gives size and dtype."""
         zeros = np.zeros_like(l2)
         return cls(

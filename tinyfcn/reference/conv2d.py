@@ -38,7 +38,8 @@ def conv2d_backward(
     output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0.
     """
     dweight, dbias = out or (np.empty_like(weight), np.empty_like(weight, shape=weight.shape[:1]))
-    dweight[...] = im2col.backward_weight(dout, x, *weight.shape[2:], stride, padding)
+    kernel_height, kernel_width = weight.shape[2:]
+    dweight[...] = im2col.backward_weight(dout, x, kernel_height, kernel_width, stride, padding)
     dbias[...] = dout.sum(axis=(0, 2, 3))
     if not need_dx:
         return None, dweight, dbias

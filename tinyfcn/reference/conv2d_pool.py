@@ -32,6 +32,7 @@ def conv2d_pool_backward(
     o, _, kernel_height, kernel_width = weight.shape
     dconv = max_pool2d_backward(dout, max_index, (n, o, height - kernel_height + 1, width - kernel_width + 1))
     dx, dweight, dbias = conv2d_backward(dconv, x, weight, 1, 0, need_dx, out)
-    if need_dx and add is not None:
-        dx += add
-    return relu_backward(dx, x) if need_dx and through_relu else dx, dweight, dbias
+    if dx is None:
+        return None, dweight, dbias
+    dx = dx if add is None else dx + add
+    return relu_backward(dx, x) if through_relu else dx, dweight, dbias

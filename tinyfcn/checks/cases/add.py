@@ -19,7 +19,8 @@ def add(a: np.ndarray, b: np.ndarray, scale: float) -> Case:
 
 def gradcheck_cases(random: np.random.Generator) -> list[Case]:
     """A mean."""
-    return [add(*random.standard_normal((2, 3, 5, 7)), 0.5)]
+    a, b = random.standard_normal((2, 3, 5, 7))
+    return [add(a, b, 0.5)]
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:

@@ -16,7 +16,8 @@ def conv2d_pool(
     used_twice: x is the output of a ReLU, and a convolution of stride 2 takes it too; the two outputs are added.
     """
     names = "x", "weight", "bias"
-    inputs = dict(zip(names, map(random.standard_normal, (x, weight, weight[0])), strict=True))
+    shapes = x, weight, weight[:1]
+    inputs = {name: random.standard_normal(shape) for name, shape in zip(names, shapes, strict=True)}
 
     def forward(ops: Operations, x: Any, weight: Any, bias: Any) -> Results:
         x = ops.relu(x) if used_twice else x
@@ -31,8 +32,8 @@ def conv2d_pool(
         x = ops.relu(x)
         second, *others = ops.conv2d_backward(dout, x, weight, 2)
         ops.join()
-        settings = {"through_relu": True, "add": second}
-        dx, *gradients = ops.conv2d_pool_backward(dpooled, outputs["max_index"], x, weight, **settings)
+        max_index = outputs["max_index"]
+        dx, *gradients = ops.conv2d_pool_backward(dpooled, max_index, x, weight, through_relu=True, add=second)
         ops.join()
         return dx, *map(ops.add, gradients, others)
 

@@ -92,7 +92,7 @@ def backward_weight(random: np.random.Generator, number: int, limit: int = 13) -
     o_each, c_each, o_threads, c_threads = tiles[:4]
     channels = o_each * o_threads, 2 * c_each * c_threads + 1
     o, c = (int(random.integers(1, 1 + count)) for count in channels)
-    bias_of = random.choice((fast_conv.BIAS_OF_DOUT, fast_conv.BIAS_OF_X, None))
+    bias_of = (fast_conv.BIAS_OF_DOUT, fast_conv.BIAS_OF_X, None)[int(random.integers(3))]
     pools = stride == 1 and bool(random.integers(2))
     n, out, size, padding = _sizes(random, kernel, stride, pools, limit, max_padding=2)
     if bias_of != fast_conv.BIAS_OF_X:
