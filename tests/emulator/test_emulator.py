@@ -444,13 +444,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_path, own_cache, monkeypatch):
     compiled = []
-    run = build._run
+    run = build._run_compiler
 
     def recorded(*arguments: str, **options: Path) -> str:
         compiled.extend(Path(argument).stem for argument in arguments if argument.endswith(".cpp"))
         return run(*arguments, **options)
 
-    monkeypatch.setattr(build, "_run", recorded)
+    monkeypatch.setattr(build, "_run_compiler", recorded)
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 3", scale=SCALE)
     assert scaled(kernels) == scaled(kernels) == 3
     runtime = sorted(path.stem for path in build.RUNTIME)

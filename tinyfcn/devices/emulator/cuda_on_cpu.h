@@ -3,12 +3,12 @@
 // What runs a block's threads is in threads.cpp. Here is only what a kernel can name.
 #pragma once
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <utility>
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // no Bessel functions and their like: reading them would take half of a compilation
+#include <math.h>
 
 #include "runtime.h"
 
@@ -201,13 +201,15 @@ EMULATOR_UNWATCHED inline void* emulator_memcpy(void* to, const void* from, size
 
 // --- For Python: one exported function a kernel, which takes its arguments from a list of pointers to them, as
 // cuLaunchKernel does. ---
-template <typename... T, size_t... i>
-EMULATOR_UNWATCHED void emulator_call(void (*kernel)(T...), void** list, std::index_sequence<i...>) {
-    kernel(*static_cast<T*>(list[i])...);
-}
+struct EmulatorCall {
+    template <typename... T>
+    EMULATOR_UNWATCHED EmulatorCall(void (*kernel)(T...), T... arguments) {
+        kernel(arguments...);
+    }
+};
 template <typename... T>
-void emulator_call(void (*kernel)(T...), void** list) {
-    emulator_call(kernel, list, std::index_sequence_for<T...>{});
+EMULATOR_UNWATCHED void emulator_call(void (*kernel)(T...), void** list) {
+    EmulatorCall{kernel, *static_cast<T*>(*list++)...};  // braces: from left to right
 }
 
 #define EMULATOR_EXPORT(name, ...) \

@@ -4,8 +4,9 @@ import ctypes
 import math
 import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,28 @@ import numpy as np
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import build
-from tinyfcn.devices.emulator.library import CANNOT_TELL, ORDERS, Library
+from tinyfcn.devices.emulator.library import NO_FILL_BYTE, ORDERS, Library, Memory
 from tinyfcn.errors import KernelError
 
 MODES = ("trap", "check")
 PRECISIONS = ("single", "double")
 
-NAN_BYTE = 0xFF  # a float of any width whose bits are all set is a NaN
-UNWRITTEN_BYTE = 0xA5  # an integer array starts as 0xA5A5...: -1515870811 as int32, 165 as uint8
+# A new array is filled with one byte, which marks the elements that no kernel has written.
+FLOAT_FILL_BYTE = 0xFF  # a float of any width whose bits are all set is a NaN
+INTEGER_FILL_BYTE = 0xA5  # -1515870811 as int32, 165 as uint8
 
-MAX_BLOCKS = 1 << 28  # of a launch, which would take minutes even if they did nothing
-MAX_SHARED = 48 * 1024  # bytes a kernel may ask for at launch without opting in to more, as floats
-GUARD = 1 << 24  # bytes after each array that must not be touched
-ALIGNMENT = 16  # of an array's beginning, for vector loads
+MAX_BLOCKS = 1 << 28  # in a launch: more would take minutes even if the kernel did nothing
+MAX_SHARED = 48 * 1024  # bytes of dynamic shared memory (in floats) that CUDA gives a launch without an opt-in
+GUARD = 1 << 24  # bytes of protected memory after each array
+ALIGNMENT = 16  # bytes, of the start of an array, for vector loads
 
-# A library's launch keeps its state in static variables, so there is one launch at a time.
+# The runtime keeps the state of a launch in static variables, so there is one launch at a time.
 _one_launch = threading.Lock()
 
 
 @dataclass
 class Statistics:
-    """What was run of a kernel; `accesses` are those that check mode looked at."""
+    """What was run of a kernel: its launches, their threads, and the accesses that check mode examined."""
 
     launches: int = 0
     threads: int = 0
@@ -42,19 +44,19 @@ class Statistics:
 
 
 class Emulator(Device):
-    """Runs the kernels of a folder on the CPU. docs/emulator.md tells how, and what each mode finds.
+    """Runs the kernels of a folder on the CPU. docs/emulator.md explains how, and what each mode finds.
 
     Args:
-        kernels: a folder with `common.cuh` and one `.cu` file an operation.
-        mode: "trap" finds what leaves memory or waits for ever; "check" also races, uninitialised reads, NaNs.
-        order: of a block's threads between two barriers, and of the blocks: "forward", "reverse" or "random".
-        seed: of the random order.
-        precision: "double" widens every float of the kernels; arrays are float64 then.
-        naive: take the plain kernels also where there are fast ones.
+        kernels: a folder with `common.cuh` and one `.cu` file per operation.
+        mode: "trap" finds accesses out of bounds and deadlocks; "check" also finds races, uninitialised reads, NaNs.
+        order: the order of the blocks, and of a block's threads between two barriers: "forward", "reverse" or "random".
+        seed: the seed of the random order.
+        precision: "single", or "double", which widens every float of the kernels; the arrays are then float64.
+        naive: use the plain kernels even where there are fast ones.
 
     Raises:
         DeviceError: this machine has no C++ compiler.
-        ValueError: no mode, order or precision of that name.
+        ValueError: there is no mode, order or precision of that name.
     """
 
     name = "emulator"
@@ -80,11 +82,12 @@ class Emulator(Device):
             self.dtypes = {**self.dtypes, "float": np.dtype(np.float64)}
         self.statistics = {name: Statistics() for name in self._declared}
         self._libraries: dict[str, Library] = {}
-        # In check mode: which kernel was given an array to write last, and what instruction wrote each element.
+        # In check mode, by the address of an array: the last kernel that could write the array, and the address of the
+        # instruction that wrote each element last.
         self._writers: dict[int, tuple[kernel_source.Kernel, np.ndarray]] = {}
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> np.ndarray:
-        """Floats start as NaN, integers as 0xA5A5..., so that an element which no kernel wrote is noticed."""
+        """An array that is filled with NaN, or with 0xA5A5... if it holds integers. So an unwritten element shows."""
         return self._allocate(tuple(shape), np.dtype(self.dtypes["float"] if dtype is None else dtype))
 
     def asarray(self, array: np.ndarray) -> np.ndarray:
@@ -99,42 +102,52 @@ class Emulator(Device):
         array[...] = values
 
     def to_numpy(self, array: np.ndarray) -> np.ndarray:
-        """A copy. In check mode KernelError if no kernel wrote some of it."""
+        """A copy.
+
+        Raises:
+            KernelError: in check mode, no kernel wrote one of the elements.
+        """
         self._expect_no_recording("an array is brought to the host")
         copy = np.array(array)
-        byte = _unwritten(copy.dtype)
-        if self.check and byte != CANNOT_TELL:
-            left = (copy.reshape(-1, 1).view(np.uint8) == byte).all(axis=1)
-            if left.any():
+        byte = _fill_byte(copy.dtype)
+        if self.check and byte != NO_FILL_BYTE:
+            unwritten = (copy.reshape(-1, 1).view(np.uint8) == byte).all(axis=1)
+            if unwritten.any():
                 kernel = self.given_to(array)
-                text = f"no kernel wrote element {left.argmax()} of an array of shape {array.shape}"
+                text = f"no kernel wrote element {unwritten.argmax()} of an array of shape {array.shape}"
                 if kernel:
                     text += f"; {kernel.name} at {kernel.operation}.cu:{kernel.line} was the last to be given it"
                 raise KernelError(text)
         return copy
 
     def given_to(self, array: np.ndarray) -> kernel_source.Kernel | None:
-        """In check mode: the last kernel that could write an array, if there was one."""
-        kernel, _ = self._writers.get(array.ctypes.data, (None, None))
-        return kernel
+        """In check mode: the last kernel that could write an array; None if there was none."""
+        writer = self._writers.get(array.ctypes.data)
+        return writer[0] if writer else None
 
     def written_at(self, array: np.ndarray, index: int) -> str | None:
-        """ "relu_forward at relu.cu:25": who wrote an element (by its number) last, as far as check mode saw it."""
-        kernel, codes = self._writers.get(array.ctypes.data, (None, None))
-        if kernel is None or index >= len(codes) or not codes[index]:
+        """In check mode: where an element was last written, such as "relu_forward at relu.cu:25"; None if unknown.
+
+        `index` is the element's number in the flattened array.
+        """
+        writer = self._writers.get(array.ctypes.data)
+        if writer is None:
+            return None
+        kernel, codes = writer
+        if index >= len(codes) or not codes[index]:
             return None
         library = self._library(kernel)
         return f"{kernel.name} at {library.line(f'{codes[index] - library.base:x}')}"
 
     def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array that ends where memory begins that must not be touched."""
+        """An array with protected memory behind it, at most 15 bytes after its end."""
         size = math.prod(shape) * dtype.itemsize
         before = -size % mmap.PAGESIZE // ALIGNMENT * ALIGNMENT
         length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         memory = mmap.mmap(-1, length + GUARD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         bytes_ = np.frombuffer(memory, np.uint8)
-        _forbid(bytes_.ctypes.data + length, GUARD)
-        bytes_[:length] = NAN_BYTE if dtype.kind == "f" else UNWRITTEN_BYTE
+        _protect(bytes_.ctypes.data + length, GUARD)
+        bytes_[:length] = FLOAT_FILL_BYTE if dtype.kind == "f" else INTEGER_FILL_BYTE
         array = bytes_[before : before + size].view(dtype).reshape(shape)
         self._writers.pop(array.ctypes.data, None)
         return array
@@ -148,12 +161,23 @@ class Emulator(Device):
             raise KernelError(f"{kernel.name}: {shared_bytes} bytes of dynamic shared memory are more than {limit}")
         given = zip(kernel.parameters, launch.arguments, strict=True)
         arrays = [(p, a) for p, a in given if p.is_array and a is not None]
-        memory = [(p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _unwritten(a.dtype), False) for p, a in arrays]
+        memory = [
+            Memory(p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _fill_byte(a.dtype), False) for p, a in arrays
+        ]
         library = self._library(kernel)
         memory += library.memory(shared_bytes)
-        settings = self.order, self.seed, self.check
         with _one_launch:
-            outcome = library.launch(kernel.name, grid, block, launch.arguments, shared_bytes, memory, *settings)
+            outcome = library.launch(
+                kernel.name,
+                grid,
+                block,
+                launch.arguments,
+                shared_bytes,
+                memory,
+                self.order,
+                self.seed,
+                self.check,
+            )
         statistics = self.statistics[kernel.name]
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)
@@ -172,16 +196,24 @@ class Emulator(Device):
         instance = kernel if kernel.instance else None
         name = kernel.expression if instance else kernel.operation
         if name not in self._libraries:
-            settings = self.check, self.double, self.dtypes
-            self._libraries[name] = Library(kernel.operation, self.kernels, *settings, instance)
+            self._libraries[name] = Library(
+                kernel.operation, self.kernels, self.check, self.double, self.dtypes, instance
+            )
         return self._libraries[name]
 
 
-def _unwritten(dtype: np.dtype) -> int:
-    """The byte that all bytes of an element are which nobody wrote."""
-    return NAN_BYTE if dtype.kind == "f" else UNWRITTEN_BYTE if dtype.itemsize >= 4 else CANNOT_TELL
+def _fill_byte(dtype: np.dtype) -> int:
+    """The fill byte that marks an unwritten element, or NO_FILL_BYTE for small integers, which may have any value."""
+    return FLOAT_FILL_BYTE if dtype.kind == "f" else INTEGER_FILL_BYTE if dtype.itemsize >= 4 else NO_FILL_BYTE
 
 
-def _forbid(address: int, size: int) -> None:
-    """Makes pages of memory such that touching them is a fault."""
-    ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), 0)
+def _protect(address: int, size: int) -> None:
+    """Makes every access to some pages of memory a fault."""
+    _mprotect()(address, size, 0)
+
+
+@cache
+def _mprotect() -> Callable[[int, int, int], int]:
+    function = ctypes.CDLL(None).mprotect
+    function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return function

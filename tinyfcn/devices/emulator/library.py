@@ -1,14 +1,13 @@
-"""A kernel file, compiled and loaded: its kernels, its variables, and the line of each of its instructions."""
+"""A kernel file, compiled and loaded: its kernels, its variables, and the source line of each of its instructions."""
 
 import ctypes
 import re
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,30 +16,42 @@ from tinyfcn.devices.emulator import build
 from tinyfcn.errors import DeviceError
 
 ORDERS = ("forward", "reverse", "random")  # numbered as in state.h
-CANNOT_TELL = -1  # whether an element was written: it may have any value
+NO_FILL_BYTE = -1  # of memory whose elements may have any value, so that an unwritten one is not recognised
 
-# "0000000000005100 0000000000000100 b (anonymous namespace)::kernels::block_sum(float)::partial"; in a kernel, which is
-# an extern "C" function, "... b reverse::tile". The letter is b where memory begins as 0, r where it is only read.
+# "0000000000005100 0000000000000100 b (anonymous namespace)::kernels::block_sum(float)::partial", or "... b
+# reverse::tile" in a kernel that is an extern "C" function. The letter is b where memory starts as 0, and r where it is
+# read-only.
 _VARIABLE = re.compile(r"^(\w+) (\w+) ([bBdDrR]) (.*)::(\w+)$", re.MULTILINE)
 _KERNEL = re.compile(r"^(\w+) \w+ T kernel_(\w+)$", re.MULTILINE)
 # __shared__ float tile[16][17], sum;    extern __shared__ float4 tile[];
 _SHARED = re.compile(r"(extern\s+)?__shared__\s+(?:__align__\s*\(\d+\)\s*)?((?:[^;(){}=\[]|\[[^\]]*\])*);")
-_SHORT = {"unsigned": "unsigned int", "uint": "unsigned int", "uchar": "unsigned char"}
+_FULL_NAMES = {"unsigned": "unsigned int", "uint": "unsigned int", "uchar": "unsigned char"}
 
 # As in shadow.cpp.
 _ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), ("kind", "i2"), ("code", "u8")]
 RECORD = np.dtype([(kind, np.dtype(_ACCESS, align=True), 4) for kind in ("reads", "writes", "atomics")])
 
 
+class Memory(NamedTuple):
+    """Memory that a kernel may use: an array, or a variable of the kernel file."""
+
+    name: bytes
+    start: int | None  # the address; None for the dynamic shared memory of the launch
+    bytes: int
+    unit: int  # bytes of an element
+    fill_byte: int  # the value of all bytes of an unwritten element, or NO_FILL_BYTE
+    is_shared: bool
+
+
 class _Region(ctypes.Structure):
-    """As in state.h."""
+    """As in state.h: the fields of a Memory, and the records of check mode."""
 
     _fields_ = [
         ("name", ctypes.c_char_p),
         ("start", ctypes.c_void_p),
         ("bytes", ctypes.c_size_t),
         ("unit", ctypes.c_uint),
-        ("unwritten", ctypes.c_int),
+        ("fill_byte", ctypes.c_int),
         ("shared", ctypes.c_int),
         ("records", ctypes.c_void_p),
     ]
@@ -66,10 +77,24 @@ class _Launch(ctypes.Structure):
     ]
 
 
-class Library:
-    """A kernel file, compiled and loaded. `dtypes`: of the types that its kernels name, as they are compiled.
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a launch.
 
-    With an `instance` of a template it holds that kernel alone, or else all kernels that are no templates.
+    message: why the launch failed, or an empty text. stopped: whether Ctrl-C ended it. accesses: the number of accesses
+    that check mode examined. records: check mode's records, for each Memory of the launch.
+    """
+
+    message: str
+    stopped: bool
+    accesses: int
+    records: list[np.ndarray]
+
+
+class Library:
+    """A kernel file, compiled and loaded: all its kernels that are not templates, or one `instance` of a template.
+
+    `dtypes` gives the NumPy dtype of each type that a kernel names, for the precision that is compiled.
     """
 
     def __init__(
@@ -95,17 +120,22 @@ class Library:
         self._variables = []
         for v in variables:
             name, unit = _elements(v.name, types.get(v.name, set()), dtypes)
-            self._variables.append((name.encode(), self.base + v.address, v.bytes, unit, CANNOT_TELL, v.is_shared))
+            memory = Memory(name.encode(), self.base + v.offset, v.bytes, unit, NO_FILL_BYTE, v.is_shared)
+            self._variables.append(memory)
         dynamic = {name: {t[7:] for t in all_ if t.startswith("extern ")} for name, all_ in types.items()}
         dynamic = {name: types for name, types in dynamic.items() if types}
-        self._dynamic = bool(dynamic), *_elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
+        self._declares_dynamic = bool(dynamic)
+        self._dynamic_elements = _elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
 
-    def memory(self, shared_bytes: int) -> list[tuple[Any, ...]]:
-        """The kernels' own variables, then the launch's dynamic shared memory, in the order of _Region's fields."""
-        declared, name, unit = self._dynamic
-        if not (declared or shared_bytes):  # of no bytes too, so that what a launch forgot to ask for has a name
+    def memory(self, shared_bytes: int) -> list[Memory]:
+        """The variables of the kernel file, and the dynamic shared memory of a launch.
+
+        A launch may give too little dynamic shared memory, or none. Then a message still names the array.
+        """
+        if not (self._declares_dynamic or shared_bytes):
             return self._variables
-        return [*self._variables, (name.encode(), None, shared_bytes, unit, CANNOT_TELL, True)]
+        name, unit = self._dynamic_elements
+        return [*self._variables, Memory(name.encode(), None, shared_bytes, unit, NO_FILL_BYTE, True)]
 
     def launch(
         self,
@@ -114,19 +144,19 @@ class Library:
         block: Sequence[int],
         arguments: Sequence[Any],
         shared_bytes: int,
-        memory: list[tuple[Any, ...]],
+        memory: Sequence[Memory],
         order: str,
         seed: int,
         check: bool,
-    ) -> "Outcome":
-        """Runs a kernel. `memory`: what it may use, in the order of _Region's fields but for the records."""
-        # A kernel takes an array's address (of none 0) or a number; the launch wants a pointer to each.
+    ) -> Outcome:
+        """Runs a kernel. `memory` is all memory that the kernel may use."""
+        # A kernel takes an array as its address, which is 0 for None. The launch takes a pointer to each argument.
         given = (np.uint64(0) if a is None else a for a in arguments)
         values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in given]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
-        records = [np.zeros(size // unit if check else 0, RECORD) for _, _, size, unit, _, _ in memory]
+        records = [np.zeros(m.bytes // m.unit if check else 0, RECORD) for m in memory]
         regions = (_Region * len(memory))(
-            *(_Region(*of, record.ctypes.data) for of, record in zip(memory, records, strict=True))
+            *(_Region(*m, record.ctypes.data) for m, record in zip(memory, records, strict=True))
         )
         launch = _Launch(
             self.kernels[kernel],
@@ -137,35 +167,29 @@ class Library:
             ORDERS.index(order),
             seed,
             check,
-            signal.getsignal(signal.SIGINT) is signal.default_int_handler,  # or Ctrl-C is somebody else's
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler,  # otherwise Ctrl-C has another handler
             ctypes.addressof(regions),
             len(regions),
         )
-        said = self._launch(ctypes.byref(launch)).decode()
-        message = re.sub("<([0-9a-f,]+)>", lambda found: self.line(found[1]), said)
+        text = self._launch(ctypes.byref(launch)).decode()
+        message = re.sub("<([0-9a-f,]+)>", lambda offsets: self.line(offsets[1]), text)
         return Outcome(message, bool(launch.stopped), launch.accesses, records)
 
     def line(self, offsets: str) -> str:
-        """ "conv2d.cu:57" for the first instruction (hexadecimal offsets, separated by commas) that a .cu file made."""
+        """The source line of an instruction, such as "conv2d.cu:57".
+
+        Of several instructions (hexadecimal offsets, separated by commas), the first that comes from a kernel file.
+        """
         return line(self.path, offsets)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Why a launch failed, or an empty text; whether Ctrl-C ended it; the accesses that check mode looked at, and its
-    records of each memory."""
-
-    message: str
-    stopped: bool
-    accesses: int
-    records: list[np.ndarray]
-
-
 def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tuple[str, int]:
-    """How to name the elements of memory declared under these types, and their bytes: of a float4 the floats, and the
-    bytes alone where there are several types or unknown ones."""
+    """What a message calls an array declared under these types, and the bytes of an element.
+
+    An array of float4 is taken as one of floats. An array of an unknown type, or of several types, is taken as bytes.
+    """
     scalars = {re.sub(r"(?<=[a-z])[234]$", "", type_) for type_ in types}
-    scalar = _SHORT.get(*scalars, *scalars) if len(scalars) == 1 else ""
+    scalar = _FULL_NAMES.get(*scalars, *scalars) if len(scalars) == 1 else ""
     if scalar not in dtypes:
         return f"(char*){name}", 1
     return name if types == scalars else f"({scalar}*){name}", dtypes[scalar].itemsize
@@ -173,29 +197,29 @@ def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tup
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of kernels at a fixed place, in bytes from where the library is loaded."""
+    """A variable of a kernel file that has a fixed offset, in bytes, from where the library is loaded."""
 
     name: str
-    address: int
+    offset: int
     bytes: int
-    is_shared: bool  # or else __constant__, __device__ or a table
+    is_shared: bool  # otherwise it is __constant__, __device__ or a static const array
 
 
 @cache
 def symbols(library: Path, shared: frozenset[str]) -> tuple[dict[str, int], list[Variable]]:
-    """Where the kernels of a library begin; and their variables. `shared`: the names that __shared__ declares."""
-    said = _said("nm", "--print-size", "--demangle", str(library))
-    kernels = {name: int(address, 16) for address, name in _KERNEL.findall(said)}
+    """The offset of each kernel of a library, and its variables. `shared`: the names that __shared__ declares."""
+    listing = library.with_suffix(".symbols").read_text(encoding="utf-8")
+    kernels = {name: int(offset, 16) for offset, name in _KERNEL.findall(listing)}
     variables = []
-    for address, size, letter, scope, name in _VARIABLE.findall(said):
-        ours = scope.split("::")[0] in kernels or "(anonymous namespace)::kernels" in scope
-        if ours and not name.startswith("emulator_gap_"):
-            variables.append(Variable(name, int(address, 16), int(size, 16), letter in "bB" and name in shared))
+    for offset, size, letter, scope, name in _VARIABLE.findall(listing):
+        in_kernel_file = scope.split("::")[0] in kernels or "(anonymous namespace)::kernels" in scope
+        if in_kernel_file and not name.startswith("emulator_gap_"):
+            variables.append(Variable(name, int(offset, 16), int(size, 16), letter in "bB" and name in shared))
     return kernels, variables
 
 
 def shared_types(text: str) -> dict[str, set[str]]:
-    """The types under which a kernel file declares each name of a __shared__ variable; of dynamic ones "extern ..."."""
+    """The types under which a kernel file declares each __shared__ variable; "extern float" for a dynamic one."""
     types: dict[str, set[str]] = {}
     for extern, declaration in _SHARED.findall(text):
         first, *others = re.sub(r"\[[^\]]*\]", "", declaration).split(",")
@@ -206,22 +230,17 @@ def shared_types(text: str) -> dict[str, set[str]]:
 
 
 @cache
-def line(library: Path, addresses: str) -> str:
-    """ "conv2d.cu:57" for the first instruction (hexadecimal, separated by commas) that a kernel's text made."""
-    places = _said("addr2line", "--exe", str(library), "--inlines", *addresses.strip(",").split(","))
-    for place in places.splitlines():
-        file, _, number = place.split(" ")[0].rpartition(":")
+def line(library: Path, offsets: str) -> str:
+    """As `Library.line`, for the library at a path."""
+    locations = build.tool_output("addr2line", "--exe", str(library), "--inlines", *offsets.strip(",").split(","))
+    for location in locations.splitlines():
+        file, _, number = location.split(" ")[0].rpartition(":")
         if file.endswith((".cu", ".cuh")) and number.isdigit():
             return f"{Path(file).name}:{number}"
     return "an unknown line"
 
 
 def _address(function: Any) -> int:
-    return ctypes.cast(function, ctypes.c_void_p).value
-
-
-def _said(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise DeviceError(f"the emulator needs {command[0]} (apt install binutils), and it failed: {error}") from None
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None, "a function of a loaded library has an address"
+    return address

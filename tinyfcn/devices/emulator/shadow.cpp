@@ -125,9 +125,9 @@ static void say_access(const Access& now, const char* address) {
 static bool never_written(const Region& region, const char* element, const Record& record) {
     if (record.last[WRITE][0].block) return false;
     if (region.shared) return true;
-    if (region.unwritten < 0) return false;
+    if (region.fill_byte < 0) return false;
     for (unsigned byte = 0; byte < region.unit; byte++)
-        if (static_cast<unsigned char>(element[byte]) != region.unwritten) return false;
+        if (static_cast<unsigned char>(element[byte]) != region.fill_byte) return false;
     return true;
 }
 

@@ -25,7 +25,7 @@ struct Region {
     char* start;     // null: the dynamic shared memory
     size_t bytes;
     unsigned unit;   // bytes of an element
-    int unwritten;   // an element all of whose bytes are this was never written; -1: its value cannot tell
+    int fill_byte;   // the value of all bytes of an unwritten element; -1: an element may have any value
     int shared;      // it belongs to a block, and starts anew with each
     Record* records; // one an element, in check mode
 };
