@@ -36,7 +36,7 @@ class Group(click.Group):
         except TinyfcnError as error:
             message = str(error)
         except MemoryError as error:
-            message = f"not enough memory ({error}): choose a smaller --batch, --fixed or picture"
+            message = f"not enough memory ({error}): choose a smaller --batch, --fixed or image"
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # the reader of a pipe went away; click ends quietly

@@ -30,7 +30,7 @@ def main_figure(result: Mapping[str, Any]) -> tuple[str, float]:
 
 
 class ProgressReporter(Reporter):
-    """Loss, accuracy or IoU, pictures a second, time left."""
+    """Loss, accuracy or IoU, images a second, time left."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -57,7 +57,7 @@ class ProgressReporter(Reporter):
             device += f" (NumPy, {settings.threads} threads)"
         going = f"going on after step {step:,}" if step else f"{trainer.steps:,} steps"
         self.console.print(
-            f"{run.folder}: {network.parameters.size:,} parameters on {device}, {going} of {settings.batch} pictures"
+            f"{run.folder}: {network.parameters.size:,} parameters on {device}, {going} of {settings.batch} images"
         )
         self.batch, self.steps = settings.batch, trainer.steps
         self.networks = trainer.parallel.networks
@@ -80,19 +80,19 @@ class ProgressReporter(Reporter):
             self.console.print(f"the layers' outputs take {size / 1e6:.1f} MB")
             self.networks = []
         if self.progress:
-            description = f"loss {loss:.4f}  {self.figure}{self._rate():,.0f} pictures/s"
+            description = f"loss {loss:.4f}  {self.figure}{self._rate():,.0f} images/s"
             self.progress.update(self.task, completed=step, description=description)
 
-    def evaluated(self, record: dict[str, Any]) -> None:
-        name, value = main_figure({"accuracy": record.get("test_accuracy"), **record})
+    def evaluated(self, line: dict[str, Any]) -> None:
+        name, value = main_figure({"accuracy": line.get("test_accuracy"), **line})
         self.figure = f"{name} {value:.4f}  "
         width = len(f"{self.steps:,}")
         self.console.print(
-            f"step {record['step']:>{width},}  loss {record['train_loss']:.4f}  test loss "
-            f"{record['test_loss']:.4f}  {self.figure}{self._rate():,.0f} pictures/s  {record['seconds']:.0f} s"
+            f"step {line['step']:>{width},}  loss {line['train_loss']:.4f}  test loss "
+            f"{line['test_loss']:.4f}  {self.figure}{self._rate():,.0f} images/s  {line['seconds']:.0f} s"
         )
         self.recent.clear()  # the time that an evaluation takes is not the steps'
-        self.recent.append((time.perf_counter(), record["step"]))
+        self.recent.append((time.perf_counter(), line["step"]))
 
     def _rate(self) -> float:
         (start, first), (end, last) = self.recent[0], self.recent[-1]

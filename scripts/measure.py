@@ -1,10 +1,10 @@
-"""Everything that this project claims, measured in one go: tests, trainings, figures; JSON and pictures.
+"""Everything that this project claims, measured in one go: tests, trainings, figures; JSON and images.
 
     python scripts/measure.py --out measured --data-dir FOLDER_WITH_MNIST
 
 On a machine with a GPU the trainings run on it, and the tests run the kernels there as well as on the emulator. Needs
 nothing but an installed tinyfcn with pytest and hypothesis; with PyTorch, steps and kernels are timed beside its own.
-Writes OUT/measured.json, OUT/bench.json and the pictures of the README.
+Writes OUT/measured.json, OUT/bench.json and the images of the README.
 """
 
 import argparse
@@ -60,12 +60,12 @@ def train(work: Path, name: str, *arguments: str) -> dict[str, Any]:
     }
 
 
-def readme_pictures(work: Path, out: Path, data_dir: Path | None) -> None:
-    """The pictures that the README shows, from the runs cnn, skip and early."""
+def readme_images(work: Path, out: Path, data_dir: Path | None) -> None:
+    """The images that the README shows, from the runs cnn, skip and early."""
     early, skip = load(work / "early"), load(work / "skip")
     ops = skip.network.ops
-    pictures, _ = composed_test(ops, skip.design, load_digits("test", "auto", data_dir))
-    chosen = ops.to_numpy(pictures)[[1, 3]]
+    images, _ = composed_test(ops, skip.design, load_digits("test", "auto", data_dir))
+    chosen = ops.to_numpy(images)[[1, 3]]
     masks = [model.probabilities(chosen)[:, :10] for model in (early, skip)]
     figures.side_by_side(out / "early-and-skip.png", as_bytes(chosen), *masks)
     for run_name, file in (("cnn", "mistakes"), ("cnn", "score-map"), ("skip", "labels"), ("skip", "learning-curves")):
@@ -125,8 +125,8 @@ def main() -> None:
     keep()
     bench = ["bench", "--device", options.device, "--sweep", "--out", str(out), "--json", str(out / "bench.json")]
     run(*TINYFCN, *bench, *(["--quick"] if options.quick else []), cwd=work)
-    readme_pictures(work, out, data_dir)
-    print(f"written to {out}: measured.json and pictures")
+    readme_images(work, out, data_dir)
+    print(f"written to {out}: measured.json and images")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ load("runs/fcn-1")      a trained network
 
 import tinyfcn
 model = tinyfcn.load("runs/fcn-1")
-labels, masks = model.predict(picture)      # picture: uint8 (H, W), white digits on black
+labels, masks = model.predict(image)      # image: uint8 (H, W), white digits on black
 """
 
 from tinyfcn.model import Model, load

@@ -6,7 +6,7 @@ class TinyfcnError(Exception):
 
 
 class DataError(TinyfcnError):
-    """A data file or picture that is missing, truncated, or not what it claims to be."""
+    """A data file or image that is missing, truncated, or not what it claims to be."""
 
 
 class DeviceError(TinyfcnError):

@@ -1,4 +1,4 @@
-"""Any picture in, masks out: read an image file as MNIST has it, run it through in tiles, save the answer."""
+"""Any image in, masks out: read an image file as MNIST has it, run it through in tiles, save the answer."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,15 +10,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tinyfcn.errors import DataError
 from tinyfcn.files import make_folder, new_file
 
-LARGEST = 50_000_000  # pixels; the masks of such a picture are 550 MB
+LARGEST = 50_000_000  # pixels; the masks of such an image are 550 MB
 SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
 HALO = 32  # grey levels that compression and paper leave around what is black
-TRAINED_AT = (64, 84)  # height and width of an M2NIST picture
+TRAINED_AT = (64, 84)  # height and width of an M2NIST image
 WAY_OUT = "free the disk, or name another folder"
 
 # One colour for each digit, the last for background. Chosen by search: in normal sight and in simulated
-# protanopia, deuteranopia and tritanopia no two are nearer than 0.10 in OKLab (tests/test_pictures.py), and
+# protanopia, deuteranopia and tritanopia no two are nearer than 0.10 in OKLab (tests/cli/test_images.py), and
 # digits that networks confuse (4-9, 3-5, 1-7, ...) are the farthest apart.
 PALETTE = np.frombuffer(
     bytes.fromhex("71a221 42bdb9 317f68 bf8eff ff7f7f b44811 c7c7ff ebbd17 66f2a5 8d51b9 14161c"), np.uint8
@@ -40,7 +40,7 @@ def class_colours(classes: int) -> np.ndarray:
 def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[str], object] = print) -> np.ndarray:
     """The image file at `path` as uint8 (H, W), white ink on black. One `notice` tells of all conversions.
 
-    invert: True and False overrule the guess, which is that a picture with a bright border is dark on white.
+    invert: True and False overrule the guess, which is that an image with a bright border is dark on white.
     Raises DataError for what is no image, is damaged, or is larger than LARGEST.
     """
     path = Path(path)
@@ -86,7 +86,7 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
 
 
 def _background(border: np.ndarray, lossy: bool) -> int:
-    """The grey up to which a picture is background, judged by its border: 0 where that is black.
+    """The grey up to which an image is background, judged by its border: 0 where that is black.
 
     MNIST's background is 0 without exception, and any pixel above it is ink. Paper is not so even, and lossy
     compression leaves a halo of faint pixels around every stroke.
@@ -124,7 +124,7 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _black_and_white(values: np.ndarray) -> tuple[float, float]:
-    """The values to become 0 and 255 in a picture of other than 8 bits.
+    """The values to become 0 and 255 in an image of other than 8 bits.
 
     Files do not say how much of their range they use (floats to 1, a 12-bit camera): white is the smallest
     usual one that holds the brightest pixel.
@@ -152,39 +152,39 @@ def _on_backdrop(image: Image.Image, changes: list[str]) -> tuple[np.ndarray, li
 
 def predict_image(
     predict_tile: Callable[[np.ndarray], np.ndarray],
-    picture: np.ndarray,
+    image: np.ndarray,
     receptive_field: int,
     multiple: int = 4,
     tile: int = 512,
     minimum: tuple[int, int] = TRAINED_AT,
-    name: str = "the picture",
+    name: str = "the image",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The label of each pixel, uint8 (H, W), and the probability of each class times 255, uint8 (K, H, W).
 
     predict_tile: float32 (1, 1, h, w), (pixel - 127) / 127 -> probabilities (1, K, h, w). h and w are
       multiples of `multiple`, no less than `minimum` and otherwise no more than `tile`.
-    picture: uint8 (H, W), white on black; padded with black on all sides to `minimum` and `multiple`.
+    image: uint8 (H, W), white on black; padded with black on all sides to `minimum` and `multiple`.
     receptive_field: the side of the square of pixels that one output pixel sees. Tiles overlap by twice that and begin
-      at multiples of `multiple`, as pooling windows do: so they give what the whole picture would give.
+      at multiples of `multiple`, as pooling windows do: so they give what the whole image would give.
 
-    8-bit masks, because those of a 2000x3000 picture take 66 MB and floats 264 MB. Raises DataError for a
-    picture that no digit fits into. One smaller than `receptive_field` is padded: a 28x28 digit must work.
+    8-bit masks, because those of a 2000x3000 image take 66 MB and floats 264 MB. Raises DataError for a
+    image that no digit fits into. One smaller than `receptive_field` is padded: a 28x28 digit must work.
     """
-    if not isinstance(picture, np.ndarray) or picture.ndim != 2 or picture.dtype != np.uint8:
-        found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture)
-        raise ValueError(f"picture must be a uint8 array (H, W), white on black; found {found}")
-    height, width = picture.shape
-    if not picture.size or max(height, width) < SMALLEST:
+    if not isinstance(image, np.ndarray) or image.ndim != 2 or image.dtype != np.uint8:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
+        raise ValueError(f"image must be a uint8 array (H, W), white on black; found {found}")
+    height, width = image.shape
+    if not image.size or max(height, width) < SMALLEST:
         message = (
             f"{name} is {height}x{width} pixels, too small to hold a digit: the network knows digits about "
-            f"{SMALLEST} pixels high, as in MNIST; enlarge the picture"
+            f"{SMALLEST} pixels high, as in MNIST; enlarge the image"
         )
         raise DataError(message)
     rows = -(-max(height, minimum[0]) // multiple) * multiple
     columns = -(-max(width, minimum[1]) // multiple) * multiple
     top, left = (rows - height) // 2, (columns - width) // 2
     padded = np.zeros((rows, columns), np.uint8)
-    padded[top : top + height, left : left + width] = picture
+    padded[top : top + height, left : left + width] = image
 
     margin = -(-receptive_field // multiple) * multiple
     labels, masks = np.empty(padded.shape, np.uint8), None
@@ -207,7 +207,7 @@ def predict_image(
 def _tiles(size: int, tile: int, margin: int) -> Iterator[tuple[int, int, int]]:
     """Tiles of one length over 0..size: (origin, first, last); from first up to last the tile has the say.
 
-    That lies `margin` inside the tile, except at the picture's own edges.
+    That lies `margin` inside the tile, except at the image's own edges.
     """
     if tile < size and tile <= 2 * margin:
         raise ValueError(f"tiles of {tile} pixels leave nothing between margins of {margin}")
@@ -219,32 +219,32 @@ def _tiles(size: int, tile: int, margin: int) -> Iterator[tuple[int, int, int]]:
         first = last
 
 
-def save_prediction(folder: str | Path, stem: str, picture: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> Path:
+def save_prediction(folder: str | Path, stem: str, image: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> Path:
     """Make the folder FOLDER/STEM, or STEM-2, STEM-3, ... where that is taken, and return its path. In it:
 
     mask.png     every pixel in the colour of its class; a palette image: its pixel values are the labels
-    overlay.png  the picture in grey, under translucent colour wherever it is not background
+    overlay.png  the image in grey, under translucent colour wherever it is not background
     digit-0.png to digit-9.png, or ink.png for 2 classes: probabilities as grey, 0 black, 1 white
 
-    picture and labels uint8 (H, W), masks uint8 (K, H, W), as predict_image has them. Raises DataError if
+    image and labels uint8 (H, W), masks uint8 (K, H, W), as predict_image has them. Raises DataError if
     the folder cannot be written to.
     """
     names, colours = class_names(len(masks)), class_colours(len(masks))
     mask = Image.fromarray(np.ascontiguousarray(labels))
     mask.putpalette(colours.tobytes())
-    grey = np.repeat(picture[..., None], 3, axis=2)
+    grey = np.repeat(image[..., None], 3, axis=2)
     blended = (colours[labels] * np.uint16(3) + grey * np.uint16(2)) // 5
     background = labels[..., None] == 10 if len(names) > 2 else labels[..., None] == 1
-    images = {"mask": mask, "overlay": Image.fromarray(np.where(background, grey, blended).astype(np.uint8))}
+    files = {"mask": mask, "overlay": Image.fromarray(np.where(background, grey, blended).astype(np.uint8))}
     for name, channel in zip(names, masks, strict=True):
         if name != "background":
             file_name = name if name == "ink" else f"digit-{name}"
-            images[file_name] = Image.fromarray(np.ascontiguousarray(channel))
+            files[file_name] = Image.fromarray(np.ascontiguousarray(channel))
 
     folder = _new_folder(Path(folder), stem)
-    for name, image in images.items():
+    for name, content in files.items():
         with new_file(folder / f"{name}.png", WAY_OUT) as file:
-            image.save(file, "PNG")
+            content.save(file, "PNG")
     return folder
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 ARTICLE_THRESHOLD = 0.1  # the source article calls a pixel a digit's where softmax gives that digit more
-ARTICLE_BATCH = 4  # pictures whose IoU the article pools before it averages
+ARTICLE_BATCH = 4  # images whose IoU the article pools before it averages
 
 
 def iou_per_class(counts: np.ndarray) -> np.ndarray:
@@ -22,7 +22,7 @@ def iou_per_class(counts: np.ndarray) -> np.ndarray:
 
 @dataclass
 class SegmentationScore:
-    """What was predicted for some pictures, summed up by `result`. Batches are added in their order.
+    """What was predicted for some images, summed up by `result`. Batches are added in their order.
 
     classes: channels of the network: 11 (digits, background), 10 (no background: design early) or 2 (ink,
     background). Labels are 0 .. classes - 1; without a background channel, `background` marks the pixels that
@@ -34,7 +34,7 @@ class SegmentationScore:
     counts: np.ndarray = field(init=False)
     article: list[np.ndarray] = field(default_factory=list)
     loss_sum: float = 0.0
-    pictures: int = 0
+    images: int = 0
 
     def __post_init__(self) -> None:
         self.counts = np.zeros((self.classes, self.classes), np.int64)
@@ -58,17 +58,17 @@ class SegmentationScore:
         self.counts += confusion.sum(axis=0)
         self.article.append(overlap)
         self.loss_sum += loss * len(overlap)
-        self.pictures += len(overlap)
+        self.images += len(overlap)
 
     def result(self) -> dict[str, Any]:
         """The figures, as fractions.
 
-        digit_miou: for each digit, intersection over union summed over all pictures after argmax; the mean of
+        digit_miou: for each digit, intersection over union summed over all images after argmax; the mean of
             the ten. None for binary labels. Without a background channel, on true ink only.
         miou: the same mean with the background as one more class.
         pixel_accuracy: the share of pixels called right.
         ink_iou: of ink against background, whichever digit.
-        article_iou: softmax > 0.1 in each digit's channel, one IoU pooled over 4 pictures and all channels,
+        article_iou: softmax > 0.1 in each digit's channel, one IoU pooled over 4 images and all channels,
             then the mean.
         loss: mean cross-entropy.
         """
@@ -81,7 +81,7 @@ class SegmentationScore:
             ink_both = total - self.counts[b].sum() - self.counts[:, b].sum() + background_only
             ink = _share(ink_both, total - background_only)
         both, either = np.concatenate(self.article).T
-        groups = np.arange(0, self.pictures, ARTICLE_BATCH)
+        groups = np.arange(0, self.images, ARTICLE_BATCH)
         both, either = np.add.reduceat(both, groups), np.add.reduceat(either, groups)
         return {
             "digit_miou": _mean(per_class[:10]) if self.classes > 2 else None,
@@ -90,7 +90,7 @@ class SegmentationScore:
             "ink_iou": ink,
             "article_iou": float(np.mean(both / np.maximum(either, 1))),
             "iou_per_class": [None if np.isnan(iou) else float(iou) for iou in per_class],
-            "loss": self.loss_sum / self.pictures,
+            "loss": self.loss_sum / self.images,
         }
 
 

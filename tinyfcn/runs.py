@@ -54,22 +54,22 @@ class Run:
             file.write((json.dumps(content, indent=2) + "\n").encode())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of all evaluations so far."""
+        """The lines of metrics.jsonl, one for each evaluation so far."""
         path = self.folder / METRICS
         try:
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
-        if not all(isinstance(record, dict) and "step" in record for record in records):
+        if not all(isinstance(line, dict) and "step" in line for line in lines):
             raise CheckpointError(f"{path} is not tinyfcn's: expected a step in every line")
-        return records
+        return lines
 
-    def write_metrics(self, records: list[dict[str, Any]]) -> None:
-        """Replaces the records."""
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Replaces metrics.jsonl."""
         with new_file(self.folder / METRICS, SPACE) as file:
-            file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def save(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Writes the state."""

@@ -62,7 +62,7 @@ def too_dear(*arguments):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """A folder of its own for each test, few test pictures, no figures, no network, no 20,000 built-in digits."""
+    """A folder of its own for each test, few test images, no figures, no network, no 20,000 built-in digits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", 20)
     monkeypatch.setenv("TINYFCN_OFFLINE", "1")
@@ -143,12 +143,12 @@ def test_version():
 def test_what_training_prints_when_piped(trained):
     _, classifier, fcn = trained
     lines = classifier.stdout.splitlines()
-    assert lines[0].startswith("runs/cnn-1: 7,554 parameters on cpu (NumPy, 1 threads), 20 steps of 20 pictures")
+    assert lines[0].startswith("runs/cnn-1: 7,554 parameters on cpu (NumPy, 1 threads), 20 steps of 20 images")
     evaluations = [line for line in lines if line.startswith("step ")]
     assert len(evaluations) == 2  # one line an epoch
     for number, line in zip((10, 20), evaluations, strict=True):
         losses = r"loss \d\.\d{4}  test loss \d\.\d{4}"
-        assert re.fullmatch(rf"step +{number}  {losses}  test accuracy 0\.\d{{4}}  [\d,]+ pictures/s  \d+ s", line)
+        assert re.fullmatch(rf"step +{number}  {losses}  test accuracy 0\.\d{{4}}  [\d,]+ images/s  \d+ s", line)
     assert lines[-2].startswith("test accuracy 0.")
     assert "learning-curves.png" in lines[-1]
     assert "weights of runs/cnn-1" in fcn.stdout
@@ -238,7 +238,7 @@ def test_resume_goes_on_with_the_runs_own_settings(data, trained, monkeypatch):
         patch.setattr(ClassifierTrainer, "step", stopped)
         result = run(*CLASSIFIER, "--data-dir", data)
     assert result.exit_code == 130
-    way_on = "to go on: tinyfcn train-cnn --resume runs/cnn-1"
+    way_on = "to resume: tinyfcn train-cnn --resume runs/cnn-1"
     assert result.stderr == f"stopped after step 5 of 20, saved in runs/cnn-1; {way_on}\n"
     result = run("train-cnn", "--resume", "runs/cnn-1")
     assert result.exit_code == 0, result.output
@@ -302,14 +302,14 @@ def test_evaluate_without_data_uses_the_runs_own(runs):
 
 
 def test_predict_writes_masks_and_overlay(runs, tmp_path):
-    picture = np.zeros((40, 50), np.uint8)
-    picture[10:30, 20:24] = 255
+    image = np.zeros((40, 50), np.uint8)
+    image[10:30, 20:24] = 255
     for name in ("one.png", "two.png"):
-        Image.fromarray(picture).save(name)
+        Image.fromarray(image).save(name)
     result = run("predict", "runs/fcn-1", "one.png", "two.png", "--device", "cpu")
     assert result.exit_code == 0, result.output
     expected = ["mask.png", "overlay.png", *(f"digit-{k}.png" for k in range(10))]
-    labels, masks = tinyfcn.load("runs/fcn-1", "cpu").predict(picture)
+    labels, masks = tinyfcn.load("runs/fcn-1", "cpu").predict(image)
     for name in ("one", "two"):
         folder = tmp_path / "predictions" / name
         assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
@@ -325,9 +325,9 @@ def test_predict_writes_masks_and_overlay(runs, tmp_path):
 
 
 def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
-    picture = np.full((50, 60, 3), 255, np.uint8)
-    picture[10:30, 20:24] = 0
-    Image.fromarray(picture).save("paper.png")
+    image = np.full((50, 60, 3), 255, np.uint8)
+    image[10:30, 20:24] = 0
+    Image.fromarray(image).save("paper.png")
     result = run("predict", "runs/fcn-1", "paper.png", "--out", "a", "--device", "cpu")
     assert "dark on white" in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -337,7 +337,7 @@ def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
     assert first[0, 0].max() < second[0, 0].max()
 
 
-def test_predict_says_that_it_pads_a_picture_smaller_than_its_reach(runs):
+def test_predict_says_that_it_pads_an_image_smaller_than_its_reach(runs):
     Image.fromarray(np.zeros((28, 60), np.uint8)).save("small.png")
     result = run("predict", "runs/fcn-1", "small.png", "--out", "c", "--device", "cpu")
     assert result.exit_code == 0
@@ -351,23 +351,23 @@ def test_predict_says_that_it_pads_a_picture_smaller_than_its_reach(runs):
 def test_make_m2nist_writes_what_read_m2nist_reads(data, truth):
     result = run("make-m2nist", "out", "--count", 12, "--truth", truth, "--data-dir", data, "--split", "test")
     assert result.exit_code == 0, result.output
-    assert "12 pictures of mnist test digits in out" in result.stdout
+    assert "12 images of mnist test digits in out" in result.stdout
     files = read_m2nist(Path("out"))
-    assert files.pictures.shape == files.labels.shape == (12, 64, 84)
-    np.testing.assert_array_equal(files.labels == 10, files.pictures == 0)
-    assert set((files.pictures[files.pictures > 0] % 2).tolist()) == {1}  # test digits are odd
+    assert files.images.shape == files.labels.shape == (12, 64, 84)
+    np.testing.assert_array_equal(files.labels == 10, files.images == 0)
+    assert set((files.images[files.images > 0] % 2).tolist()) == {1}  # test digits are odd
     shape = np.load("out/segmented.npy", mmap_mode="r").shape
     assert shape == ((12, 64, 84, 11) if truth == "one-hot" else (12, 64, 84))
     assert_refused(run("make-m2nist", "out", "--data-dir", data), 1, "combined.npy is there already")
 
 
 def test_make_m2nist_is_a_function_of_its_seed(data):
-    pictures = []
+    images = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run("make-m2nist", name, "--count", 3, "--seed", seed, "--data-dir", data)
-        pictures.append(np.load(f"{name}/combined.npy"))
-    np.testing.assert_array_equal(pictures[0], pictures[1])
-    assert (pictures[0] != pictures[2]).any()
+        images.append(np.load(f"{name}/combined.npy"))
+    np.testing.assert_array_equal(images[0], images[1])
+    assert (images[0] != images[2]).any()
 
 
 def test_training_and_evaluation_on_m2nist_files(data, runs):
@@ -381,7 +381,7 @@ def test_training_and_evaluation_on_m2nist_files(data, runs):
 
 @pytest.mark.parametrize("design", ["skip", "early"])
 def test_files_without_any_ink(runs, design):
-    """No IoU can be had of pictures that hold no digit; training on them is pointless, but no crash."""
+    """No IoU can be had of images that hold no digit; training on them is pointless, but no crash."""
     Path("blank").mkdir()
     np.save("blank/combined.npy", np.zeros((5, 64, 84), np.uint8))
     np.save("blank/segmented.npy", np.full((5, 64, 84), 10, np.uint8))
@@ -581,6 +581,20 @@ USAGE = [
     (["train-fcn", "--article-skip"], "article-skip.*early and corrected"),
     (["train-fcn", "--design", "early", "--article-skip", "--upsample", "once"], "article-skip.*once"),
     (["train-fcn", "--unlabelled", "ignore"], "unlabelled"),
+    *(
+        (["train-fcn", "--design", name, *option], f"{option[0]}.*; {name} does not take it")
+        for name, options in {
+            "skip": (
+                ["--reduce", "first"],  # a default, but given
+                ["--upsample", "staged"],
+                ["--article-skip"],
+                ["--unlabelled", "softmax"],
+            ),
+            "corrected": (["--ink-start"], ["--plain-start"], ["--unlabelled", "zero"]),
+            "early": (["--labels", "digits"], ["--ink-start"]),
+        }.items()
+        for option in options
+    ),
     (["train-fcn", "--from-scratch", "--cnn", "runs/cnn-1"], "from-scratch.*--cnn"),
     (["train-fcn", "--from-scratch", "--freeze-encoder"], "from-scratch.*--freeze-encoder"),
     (["gradcheck", "softplus"], "softplus"),
@@ -804,7 +818,7 @@ def test_m2nist_files_that_are_missing_or_damaged(data, runs):
     for wrong, words in (
         (np.where(labels == 10, 11, labels), "holds 11 .*expected 0..10"),
         (labels.astype(np.int16) - 11, "holds -1 .*expected 0..10"),
-        (labels[:3], "holds 4 pictures but .*for 3"),
+        (labels[:3], "holds 4 images but .*for 3"),
         (labels[:, :60], r"has shape \(4, 60, 84\)"),
         (labels / 2, "float64, expected integers"),
     ):
@@ -870,7 +884,7 @@ def test_exit_codes(arguments, code):
 
 def assert_stopped(errors):
     assert re.search(
-        r"stopped after step \d+ of 1,000, saved in run; to go on: tinyfcn train-cnn --resume run$", errors
+        r"stopped after step \d+ of 1,000, saved in run; to resume: tinyfcn train-cnn --resume run$", errors
     )
     assert "Traceback" not in errors
     tensors, _ = Run(Path("run")).load()
@@ -908,7 +922,7 @@ def test_ctrl_c_on_a_terminal(data):
         if not part:
             break
         seen += part
-        if not pressed and seen.count(b"pictures/s") > 8:
+        if not pressed and seen.count(b"images/s") > 8:
             os.write(terminal, b"\x03")
             pressed = True
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -916,7 +930,7 @@ def test_ctrl_c_on_a_terminal(data):
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode(errors="replace"))
     assert status == 130
     assert re.search(
-        r"[━╸╺─-]+ +\d+/1,000 +loss \d\.\d{4} .*test accuracy 0\.\d{4} +[\d,]+ pictures/s +\d:\d\d:\d\d", text
+        r"[━╸╺─-]+ +\d+/1,000 +loss \d\.\d{4} .*test accuracy 0\.\d{4} +[\d,]+ images/s +\d:\d\d:\d\d", text
     )
     assert_stopped(text.strip().splitlines()[-1])
 
@@ -944,4 +958,4 @@ def test_the_same_seed_gives_the_same_file_in_another_process(data):
 def test_options_of_another_design_are_wrong_usage(words, data, runs):
     result = run("train-fcn", *words.split(), "--data-dir", data)
     assert result.exit_code == 2
-    assert "is for the design" in result.output or "are for the design" in result.output
+    assert "is for the design" in result.output and "does not take it" in result.output

@@ -124,7 +124,7 @@ DAMAGE = {
     "types": lambda path: np.savez(path, images=np.zeros((30, 28, 28)), labels=np.zeros(30)),
     "label": lambda path: np.savez(path, images=np.zeros((30, 28, 28), np.uint8), labels=np.full(30, 10, np.uint8)),
     "label type": lambda path: np.savez(path, images=np.zeros((30, 28, 28), np.uint8), labels=np.zeros(30)),
-    "names": lambda path: np.savez(path, pictures=np.zeros(3)),
+    "names": lambda path: np.savez(path, photos=np.zeros(3)),
 }
 
 

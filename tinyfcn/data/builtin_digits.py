@@ -1,10 +1,10 @@
 """Digits drawn by code: a stand-in for MNIST where there is no network.
 
-A digit here is what a hand does, not a picture that was stored. Each way of writing a digit is a *skeleton*: the
-points that the pen passes through (the table below). Every picture takes a skeleton, moves its points, runs a smooth
+A digit here is what a hand does, not an image that was stored. Each way of writing a digit is a *skeleton*: the
+points that the pen passes through (the table below). Every image takes a skeleton, moves its points, runs a smooth
 curve through them, bends, slants and stretches it, draws along it with a pen of uneven pressure, and scales and
 centres the result as MNIST's were: fitted to a box of 20x20 with its proportions kept, antialiased, its centre of
-mass in the middle of 28x28. No picture of MNIST is in here; its training set lent averages alone (how far a digit
+mass in the middle of 28x28. No image of MNIST is in here; its training set lent averages alone (how far a digit
 leans, how wide it stands, how thick the pen is) and was looked at for the ways in which people write.
 
 How good a stand-in: the classifier trained on 20,000 of them alone (seed 1; PyTorch, 8 epochs of batches of 128, Adam
@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-# digit -> style -> (share of that digit's pictures, relative to its other styles; strokes).
+# digit -> style -> (share of that digit's images, relative to its other styles; strokes).
 # Points are "x,y" in hundredths of the digit's height, x to the right and y down from the top left corner. "|" ends
 # a stroke; a stroke that begins where the last one ended is the same movement of the pen, turning a corner there.
 # Points written alike are one point: they move together.
@@ -145,16 +145,16 @@ SKELETONS = {
 LEAN = (0.24, 0.23, 0.09, 0.06, 0.24, 0.12, 0.05, 0.04, 0.11, 0.14)  # sideways for each step up
 WIDTH = (1.0, 1.0, 1.0, 0.9, 0.87, 1.0, 0.92, 0.88, 0.9, 0.86)  # times the width in the table
 
-BOX, SIDE = 20, 28  # MNIST's sizes in pixels: the digit's box, the picture
+BOX, SIDE = 20, 28  # MNIST's sizes in pixels: the digit's box, the image
 SAMPLES = 100  # dots along a digit's strokes, about: half a pixel apart
-CHUNK = 16  # pictures rasterised at a time, so that their distances (3 MB) stay in the processor's cache
+CHUNK = 16  # images rasterised at a time, so that their distances (3 MB) stay in the processor's cache
 
 
 def draw_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw `count` digits: images uint8 (count, 28, 28), ink 255 on 0, and labels uint8 (count,), 0-9.
 
     The ten digits come equally often (to within one) in shuffled order. The same count and seed give the same bytes
-    on the same machine; the first pictures of a longer set are *not* those of a shorter one. ValueError if count is
+    on the same machine; the first images of a longer set are *not* those of a shorter one. ValueError if count is
     negative.
     """
     if count < 0:
@@ -256,7 +256,7 @@ def _write(skeleton: _Skeleton, lean: float, width: float, count: int, rng: np.r
 
 
 def _pen(count: int, dots: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The pen's radius (count, dots) and the width of its soft edge (count, 1), in pixels of the finished picture."""
+    """The pen's radius (count, dots) and the width of its soft edge (count, 1), in pixels of the finished image."""
     size, pressure, pace, phase, blur = rng.standard_normal((5, count, 1), dtype=np.float32)
     size = np.clip(1.27 * np.exp(0.25 * size), 0.65, 2.4)
     along = np.linspace(0, 4.5, dots, dtype=np.float32)

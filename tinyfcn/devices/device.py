@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from tinyfcn.devices.launch import (
     checked_arguments,
 )
 from tinyfcn.errors import KernelError
+
+Array: TypeAlias = Any  # NumPy's on the emulator and the cpu, CuPy's on a GPU
 
 THREADS = 256  # a block of the plain kernels in which every thread owns one element
 
