@@ -30,7 +30,7 @@ class Design:
     classifier's weights as they are. The other options are explained by the network that takes them.
 
     Raises:
-        ValueError: an the name or a value is unknown, the design does not take an option, or options exclude each other.
+        ValueError: the name or a value is unknown, the design does not take an option, or options exclude each other.
     """
 
     name: str = "skip"

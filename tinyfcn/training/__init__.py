@@ -10,7 +10,7 @@ from tinyfcn.networks import Design
 from tinyfcn.runs import CONFIG, STATE, Run, new_run
 from tinyfcn.training.classifier import ClassifierTrainer, evaluate_classifier
 from tinyfcn.training.fcn import FcnTrainer, evaluate_fcn
-from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train
+from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train, training_step
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import ClassifierSettings, FcnSettings, Settings, available_threads
 from tinyfcn.training.sources import composed_chunks, digits_test, evaluation_images
@@ -28,6 +28,7 @@ __all__ = [
     "resume",
     "start",
     "trainer_of",
+    "training_step",
 ]
 
 
