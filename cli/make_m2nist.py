@@ -11,13 +11,13 @@ from tinyfcn.training import composed_chunks
 
 @click.command("make-m2nist", short_help="Write M2NIST images to files.")
 @click.argument("out", type=FOLDER)
-@click.option("--count", type=click.IntRange(1), default=5000, show_default=True, help="Images.")
+@click.option("--count", type=click.IntRange(1), default=5000, show_default=True, help="The number of images.")
 @click.option(
     "--split",
     type=click.Choice(["train", "test"]),
     default="train",
     show_default=True,
-    help="Which digits to compose them of.",
+    help="The digits of which the images are composed.",
 )
 @click.option(
     "--truth",
@@ -31,7 +31,7 @@ from tinyfcn.training import composed_chunks
 def make_m2nist(out: Path, count: int, split: str, truth: str, seed: int, dataset: str, data_dir: Path | None) -> None:
     """Write M2NIST images in the published format: combined.npy and segmented.npy, uint8.
 
-    One to three digits on 64x84 pixels, never overlapping.
+    Each image is 64x84 pixels and holds one to three digits, which never overlap.
 
     \b
     tinyfcn make-m2nist m2nist

@@ -63,7 +63,7 @@ from tinyfcn.training import FcnSettings, available_threads
 @click.option(
     "--m2nist",
     type=FOLDER,
-    help="Train and test on combined.npy and segmented.npy in this folder, split 4,000 to 1,000.",
+    help="Train and test on combined.npy and segmented.npy in this folder, split into 4,000 and 1,000 images.",
 )
 @training_options(FcnSettings)
 @data_options

@@ -1,9 +1,9 @@
-"""Everything that this project claims, measured in one go: tests, trainings, figures; JSON and images.
+"""Measures everything that this project claims: tests, trainings, figures. Writes JSON and images.
 
     python scripts/measure.py --out measured --data-dir FOLDER_WITH_MNIST
 
-On a machine with a GPU the trainings run on it, and the tests run the kernels there as well as on the emulator. Needs
-nothing but an installed tinyfcn with pytest and hypothesis; with PyTorch, steps and kernels are timed beside its own.
+On a machine with a GPU the trainings run on it, and the tests run the kernels there as well as on the emulator. It
+needs an installed tinyfcn with pytest and hypothesis. If PyTorch is installed, its steps and kernels are timed too.
 Writes OUT/measured.json, OUT/bench.json and the images of the README.
 """
 
@@ -31,7 +31,7 @@ TINYFCN = [sys.executable, "-m", "tinyfcn"]
 
 
 def run(*command: str, cwd: Path) -> tuple[float, str, int]:
-    """Runs a command, its output shown; gives back seconds, output and the most memory in MB. Exits if it fails."""
+    """Runs a command and shows its output. Returns seconds, output and peak memory in MB. Exits if it fails."""
     print("+", *command, flush=True)
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -46,7 +46,7 @@ def run(*command: str, cwd: Path) -> tuple[float, str, int]:
 
 
 def train(work: Path, name: str, *arguments: str) -> dict[str, Any]:
-    """Trains into work/name; the result with the command, the seconds that it took and its memory."""
+    """Trains into work/name. Returns the result with the command, its seconds and its peak memory."""
     seconds, _, peak = run(*TINYFCN, *arguments, "--out", str(work / name), cwd=work)
     result = json.loads((work / name / "result.json").read_text())
     config = json.loads((work / name / "config.json").read_text())
@@ -61,7 +61,7 @@ def train(work: Path, name: str, *arguments: str) -> dict[str, Any]:
 
 
 def readme_images(work: Path, out: Path, data_dir: Path | None) -> None:
-    """The images that the README shows, from the runs cnn, skip and early."""
+    """Draws the figures that the README shows, from the runs cnn, skip and early."""
     early, skip = load(work / "early"), load(work / "skip")
     ops = skip.network.ops
     images, _ = composed_test(ops, skip.design, load_digits("test", "auto", data_dir))

@@ -1,4 +1,4 @@
-"""tinyfcn: a small fully convolutional network from scratch, from hand-written CUDA kernels up.
+"""tinyfcn: a small fully convolutional network from scratch, on hand-written CUDA kernels.
 
 on("auto")              the operations, on a GPU or on the CPU
 load("runs/fcn-1")      a trained network

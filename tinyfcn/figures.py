@@ -1,12 +1,13 @@
-"""Images of what was learned. Every function takes NumPy arrays, writes one PNG, and returns its path.
+"""Figures of training and prediction. Every function takes NumPy arrays, writes one PNG, and returns its path.
 
-Figures are laid out in pixels from the top left, so that maps are shown pixel for pixel. They use neither
-pyplot nor the user's matplotlib settings. An unwritable folder or a full disk is a DataError.
+Figures are laid out in pixels from the top left, so that maps are shown pixel for pixel. They use neither pyplot nor
+the user's matplotlib settings. A folder that cannot be written to, or a full disk, is a DataError.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import style
@@ -53,7 +54,7 @@ def learning_curves(
     """Loss on the left, accuracy or IoU on the right, over training steps.
 
     metrics_lines: the lines of metrics.jsonl, dicts with "step" and any of "train_loss", "test_loss" and METRICS;
-      other keys are left alone. One run's; or {name: one run's}, to compare test losses and `metric` (by
+      other keys are ignored. Those of one run; or {name: one run's}, to compare test losses and `metric` (by
       default the first of METRICS that they have). Raises ValueError if there is nothing to draw.
     """
     compared = isinstance(metrics_lines, Mapping)
@@ -73,10 +74,11 @@ def learning_curves(
                     steps, values = _series(lines, key)
                     label = name or _in_words(key)
                     colour = LINES[number % len(LINES)] if key == keys[0] else "#98a1ae"
-                    look = {"linewidth": 2.2, "zorder": 3} if key == keys[0] else {"linewidth": 1.4}
-                    look["marker"] = "." if len(steps) < 15 else ""
+                    width, above = (2.2, 3) if key == keys[0] else (1.4, 2)
+                    marker = "." if len(steps) < 15 else ""
                     if steps:
-                        axes.plot(steps, values, color=colour, label=f"{label}  {values[-1]:.3f}", **look)
+                        text = f"{label}  {values[-1]:.3f}"
+                        axes.plot(steps, values, marker=marker, c=colour, lw=width, zorder=above, label=text)
             axes.set_title(" and ".join(map(_in_words, keys)))
             axes.set_xlabel("training step")
             axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
@@ -105,7 +107,7 @@ def _series(lines: Sequence[MetricsLine], key: str) -> tuple[list[float], list[f
 def mistakes(
     path: str | Path, images: np.ndarray, true: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
 ) -> Path:
-    """The 30 mistakes the classifier was surest of, and the confusion matrix of all N test digits.
+    """The 30 mistakes of which the classifier was surest, and the confusion matrix of all N test digits.
 
     images uint8 (N, 28, 28); true, predicted integers (N,); confidence (N,): the probability of `predicted`
     """
@@ -114,14 +116,14 @@ def mistakes(
     errors = np.where(np.eye(10, dtype=bool), 0, confusion)
     wrong = np.flatnonzero(true != predicted)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:30]
-    note = f"{len(wrong):,} of {len(true):,} test digits misread; those it was surest of: true → read as"
+    note = f"{len(wrong):,} of {len(true):,} test digits misread; the surest mistakes: true → read as"
     with _page(path, 1990, 1130, "The classifier's mistakes", note) as figure:
-        for place, which in enumerate(surest):
-            x, y = MARGIN + place % 6 * 166, HEADER + 10 + place // 6 * 194
-            _panel(figure, x, y, images[which] / 255, 5)
-            _words(figure, x, y + 146, f"{true[which]} →", weight="bold")
-            _words(figure, x + 56, y + 146, str(predicted[which]), weight="bold", color="#b3261e")
-            sure = f"{min(100 * confidence[which], 99.9):.1f}%"
+        for number, index in enumerate(surest):
+            x, y = MARGIN + number % 6 * 166, HEADER + 10 + number // 6 * 194
+            _panel(figure, x, y, images[index] / 255, 5)
+            _words(figure, x, y + 146, f"{true[index]} →", weight="bold")
+            _words(figure, x + 56, y + 146, str(predicted[index]), weight="bold", color="#b3261e")
+            sure = f"{min(100 * confidence[index], 99.9):.1f}%"
             _words(figure, x + 140, y + 151, sure, size=8, color=GREY, ha="right")
 
         axes = _axes(figure, 1150, HEADER + 10, 800, 800)
@@ -145,11 +147,11 @@ def mask_grid(
     scale: str = "fixed",
     title: str = "The probability of each class at every pixel",
 ) -> Path:
-    """As in the source article, for each image: the input, the masks predicted, below them the true ones.
+    """For each image, as in the source article: the input, the predicted masks, and below them the true ones.
 
     images uint8 (N, H, W); predicted and true (N, K, H, W) from 0 to 1; `true` may have K + 1 or K - 1.
     scale: "fixed" shows 0 black and 1 white; "panel" scales each panel to its own minimum and maximum, as the
-      article's plots were (a constant panel is black). Maps are changed in no other way.
+      article's plots were (a constant panel is black). Maps are not changed in any other way.
     """
     names = class_names(predicted.shape[1])
     height, width = 2 * images.shape[1], 2 * images.shape[2]
@@ -161,8 +163,8 @@ def mask_grid(
         for row, image in enumerate(images):
             y = HEADER + 30 + row * band
             _panel(figure, MARGIN, y + height // 2, image / 255, 2)
-            for masks, y_masks, word in ((predicted, y, "predicted"), (true, y + height + 8, "true")):
-                _words(figure, left - 34, y_masks + height // 2, word, color=GREY, rotation=90, va="center")
+            for masks, y_masks, row_name in ((predicted, y, "predicted"), (true, y + height + 8, "true")):
+                _words(figure, left - 34, y_masks + height // 2, row_name, color=GREY, rotation=90, va="center")
                 for column, mask in enumerate(masks[row][: len(names)]):
                     _panel(figure, left + column * step, y_masks, mask, 2, scale)
     return Path(path)
@@ -176,9 +178,9 @@ def side_by_side(
     scale: str = "fixed",
     titles: tuple[str, str] = ("early: no class for background", "skip: background is a class"),
 ) -> Path:
-    """Two networks on the same images: the input, the ten digits' maps of the one and of the other.
+    """Two networks on the same images: the input, then the ten digits' maps of each network.
 
-    images uint8 (N, H, W); early and skip (N, 10 or 11, H, W) from 0 to 1, of which the digits are shown.
+    images uint8 (N, H, W); early and skip (N, 10 or 11, H, W) from 0 to 1, of which the ten digits are shown.
     scale: as in mask_grid.
     """
     height, width = 2 * images.shape[1], 2 * images.shape[2]
@@ -201,7 +203,7 @@ def side_by_side(
 
 
 def score_map(path: str | Path, image: np.ndarray, scores: np.ndarray, field: int = 28, stride: int = 4) -> Path:
-    """The classifier slid over an image: the digit it reads at each place, and each digit's probability.
+    """The classifier slid over an image: the digit that it reads at each position, and each digit's probability.
 
     image uint8 (H, W); scores (10, h, w) after softmax, of field x field pixels each, `stride` apart.
     """
@@ -215,9 +217,9 @@ def score_map(path: str | Path, image: np.ndarray, scores: np.ndarray, field: in
         read = _map_axes(figure, 912, HEADER + 40, 848, image // 3, "the digit read, darker if unsure")
         read.imshow(PALETTE[max_index], extent=extent, alpha=0.9 * sure)
         for (i, j), digit in np.ndenumerate(max_index):
-            place = (left + (j + 0.5) * stride, left + (i + 0.5) * stride)
+            centre = (left + (j + 0.5) * stride, left + (i + 0.5) * stride)
             colour = "black" if sure[i, j] > 0.75 else "white"
-            read.text(*place, digit, ha="center", va="center_baseline", size=9, color=colour)
+            read.text(*centre, digit, ha="center", va="center_baseline", size=9, color=colour)
         for axes, corner, side in ((window, -0.5, field), (read, left, stride)):
             axes.add_patch(Rectangle((corner, corner), side, side, fill=False, color="#ffb000", linewidth=2))
         _words(figure, MARGIN, 880, "the probability of each digit")
@@ -234,7 +236,7 @@ def score_map(path: str | Path, image: np.ndarray, scores: np.ndarray, field: in
 def label_overview(
     path: str | Path, images: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: int = 11
 ) -> Path:
-    """Images in columns: the input, the true and the predicted labels in colour, and what colours mean.
+    """Images in columns: the input, the true and the predicted labels in colour, and a legend.
 
     images uint8 (N, H, W); true and predicted integers (N, H, W): 0 to 10, or 0 and 1 if `classes` is 2.
     """
@@ -246,20 +248,20 @@ def label_overview(
     with _page(
         path, max(left + len(images) * (width + 8) + 32, 1360), legend + 70, "The label of every pixel"
     ) as figure:
-        for row, (word, panels) in enumerate(maps.items()):
+        for row, (row_name, panels) in enumerate(maps.items()):
             y = top + row * (height + 8)
-            _words(figure, left - 16, y + height // 2, word, color=GREY, rotation=90, ha="right", va="center")
+            _words(figure, left - 16, y + height // 2, row_name, color=GREY, rotation=90, ha="right", va="center")
             for column, panel in enumerate(panels):
                 _panel(figure, left + column * (width + 8), y, panel, scale)
-        for place, (name, colour) in enumerate(zip(class_names(classes), colours, strict=True)):
-            _panel(figure, left + place * 100, legend, np.tile(colour, (15, 15, 1)), 2)
-            _words(figure, left + place * 100 + 40, legend + 15, name, va="center")
+        for number, (name, colour) in enumerate(zip(class_names(classes), colours, strict=True)):
+            _panel(figure, left + number * 100, legend, np.tile(colour, (15, 15, 1)), 2)
+            _words(figure, left + number * 100 + 40, legend + 15, name, va="center")
     return Path(path)
 
 
 @contextmanager
 def _page(path: str | Path, width: int, height: int, title: str, note: str = "") -> Iterator[Figure]:
-    """A white figure of width x height pixels with a heading, written to `path` whole or not at all."""
+    """A white figure of width x height pixels with a heading. It is written to `path` completely or not at all."""
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(width / DPI, height / DPI))
         _words(figure, MARGIN, 34, title, size=15, weight="bold")
@@ -280,8 +282,8 @@ def _panel(figure: Figure, x: int, y: int, panel: np.ndarray, size: int, scale: 
     figure.figimage(framed, x - 1, round(figure.bbox.height) - y + 1 - len(framed), origin="upper")
 
 
-def _words(figure: Figure, x: float, y: float, text: str, va: str = "top", **look: object) -> None:
-    figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, text, va=va, **look)
+def _words(figure: Figure, x: float, y: float, text: str, va: str = "top", **style: Any) -> None:
+    figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, text, va=va, **style)
 
 
 def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:

@@ -1,4 +1,4 @@
-"""Any image in, masks out: read an image file as MNIST has it, run it through in tiles, save the answer."""
+"""Prediction on image files: read a file as white ink on black, predict it in tiles, save the masks."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from tinyfcn.files import make_folder, new_file
 LARGEST = 50_000_000  # pixels; the masks of such an image are 550 MB
 SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
-HALO = 32  # grey levels that compression and paper leave around what is black
+HALO = 32  # grey levels that compression and paper add to black
 TRAINED_AT = (64, 84)  # height and width of an M2NIST image
 WAY_OUT = "free the disk, or name another folder"
 
@@ -26,7 +26,7 @@ PALETTE = np.frombuffer(
 
 
 def class_names(classes: int) -> list[str]:
-    """What a network's channels stand for: 11, or 10 without background, or 2 (ink or not)."""
+    """The names of a network's classes: of 11, of 10 without background, or of 2 (ink, background)."""
     if classes not in (2, 10, 11):
         raise ValueError(f"a network has 2, 10 or 11 classes, not {classes}")
     return ["ink", "background"] if classes == 2 else [*map(str, range(10)), "background"][:classes]
@@ -38,10 +38,10 @@ def class_colours(classes: int) -> np.ndarray:
 
 
 def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[str], object] = print) -> np.ndarray:
-    """The image file at `path` as uint8 (H, W), white ink on black. One `notice` tells of all conversions.
+    """The image file at `path` as uint8 (H, W), white ink on black. One `notice` names all conversions.
 
-    invert: True and False overrule the guess, which is that an image with a bright border is dark on white.
-    Raises DataError for what is no image, is damaged, or is larger than LARGEST.
+    invert: whether to invert. None guesses: an image with a bright border is dark on white.
+    Raises DataError if the file is not an image, is damaged, or is larger than LARGEST.
     """
     path = Path(path)
     try:
@@ -64,12 +64,12 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
         limit = f"{LARGEST // 10**6} million pixels"
         raise DataError(f"{path} is too large (the limit is {limit}); cut it or scale it down") from None
     except UnidentifiedImageError:
-        message = f"{path} is no image, or cut short; expected PNG, JPEG, or another format that Pillow reads"
+        message = f"{path} is not an image, or cut short; expected PNG, JPEG, or another format that Pillow reads"
         raise DataError(message) from None
     except PermissionError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror})") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(f"{path} is damaged or no image that Pillow can decode ({error})") from None
+        raise DataError(f"{path} is damaged, or not an image that Pillow can decode ({error})") from None
 
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     if invert or (invert is None and np.median(border) >= 128):
@@ -86,13 +86,13 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
 
 
 def _background(border: np.ndarray, lossy: bool) -> int:
-    """The grey up to which an image is background, judged by its border: 0 where that is black.
+    """The grey level up to which a pixel is background, estimated from the border: 0 where that is black.
 
-    MNIST's background is 0 without exception, and any pixel above it is ink. Paper is not so even, and lossy
-    compression leaves a halo of faint pixels around every stroke.
+    MNIST's background is exactly 0, and any pixel above it is ink. Paper is less even, and lossy compression leaves
+    a halo of faint pixels around every stroke.
     """
     level = float(np.median(border))
-    if level >= 128:  # no background that a digit could stand out from: leave it to the eye
+    if level >= 128:  # not a dark background: leave the image as it is
         return 0
     if level == 0:
         return HALO if lossy else 0
@@ -108,7 +108,7 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         changes.append(f"the first of {frames} frames taken")
     image.load()
     if image.getexif().get(0x0112, 1) != 1:
-        changes.append("turned upright, as its EXIF orientation says")
+        changes.append("turned upright by its EXIF orientation")
         image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16- and 32-bit integers, floats
         values = np.asarray(image).astype(np.float64)
@@ -124,10 +124,10 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _black_and_white(values: np.ndarray) -> tuple[float, float]:
-    """The values to become 0 and 255 in an image of other than 8 bits.
+    """The values that become 0 and 255 in an image of other than 8 bits.
 
-    Files do not say how much of their range they use (floats to 1, a 12-bit camera): white is the smallest
-    usual one that holds the brightest pixel.
+    A file does not tell how much of its range it uses (floats to 1, a 12-bit camera). White is the smallest of the
+    usual maxima that the brightest pixel does not exceed.
     """
     if not np.isfinite(values).all():
         raise ValueError("it has NaN or infinite pixels")
@@ -137,12 +137,12 @@ def _black_and_white(values: np.ndarray) -> tuple[float, float]:
 
 
 def _on_backdrop(image: Image.Image, changes: list[str]) -> tuple[np.ndarray, list[str]]:
-    """An RGBA image as uint8 (H, W) on white or black, whichever lets its ink be seen."""
+    """An RGBA image as uint8 (H, W) on white or black, whichever makes its ink visible."""
     opaque = np.asarray(image.getchannel("A"), np.float32) / 255
     grey = np.asarray(image.convert("RGB").convert("L"), np.float32)
     if len({image.getchannel(channel).tobytes() for channel in "RGB"}) > 1:
         changes.append("colours turned to grey")
-    # If most of it is opaque, that is paper, which goes on behind. Else it is ink and wants its opposite.
+    # If most pixels are opaque, they are paper: the backdrop is as bright. Else they are ink: it is the opposite.
     bright = (grey * opaque).sum() >= 128 * opaque.sum()
     backdrop = 255 if bright == (opaque.mean() > 0.5) else 0
     if opaque.min() < 1:
@@ -164,8 +164,8 @@ def predict_image(
     predict_tile: float32 (1, 1, h, w), (pixel - 127) / 127 -> probabilities (1, K, h, w). h and w are
       multiples of `multiple`, no less than `minimum` and otherwise no more than `tile`.
     image: uint8 (H, W), white on black; padded with black on all sides to `minimum` and `multiple`.
-    receptive_field: the side of the square of pixels that one output pixel sees. Tiles overlap by twice that and begin
-      at multiples of `multiple`, as pooling windows do: so they give what the whole image would give.
+    receptive_field: the side of the square of pixels that one output pixel sees. Tiles overlap by twice as much and
+      begin at multiples of `multiple`, as pooling windows do, so the result equals that of the whole image.
 
     8-bit masks, because those of a 2000x3000 image take 66 MB and floats 264 MB. Raises DataError for a
     image that no digit fits into. One smaller than `receptive_field` is padded: a 28x28 digit must work.
@@ -187,7 +187,8 @@ def predict_image(
     padded[top : top + height, left : left + width] = image
 
     margin = -(-receptive_field // multiple) * multiple
-    labels, masks = np.empty(padded.shape, np.uint8), None
+    labels = np.empty(padded.shape, np.uint8)
+    masks: np.ndarray | None = None
     tile_rows, tile_columns = (max(tile, least) // multiple * multiple for least in minimum)
     for y, y_first, y_last in _tiles(rows, tile_rows, margin):
         for x, x_first, x_last in _tiles(columns, tile_columns, margin):
@@ -195,22 +196,23 @@ def predict_image(
             probabilities = np.asarray(predict_tile((pixels.astype(np.float32) - 127) / 127))
             if probabilities.ndim != 4 or probabilities.shape[2:] != pixels.shape[2:]:
                 raise ValueError(f"predict_tile gave {probabilities.shape} for a tile {pixels.shape}")
-            answer = probabilities[0, :, y_first - y : y_last - y, x_first - x : x_last - x]
+            kept = probabilities[0, :, y_first - y : y_last - y, x_first - x : x_last - x]
             if masks is None:
-                masks = np.empty((len(answer), *padded.shape), np.uint8)
-            labels[y_first:y_last, x_first:x_last] = answer.argmax(axis=0)
-            masks[:, y_first:y_last, x_first:x_last] = np.rint(answer * 255)
+                masks = np.empty((len(kept), *padded.shape), np.uint8)
+            labels[y_first:y_last, x_first:x_last] = kept.argmax(axis=0)
+            masks[:, y_first:y_last, x_first:x_last] = np.rint(kept * 255)
+    assert masks is not None, "at least one tile was predicted"
     inside = np.s_[top : top + height, left : left + width]
     return labels[inside], masks[:, *inside]
 
 
 def _tiles(size: int, tile: int, margin: int) -> Iterator[tuple[int, int, int]]:
-    """Tiles of one length over 0..size: (origin, first, last); from first up to last the tile has the say.
+    """Tiles of one length over 0..size: (origin, first, last). The result from first up to last is this tile's.
 
-    That lies `margin` inside the tile, except at the image's own edges.
+    That part lies `margin` inside the tile, except at the image's own edges.
     """
     if tile < size and tile <= 2 * margin:
-        raise ValueError(f"tiles of {tile} pixels leave nothing between margins of {margin}")
+        raise ValueError(f"tiles of {tile} pixels have nothing between margins of {margin}")
     first = last = 0
     while last < size:
         origin = max(0, min(first - margin, size - tile))

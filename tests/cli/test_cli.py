@@ -242,7 +242,7 @@ def test_resume_goes_on_with_the_runs_own_settings(data, trained, monkeypatch):
     assert result.stderr == f"stopped after step 5 of 20, saved in runs/cnn-1; {way_on}\n"
     result = run("train-cnn", "--resume", "runs/cnn-1")
     assert result.exit_code == 0, result.output
-    assert "going on after step 5" in result.stdout
+    assert "resumed after step 5" in result.stdout
     whole, resumed = Run(trained[0] / "runs" / "cnn-1"), Run(Path("runs/cnn-1"))
     for name, value in whole.load()[0].items():
         np.testing.assert_array_equal(resumed.load()[0][name], value)
@@ -341,7 +341,7 @@ def test_predict_says_that_it_pads_an_image_smaller_than_its_reach(runs):
     Image.fromarray(np.zeros((28, 60), np.uint8)).save("small.png")
     result = run("predict", "runs/fcn-1", "small.png", "--out", "c", "--device", "cpu")
     assert result.exit_code == 0
-    assert "smaller than the 44x44 that a label depends on, so padded with black" in result.stderr
+    assert "smaller than the 44x44 pixels that a label depends on, so padded with black" in result.stderr
 
 
 # M2NIST files
@@ -680,7 +680,7 @@ def test_what_is_no_run(data):
     Path("text").write_text("x")
     for command in (["evaluate"], ["train-cnn", "--resume"], ["train-fcn", "--resume"]):
         for folder in ("empty", "missing"):
-            assert_refused(run(*command, folder), 1, f"{folder}.* (is no run of tinyfcn|does not exist)")
+            assert_refused(run(*command, folder), 1, f"{folder}.* (is not a run of tinyfcn|does not exist)")
         assert_refused(run(*command, "text"), 2, "text")
     Image.new("L", (84, 64)).save("black.png")
     for folder in ("empty", "missing", "text"):
@@ -697,9 +697,9 @@ def test_evaluate_a_classifier_on_m2nist(data, runs):
 
 
 DAMAGE = {
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "no whole safetensors file"),
-    "empty": (lambda path: path.write_bytes(b""), "no whole safetensors file"),
-    "web page": (lambda path: path.write_text("<!DOCTYPE html><title>404</title>"), "no whole safetensors file"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not a whole safetensors file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
+    "web page": (lambda path: path.write_text("<!DOCTYPE html><title>404</title>"), "not a whole safetensors file"),
     "gone": (lambda path: path.unlink(), "has not been saved|does not exist|no state"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), STATE),
 }
@@ -742,7 +742,7 @@ def test_what_is_no_image(runs):
     Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:300])
     Image.new("L", (5, 9)).save("small.png")
     expected = {
-        "notes.txt": "no image",
+        "notes.txt": "not an image",
         "empty.png": "empty",
         "folder": "is a folder",
         "cut.png": "cut.png",

@@ -110,8 +110,8 @@ def promise(side):
 BAD_FILES = {
     "none.png": (None, "does not exist"),
     "empty.png": (b"", "is empty"),
-    "text.png": (b"I am no image\n" * 9, "is no image"),
-    "page.jpg": (b"<!DOCTYPE html><html></html>", "is no image"),
+    "text.png": (b"I am not one\n" * 9, "is not an image"),
+    "page.jpg": (b"<!DOCTYPE html><html></html>", "is not an image"),
     "signature.png": (promise(30)[:12], "cut short"),
     "header.png": (promise(30), "is damaged"),
     "large.png": (promise(8_000), "too large"),

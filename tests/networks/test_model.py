@@ -138,7 +138,7 @@ def test_a_classifier_gives_probabilities_but_no_masks(tmp_path):
 def test_what_is_no_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"gone.* does not exist"):
         tinyfcn.load(tmp_path / "gone", "cpu")
-    with pytest.raises(CheckpointError, match="is no run of tinyfcn"):
+    with pytest.raises(CheckpointError, match="is not a run of tinyfcn"):
         tinyfcn.load(tmp_path, "cpu")
     Run(tmp_path).write_json("config.json", {})
     with pytest.raises(CheckpointError, match="has not been saved once"):
@@ -180,7 +180,7 @@ def test_the_weights_of_one_design_under_the_name_of_another(tmp_path):
     save_run(tmp_path / "run", Design("corrected"))
     tensors, _ = Run(tmp_path / "run").load()
     Run(tmp_path / "run").save(tensors, {"design": '{"name": "skip"}'})
-    with pytest.raises(CheckpointError, match=r"no tensor dense32\.weight, so it is of another network"):
+    with pytest.raises(CheckpointError, match=r"no tensor dense32\.weight, so it belongs to another network"):
         tinyfcn.load(tmp_path / "run", "cpu")
 
 

@@ -216,9 +216,9 @@ def test_a_damaged_config_is_a_clear_error(tmp_path, content):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no run of tinyfcn: it has no config\.json; tinyfcn train-cnn"):
+    with pytest.raises(CheckpointError, match=r"not a run of tinyfcn: it has no config\.json; tinyfcn train-cnn"):
         Run(tmp_path).config()
-    with pytest.raises(CheckpointError, match="no run of tinyfcn"):
+    with pytest.raises(CheckpointError, match="not a run of tinyfcn"):
         Run(tmp_path / "missing").config()
 
 
@@ -351,7 +351,7 @@ NO_CHECKPOINTS = {
 def test_a_file_that_is_no_safetensors_file(tmp_path, content):
     path = tmp_path / STATE
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"state\.safetensors is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is not a whole safetensors file"):
         load_tensors(path)
 
 
@@ -360,7 +360,7 @@ def test_a_checkpoint_truncated_anywhere(tmp_path):
     header = struct.unpack("<Q", whole[:8])[0]
     for length in (1, 7, 8, 20, 8 + header - 1, 8 + header, len(whole) // 2, len(whole) - 1):
         (tmp_path / STATE).write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match=r"state\.safetensors is no whole safetensors file"):
+        with pytest.raises(CheckpointError, match=r"state\.safetensors is not a whole safetensors file"):
             load_tensors(tmp_path / STATE)
 
 

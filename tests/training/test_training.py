@@ -373,7 +373,7 @@ def test_the_classifier_is_not_needed_to_resume(data, cnn, tmp_path, monkeypatch
 
 
 def test_what_cannot_be_resumed(data, cnn, tmp_path, monkeypatch):
-    with pytest.raises(CheckpointError, match="no run of tinyfcn"):
+    with pytest.raises(CheckpointError, match="not a run of tinyfcn"):
         resume(tmp_path)
     with pytest.raises(CheckpointError, match="is finished"):
         resume(cnn)
@@ -777,7 +777,7 @@ def test_what_is_no_classifier_is_refused(data, cnn, tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing.* does not exist"):
         pretrained_weights(network, tmp_path / "nothing")
     (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(CheckpointError, match=r"text\.safetensors is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"text\.safetensors is not a whole safetensors file"):
         pretrained_weights(network, tmp_path / "text.safetensors")
     for design in (Design(), FROZEN):
         folder = tmp_path / design.name

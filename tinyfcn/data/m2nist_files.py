@@ -1,4 +1,4 @@
-"""M2NIST in its published form: `combined.npy` (the images) and `segmented.npy` (the truth for each pixel).
+"""M2NIST in its published form: `combined.npy` (the images) and `segmented.npy` (the true label of each pixel).
 
 Images are (N, 64, 84), 0..255. The truth is either one-hot (N, 64, 84, 11), background last, or labels
 (N, 64, 84), 0..9 and 10 for background. Any integer type is read; uint8 is written.
@@ -17,7 +17,7 @@ from tinyfcn.files import make_folder, new_file
 IMAGES, TRUTH = "combined.npy", "segmented.npy"
 HEIGHT, WIDTH, CLASSES = 64, 84, 11
 SPLIT_SEED = 84
-CHUNK = 64  # images looked at together: 30 MB of the published int64 one-hot truth
+CHUNK = 64  # images that are checked together: 30 MB of the published int64 one-hot truth
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def read_m2nist(folder: Path) -> M2nist:
 
 
 def _labels_of_one_hot(one_hot: np.ndarray, start: int, path: Path) -> np.ndarray:
-    """Labels (B, 64, 84) of one-hot channels (B, 64, 84, 11), of which exactly one must be 1."""
+    """Labels (B, 64, 84) from one-hot channels (B, 64, 84, 11). At each pixel exactly one must be 1."""
     channels = _checked(one_hot, 1, start, path).astype(np.float32)  # float: a matrix product is quickest so
     ones, labels = np.moveaxis(channels @ np.stack([np.ones(CLASSES), np.arange(CLASSES)], 1, dtype=np.float32), -1, 0)
     if (ones != 1).any():
