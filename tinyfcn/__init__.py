@@ -8,7 +8,11 @@ model = tinyfcn.load("runs/fcn-1")
 labels, masks = model.predict(image)      # image: uint8 (H, W), white digits on black
 """
 
-from tinyfcn.model import Model, load
-from tinyfcn.operations import Operations, on
+from tinyfcn.installation import expect_installed
+
+expect_installed()  # before the imports that would fail
+
+from tinyfcn.model import Model, load  # noqa: E402
+from tinyfcn.operations import Operations, on  # noqa: E402
 
 __all__ = ["Model", "Operations", "load", "on"]
