@@ -76,7 +76,7 @@ def design_options(command: Command) -> Command:
 
 
 def refuse_foreign_options(context: click.Context, name: str) -> None:
-    """UsageError if the command line holds an option that the design does not take, be it with its default."""
+    """UsageError if the command line holds an option that the design does not take, even with its default value."""
     for option in OPTIONS:
         if was_given(context, option.name) and option not in FCNS[name].options:
             raise click.UsageError(foreign(option, option.spelled(context.params[option.name]), name))

@@ -167,8 +167,8 @@ def predict_image(
     receptive_field: the side of the square of pixels that one output pixel sees. Tiles overlap by twice as much and
       begin at multiples of `multiple`, as pooling windows do, so the result equals that of the whole image.
 
-    8-bit masks, because those of a 2000x3000 image take 66 MB and floats 264 MB. Raises DataError for a
-    image that no digit fits into. One smaller than `receptive_field` is padded: a 28x28 digit must work.
+    The masks have 8 bits, because those of a 2000x3000 image take 66 MB, and floats 264 MB. An image smaller than
+    `receptive_field` is padded: a 28x28 digit must work. Raises DataError for an image too small for a digit.
     """
     if not isinstance(image, np.ndarray) or image.ndim != 2 or image.dtype != np.uint8:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
@@ -195,7 +195,7 @@ def predict_image(
             pixels = padded[None, None, y : y + tile_rows, x : x + tile_columns]
             probabilities = np.asarray(predict_tile((pixels.astype(np.float32) - 127) / 127))
             if probabilities.ndim != 4 or probabilities.shape[2:] != pixels.shape[2:]:
-                raise ValueError(f"predict_tile gave {probabilities.shape} for a tile {pixels.shape}")
+                raise ValueError(f"predict_tile returned {probabilities.shape} for a tile {pixels.shape}")
             kept = probabilities[0, :, y_first - y : y_last - y, x_first - x : x_last - x]
             if masks is None:
                 masks = np.empty((len(kept), *padded.shape), np.uint8)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints and writes, and one clear line for whatever goes wrong."""
+"""The command line as a user meets it: what it prints and writes, and one clear line for every error."""
 
 import fcntl
 import json
@@ -56,7 +56,7 @@ def trained(data, tmp_path_factory):
     return folder, *printed
 
 
-def too_dear(*arguments):
+def too_slow(*arguments):
     raise AssertionError("no test draws the built-in digits or downloads anything")
 
 
@@ -68,8 +68,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setenv("TINYFCN_OFFLINE", "1")
     monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TINYFCN_DATA", raising=False)
-    for dear in ("tinyfcn.data.builtin_digits.draw_digits", "tinyfcn.data.mnist._fetch"):
-        monkeypatch.setattr(dear, too_dear)
+    for slow in ("tinyfcn.data.builtin_digits.draw_digits", "tinyfcn.data.mnist._fetch"):
+        monkeypatch.setattr(slow, too_slow)
     for trainer in (ClassifierTrainer, FcnTrainer):
         monkeypatch.setattr(trainer, "draw", lambda trainer, run: None)
 
@@ -381,7 +381,7 @@ def test_training_and_evaluation_on_m2nist_files(data, runs):
 
 @pytest.mark.parametrize("design", ["skip", "early"])
 def test_files_without_any_ink(runs, design):
-    """No IoU can be had of images that hold no digit; training on them is pointless, but no crash."""
+    """Images without a digit have no IoU. Training on them is pointless, but it does not crash."""
     Path("blank").mkdir()
     np.save("blank/combined.npy", np.zeros((5, 64, 84), np.uint8))
     np.save("blank/segmented.npy", np.full((5, 64, 84), 10, np.uint8))
@@ -404,7 +404,7 @@ def test_gradcheck_of_one_operation(ops):
 
 
 def test_gradcheck_with_nothing_to_check():
-    """Adam has no gradient, and on the cpu there is no kernel: no checks must not pass for all checks passed."""
+    """Adam has no gradient, and the cpu has no kernel. No check at all must not count as success."""
     assert_refused(run("gradcheck", "adam", "--device", "cpu"), 2, "adam")
 
 
@@ -525,7 +525,7 @@ def test_sanitize_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, 
     assert f"{line_of('nonsense', 'relu', kernels)}:" in result.stderr
 
 
-def test_sanitize_of_what_is_no_kernel_lists_those_there_are():
+def test_sanitize_of_an_unknown_kernel_lists_all_kernels():
     words = "'conv3d'", "operations are adam, add, ", "kernels adam_schedule, .*conv2d_backward_bias_naive"
     assert_refused(run("sanitize", "conv3d"), 2, *words)
 
@@ -632,7 +632,7 @@ def test_wrong_usage(arguments, word):
         ["--freeze-encoder"],
         ["--from-scratch"],
         ["--plain-start"],
-        ["--seed", "0"],  # the default, but said
+        ["--seed", "0"],  # the default, but given
     ],
     ids=" ".join,
 )
@@ -641,7 +641,7 @@ def test_resume_takes_no_other_option(runs, option):
     assert_refused(run("train-fcn", "--resume", "runs/fcn-1", *option), 2, "leave out .*(" + "|".join(names) + ")")
 
 
-# What is not there or not right: exit code 1, one line
+# Missing or damaged files: exit code 1, one line
 
 
 def test_no_classifier(data):
@@ -675,7 +675,7 @@ def test_no_compiler(data, monkeypatch):
     assert_refused(run("train-cnn", "--device", "emulator", "--data-dir", data), 1, r"needs a C\+\+ compiler")
 
 
-def test_what_is_no_run(data):
+def test_a_folder_that_is_not_a_run(data):
     Path("empty").mkdir()
     Path("text").write_text("x")
     for command in (["evaluate"], ["train-cnn", "--resume"], ["train-fcn", "--resume"]):
@@ -734,7 +734,7 @@ def test_weights_of_another_network_or_with_nan(data, runs):
     assert_refused(run(*FCN, "--data-dir", data), 1, found)
 
 
-def test_what_is_no_image(runs):
+def test_an_argument_that_is_not_an_image(runs):
     Path("notes.txt").write_text("not an image")
     Path("empty.png").touch()
     Path("folder").mkdir()
@@ -851,7 +851,7 @@ def test_brackets_in_a_folders_name(data, name):
     ],
     ids=repr,
 )
-def test_what_the_system_refuses(runs, monkeypatch, error, words):
+def test_errors_of_the_operating_system(runs, monkeypatch, error, words):
     def refuse(*arguments):
         raise error
 

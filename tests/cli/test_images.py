@@ -150,10 +150,12 @@ RECEPTIVE_FIELD = 44
 
 
 def far_sighted(x, blocks=RECEPTIVE_FIELD // 4):
-    """Two probabilities that look as far as RECEPTIVE_FIELD allows, exactly (sums of small integers, scaled by 2^-15).
+    """Two probabilities that depend on pixels as far away as RECEPTIVE_FIELD allows.
+
+    They are exact: sums of small integers, scaled by 2^-15.
 
     As in the networks, pooling windows begin at multiples of 4 and what lies outside counts as nothing.
-    Channel 0 looks up and left, channel 1 down and right.
+    Channel 0 depends on pixels above and to the left, channel 1 on pixels below and to the right.
     """
     pixels = np.rint(x[0, 0] * 127 + 127)
     height, width = pixels.shape
@@ -223,7 +225,7 @@ def test_small_and_odd_sizes_are_padded_with_black_and_cropped():
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (1, 1), (19, 19), (0, 40)])
-def test_an_image_that_no_digit_fits_into_is_an_error(shape):
+def test_an_image_too_small_for_a_digit_is_an_error(shape):
     with pytest.raises(DataError, match=rf"icon.png is {shape[0]}x{shape[1]} pixels.*enlarge"):
         predict_image(far_sighted, np.zeros(shape, np.uint8), RECEPTIVE_FIELD, name="icon.png")
 
@@ -294,7 +296,7 @@ def test_two_classes_are_ink_and_background(drawing, tmp_path):
     assert (np.asarray(Image.open(folder / "overlay.png"))[labels == 1] == 0).all()
 
 
-# How colours look to others, applied to linear RGB: Machado, Oliveira, Fernandes (2009), severity 1.0.
+# Deficient colour vision, applied to linear RGB: Machado, Oliveira, Fernandes (2009), severity 1.0.
 SIGHTS = {
     "normal": np.eye(3),
     "protanopia": [
@@ -319,7 +321,7 @@ TO_OKLAB = [[0.210454, 0.793618, -0.004072], [1.977998, -2.428592, 0.450594], [0
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
-def test_no_two_colours_look_alike(sight):
+def test_any_two_colours_can_be_told_apart(sight):
     colour = images.PALETTE / 255
     linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.transpose(SIGHTS[sight]), 0, 1)
@@ -328,16 +330,16 @@ def test_no_two_colours_look_alike(sight):
     assert distance.min() > 0.10
 
 
-def test_the_halo_of_compression_is_no_ink(drawing, tmp_path):
+def test_the_halo_of_compression_is_not_ink(drawing, tmp_path):
     big = np.kron(drawing, np.ones((4, 4), np.uint8))
     Image.fromarray(big).save(tmp_path / "lossy.jpg", quality=60)
     decoded = np.asarray(Image.open(tmp_path / "lossy.jpg"))
     assert ((decoded > 0) & (big == 0)).sum() > 50, "there is a halo to be removed"
-    said = []
-    pixels = read_image(tmp_path / "lossy.jpg", notice=said.append)
+    notices = []
+    pixels = read_image(tmp_path / "lossy.jpg", notice=notices.append)
     assert ((pixels > 0) & (big == 0)).sum() < 20
     assert (pixels[big > 100] > 0).all()
-    assert "background, up to 32, made 0" in said[0]
+    assert "background, up to 32, made 0" in notices[0]
 
 
 def test_uneven_paper_becomes_black(drawing, tmp_path):

@@ -42,8 +42,8 @@ def test_the_same_seed_gives_the_same_bytes(drawn):
 def test_other_seeds_give_other_images():
     one, two = draw_digits(200, seed=1), draw_digits(200, seed=2)
     assert not np.array_equal(one[1], two[1])
-    seen = {image.tobytes() for image in np.concatenate([one[0], two[0]])}
-    assert len(seen) == 400
+    different = {image.tobytes() for image in np.concatenate([one[0], two[0]])}
+    assert len(different) == 400
 
 
 def test_labels_are_balanced_and_shuffled(drawn):
@@ -118,12 +118,12 @@ def test_a_curve_passes_through_its_points_in_order(digit, name):
     for matrix in (skeleton.careful, skeleton.hasty):
         assert np.allclose(matrix.sum(1), 1, atol=1e-5), "a digit that is moved must be drawn moved"
         curve = matrix @ skeleton.points
-        place = 0
+        dot = 0
         for point in strokes.replace("|", " ").split():
             wanted = np.array(point.split(","), float) / 100
-            near = np.flatnonzero(np.abs(curve[place:] - wanted).max(1) < 1e-5)
-            assert len(near), f"{point} is not reached after dot {place}"
-            place += near[0]
+            near = np.flatnonzero(np.abs(curve[dot:] - wanted).max(1) < 1e-5)
+            assert len(near), f"{point} is not reached after dot {dot}"
+            dot += near[0]
         assert np.linalg.norm(curve, axis=1).max() < 1.6, "the curve overshoots"
 
 

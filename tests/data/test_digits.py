@@ -165,7 +165,7 @@ def test_unwritable_cache(tmp_path, monkeypatch, drawn):
 
 
 @pytest.mark.parametrize("arguments", [("validation",), ("train", "fashion")])
-def test_unknown_words(arguments):
+def test_unknown_names_are_refused(arguments):
     with pytest.raises(ValueError, match=arguments[-1]):
         load_digits(*arguments)
 

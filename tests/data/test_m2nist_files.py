@@ -185,7 +185,7 @@ def test_bad_files_are_named(tmp_path, case):
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "words"),
+    ("position", "value", "words"),
     [
         ((66, 5, 7, 3), 2, ["image 66 holds 2 at row 5, column 7", "0..1"]),
         ((66, 5, 7, slice(None)), 0, ["image 66 has 0 ones", "row 5, column 7"]),
@@ -193,10 +193,10 @@ def test_bad_files_are_named(tmp_path, case):
         ((66, 5, 7, 0), -1, ["image 66 holds -1"]),
     ],
 )
-def test_bad_one_hot_rows_are_named(tmp_path, place, value, words):
+def test_bad_one_hot_rows_are_named(tmp_path, position, value, words):
     images, labels = images_and_labels()
     truth = one_hot(labels, np.int64)
-    truth[place] = value
+    truth[position] = value
     save(tmp_path, images, truth)
     with pytest.raises(DataError) as caught:
         read_m2nist(tmp_path)

@@ -1,4 +1,4 @@
-"""A trained run loaded from Python: three lines from a NumPy image to masks, and a clear error for what is no run."""
+"""A trained run loaded from Python: three lines from a NumPy image to masks, and clear errors for other folders."""
 
 import json
 from dataclasses import asdict
@@ -56,13 +56,13 @@ def test_three_lines_from_a_run_to_masks(tmp_path, name):
     p = tinyfcn.on("cpu").softmax(logits)[0]
     np.testing.assert_allclose(masks, p * 255, atol=0.51)
     np.testing.assert_array_equal(labels, p.argmax(axis=0))
-    assert len(np.unique(labels)) > 1  # or a wrong channel could not be noticed
+    assert len(np.unique(labels)) > 1  # otherwise a wrong channel would go unnoticed
     assert model.design == DESIGNS[name]
 
 
-def test_weights_and_outputs_can_be_taken_apart(tmp_path):
+def test_weights_and_outputs_can_be_inspected(tmp_path):
     network = save_run(tmp_path / "run", Design())
-    model = tinyfcn.load(tmp_path / "run" / STATE, "cpu")  # the file will do as well
+    model = tinyfcn.load(tmp_path / "run" / STATE, "cpu")  # the file works too
     assert model.network.parameter_shapes() == network.parameter_shapes()
     for tensor, value in network.numpy_parameters().items():
         np.testing.assert_array_equal(model.network.parameter[tensor], value)
@@ -115,7 +115,7 @@ def test_the_kernels_predict_what_numpy_does(ops, tmp_path):
         assert (mine != theirs).mean() < 1e-3  # a probability may round to the next byte
 
 
-def test_what_is_no_image(tmp_path):
+def test_an_argument_that_is_not_an_image(tmp_path):
     save_run(tmp_path / "run", Design())
     model = tinyfcn.load(tmp_path / "run", "cpu")
     for wrong in (np.zeros((64, 84, 3), np.uint8), np.zeros((64, 84), np.float32), [[0]]):
@@ -135,7 +135,7 @@ def test_a_classifier_gives_probabilities_but_no_masks(tmp_path):
         model.predict(np.zeros((64, 84), np.uint8))
 
 
-def test_what_is_no_run(tmp_path):
+def test_a_folder_that_is_not_a_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"gone.* does not exist"):
         tinyfcn.load(tmp_path / "gone", "cpu")
     with pytest.raises(CheckpointError, match="is not a run of tinyfcn"):

@@ -53,13 +53,13 @@ def batch(design: Design, height: int = 28, width: int = 32, count: int = 2, see
     """Random images, float64, without the ties of a black background; and random labels for each output."""
     random = np.random.default_rng(seed)
     x = random.standard_normal((count, 1, height, width))
-    places = ((height - 24) // 4, (width - 24) // 4) if design.name == "classifier" else (height, width)
-    labels = random.integers(0, design.classes + (design.name == "early"), (count, *places))
+    positions = ((height - 24) // 4, (width - 24) // 4) if design.name == "classifier" else (height, width)
+    labels = random.integers(0, design.classes + (design.name == "early"), (count, *positions))
     return x, labels.astype(np.int32)
 
 
 def loss_and_gradient(network: Network, design: Design, x: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
-    """The loss and the logits' gradient; for early with places that have no label, as its background has none."""
+    """The loss and the logits' gradient; for early, pixels of the background have no label."""
     ops = network.ops
     logits = network.forward(ops.asarray(x.astype(network.parameters.dtype)))
     ignore = 10 if design.name == "early" else None
@@ -80,7 +80,7 @@ def composed(count: int = 2, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @all_designs
-def test_naive_kernels_give_the_references_gradients(naive_ops: Operations, design: Design) -> None:
+def test_naive_kernels_match_the_references(naive_ops: Operations, design: Design) -> None:
     """Every parameter's gradient and the logits, within 1e-4.
 
     A unit within a rounding of a kink (ReLU at 0, two equal candidates for a maximum) could turn out differently; with
@@ -124,7 +124,7 @@ def real_images(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["classifier", "skip"])
-def test_fast_kernels_give_the_references_gradients_on_real_images(ops: Operations, name: str) -> None:
+def test_fast_kernels_match_the_references_on_real_images(ops: Operations, name: str) -> None:
     """And twice the same bits."""
     design, (x, labels) = Design(name), real_images(name)
     compiled(ops, design, x, labels)
@@ -135,18 +135,18 @@ def test_fast_kernels_give_the_references_gradients_on_real_images(ops: Operatio
 
 
 @pytest.mark.parametrize("name", ["classifier", "skip"])
-def test_naive_kernels_give_the_references_gradients_on_real_images(naive_ops: Operations, name: str) -> None:
+def test_naive_kernels_match_the_references_on_real_images(naive_ops: Operations, name: str) -> None:
     check_kernels(naive_ops, Design(name), *real_images(name))
 
 
 @all_designs
-def test_naive_kernels_in_double_give_the_references_gradients(design: Design) -> None:
+def test_naive_kernels_in_double_match_the_references(design: Design) -> None:
     """With twelve digits in common, no unit is near enough to a kink to turn out differently."""
     check_kernels(NAIVE_DOUBLE, design, *batch(design, count=1))
 
 
 @pytest.mark.parametrize("name", ["classifier", "skip"])
-def test_fast_kernels_in_double_give_the_references_gradients(name: str) -> None:
+def test_fast_kernels_in_double_match_the_references(name: str) -> None:
     design = Design(name)
     x, labels = batch(design, 28, 28)
     compiled(DOUBLE, design, x, labels)
@@ -193,10 +193,10 @@ def test_backward_twice_gives_equal_bits(design: Design) -> None:
 
 
 @all_designs
-def test_frozen_layers_keep_their_gradients_and_the_others_get_theirs(design: Design) -> None:
+def test_the_gradients_of_frozen_layers_are_not_written(design: Design) -> None:
     x, labels = batch(design)
     network, trained = design.build(CPU, seed=2), Design(**design.as_dict() | {"freeze": False}).build(CPU, seed=2)
-    network.gradients[...] = trained.gradients[...] = 77  # what nobody writes stays
+    network.gradients[...] = trained.gradients[...] = 77  # stays where nothing is written
     for each in (network, trained):
         each.backward(loss_and_gradient(each, design, x, labels)[1])
     assert not (trained.gradients == 77).any(), "every gradient is written"
@@ -219,7 +219,7 @@ def test_gradients_of_outputs_have_the_outputs_shapes(design: Design) -> None:
     # A convolution with its pooling is called by the pooling's name; what skip0 and skip1 put out is part of a sum.
     layers = {name.split(".")[0].replace("conv", "pool") for name in trained_names(network, design)}
     layers -= {"skip0", "skip1"}
-    assert layers <= {*network.output_gradients}, "each trained layer's gradient can be looked at"
+    assert layers <= {*network.output_gradients}, "each trained layer's gradient can be inspected"
 
 
 @all_fcns
@@ -259,11 +259,12 @@ def test_reducing_last_takes_more_memory() -> None:
     assert bytes_of("early, reduce last") > 1.8 * bytes_of("early")
 
 
-def seen_along(network: Network, axis: int, length: int, crosswise: int) -> np.ndarray:
+def dependence(network: Network, axis: int, length: int, crosswise: int) -> np.ndarray:
     """Which inputs along one axis change which outputs along it: booleans (input, output).
 
-    All weights are made positive and the images bright, so that nothing is clipped and nothing cancels; a pixel made
-    a thousand times brighter then wins every maximum that it takes part in, and shows wherever it is seen.
+    All weights are made positive and the images bright, so that nothing is clipped and nothing cancels. A pixel that is
+    made a thousand times brighter is then the maximum of every window that holds it, and changes every output that
+    depends on it.
     """
     network.parameters[...] = abs(network.parameters)
     for name, value in network.parameter.items():
@@ -283,10 +284,10 @@ def seen_along(network: Network, axis: int, length: int, crosswise: int) -> np.n
 @all_fcns
 def test_an_output_sees_its_receptive_field_and_no_farther(design: Design, axis: int) -> None:
     network = design.build(CPU, seed=0, dtype=np.float64)
-    seen = seen_along(network, axis, length=76, crosswise=16)
+    depends = dependence(network, axis, length=76, crosswise=16)
     extents = []
-    for output in range(28, 48):  # away from the edges, at which less is seen: each phase of the stride 4 several times
-        inputs = np.flatnonzero(seen[:, output])
+    for output in range(28, 48):  # away from the edges, each phase of the stride 4 several times
+        inputs = np.flatnonzero(depends[:, output])
         assert inputs.min() <= output <= inputs.max()
         extents.append(inputs.max() - inputs.min() + 1)
     assert max(extents) == network.receptive_field
@@ -303,7 +304,7 @@ def test_the_classifier_slides_over_a_larger_image() -> None:
     assert_close(logits[0].transpose(1, 2, 0).reshape(150, 10), alone[:, :, 0, 0], "one kernel")
 
 
-def test_skip_takes_over_what_the_classifier_has_learned() -> None:
+def test_skip_computes_the_classifiers_dense32_from_its_weights() -> None:
     classifier, skip = Design("classifier").build(CPU, seed=1), Design("skip").build(CPU, seed=2)
     values = classifier.numpy_parameters()
     skip.load({name: value for name, value in values.items() if name.split(".")[0] in skip.pretrained})
@@ -333,7 +334,7 @@ def test_layers_of_one_name_start_alike_in_every_design() -> None:
 
 @all_designs
 def test_initial_weights_are_hes(design: Design) -> None:
-    """Variance 2 / n, n the products that an output sums: counted here, by convolving ones with ones.
+    """Variance 2 / n, n the products that an output sums: counted by convolving ones with ones.
 
     The layer that makes the logits begins smaller.
     """
@@ -354,7 +355,7 @@ def test_initial_weights_are_hes(design: Design) -> None:
 
 
 @all_designs
-def test_a_network_that_knows_nothing_loses_ln_of_the_classes(design: Design) -> None:
+def test_the_loss_of_equal_logits_is_ln_of_the_classes(design: Design) -> None:
     """With a last layer of zeros all classes are equally likely: ln 10, ln 11 or ln 2, to float32's last digits."""
     network = random_start(design).build(CPU, seed=0)
     x, labels = batch(design)
@@ -380,9 +381,9 @@ def test_initial_losses_are_near_ln_of_the_classes(design: Design) -> None:
 
 
 def test_ink_start_tells_ink_from_background_untrained() -> None:
-    """What the background's logit is above the others', on average where there is no ink minus where there is.
+    """The background's logit minus the mean of the others: its average without ink, minus its average on ink.
 
-    It is 8 by design, and the random weights around it add or take some 3.
+    It is 8 by design; the random weights add or subtract about 3.
     """
     x, labels = composed(4)
     for kind in ("digits", "binary"):
@@ -404,7 +405,7 @@ LEARNING = {  # design -> steps and rate with which two images are learned by he
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_two_images_can_be_learned_by_heart(name: str) -> None:
+def test_two_images_can_be_memorised(name: str) -> None:
     design = DESIGNS[name]
     steps, rate, enough = LEARNING[name]
     network = design.build(CPU, seed=0)
@@ -545,8 +546,8 @@ def test_early_itself_refuses_a_skip_connection_that_has_no_map_to_join() -> Non
 
 
 def test_classes_and_background() -> None:
-    seen = {(d.name, d.labels): (d.classes, d.background) for d in DESIGNS.values()}
-    assert seen == {
+    found = {(d.name, d.labels): (d.classes, d.background) for d in DESIGNS.values()}
+    assert found == {
         ("classifier", "digits"): (10, 10),
         ("early", "digits"): (10, 10),
         ("corrected", "digits"): (11, 10),

@@ -114,7 +114,7 @@ def test_a_new_design_trains_and_predicts(changed: Path) -> None:
         (["--cnn", "runs/cnn-1"], "toy takes no weights of a classifier: leave out --cnn"),
     ],
 )
-def test_what_a_new_design_does_not_take_is_wrong_usage(changed: Path, options: list[str], says: str) -> None:
+def test_options_that_a_new_design_does_not_take_are_wrong_usage(changed: Path, options: list[str], says: str) -> None:
     refused = tinyfcn(changed, *TRAIN, *options)
     assert refused.returncode == 2
     assert says in refused.stderr

@@ -100,9 +100,9 @@ def test_mistakes_shows_the_surest_mistakes_and_nothing_else(tmp_path):
     predicted = np.where(np.arange(60) < 40, (true + 1) % 10, true)
     confidence = np.linspace(0.9, 0.1, 60)
     page = pixels(figures.mistakes(tmp_path / "mistakes.png", images, true, predicted, confidence))
-    places = [find(page, grey(image / 255), 5) for image in images]
-    assert [len(place) for place in places] == [1] * 30 + [0] * 30
-    assert places[0] < places[1] < places[6] < places[29]
+    positions = [find(page, grey(image / 255), 5) for image in images]
+    assert [len(found) for found in positions] == [1] * 30 + [0] * 30
+    assert positions[0] < positions[1] < positions[6] < positions[29]
     figures.mistakes(tmp_path / "none.png", images, true, true, confidence)
 
 
@@ -147,7 +147,7 @@ def test_side_by_side_has_early_left_and_skip_right(maps, tmp_path):
     assert not find(page, grey(skip[0, 10]), 2)
 
 
-def test_score_map_puts_the_winner_in_the_middle_of_its_window(tmp_path):
+def test_score_map_puts_the_best_digit_in_the_middle_of_its_window(tmp_path):
     scores = np.full((10, 10, 15), 1e-3)
     scores[0] = 0.991
     scores[:, 2, 3] = 1e-3
@@ -187,7 +187,7 @@ def test_the_users_matplotlib_is_left_alone_and_leaves_figures_alone(tmp_path, m
     np.testing.assert_array_equal(pixels(first), pixels(second))
 
 
-def test_an_unwritable_place_is_an_error_and_a_failure_leaves_the_old_figure(tmp_path, monkeypatch):
+def test_an_unwritable_folder_is_an_error_and_a_failure_leaves_the_old_figure(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DataError, match="file"):
         figures.learning_curves(tmp_path / "file" / "curves.png", RUN)

@@ -100,7 +100,7 @@ def test_iou_by_hand():
     np.testing.assert_allclose(iou_per_class(counts), [1 / 4, 1 / 2, 1 / 3], rtol=1e-15)
 
 
-def test_iou_of_a_class_that_is_nowhere_is_nan_and_of_one_never_right_is_0():
+def test_iou_of_an_absent_class_is_nan_and_of_one_never_predicted_right_is_0():
     counts = np.array([[5, 0, 0], [0, 0, 0], [1, 0, 0]])  # nothing is of class 1; class 2 was always missed
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no division by zero on the way

@@ -69,14 +69,14 @@ def cnn(data, tmp_path_factory):
         return start(classifier(data), tmp_path_factory.mktemp("classifier") / "run")[0].folder
 
 
-def too_dear(*arguments):
+def too_slow(*arguments):
     raise AssertionError("no test draws the built-in digits")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, request):
     """Few test images, no 20,000 built-in digits, and figures only where a test asks for them."""
-    monkeypatch.setattr("tinyfcn.data.builtin_digits.draw_digits", too_dear)
+    monkeypatch.setattr("tinyfcn.data.builtin_digits.draw_digits", too_slow)
     monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", TEST_IMAGES)
     if "figures" not in request.keywords.get("usefixtures", pytest.mark.usefixtures()).args:
         for trainer in (ClassifierTrainer, FcnTrainer):
@@ -143,7 +143,7 @@ def press_ctrl_c():
 
 
 class Crash(Exception):
-    """Ends a training as a power cut would: nothing is saved any more."""
+    """Ends a training as a power cut would: nothing more is saved."""
 
 
 def crash():
@@ -230,7 +230,7 @@ def test_stopped_and_resumed_ends_in_the_same_bits(data, cnn, m2nist, tmp_path, 
     assert outcome(Run(folder)) == outcome(whole)
 
 
-def test_what_ctrl_c_says_is_the_way_to_go_on(data, cnn, tmp_path, monkeypatch):
+def test_ctrl_c_says_how_to_resume(data, cnn, tmp_path, monkeypatch):
     at_step(monkeypatch, 4, press_ctrl_c)
     folder = tmp_path / "my run"
     before = signal.getsignal(signal.SIGINT)
@@ -351,7 +351,7 @@ def test_trained_to_the_end_but_without_metrics(data, tmp_path, monkeypatch):
         resume(tmp_path / "run")
 
 
-def test_resuming_goes_on_counting_seconds(data, tmp_path, monkeypatch):
+def test_resuming_continues_the_count_of_seconds(data, tmp_path, monkeypatch):
     at_step(monkeypatch, 14, press_ctrl_c)
     with pytest.raises(Interrupted):
         start(classifier(data), tmp_path / "run")
@@ -372,7 +372,7 @@ def test_the_classifier_is_not_needed_to_resume(data, cnn, tmp_path, monkeypatch
     assert outcome(run) == outcome(whole)
 
 
-def test_what_cannot_be_resumed(data, cnn, tmp_path, monkeypatch):
+def test_runs_that_cannot_be_resumed(data, cnn, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="not a run of tinyfcn"):
         resume(tmp_path)
     with pytest.raises(CheckpointError, match="is finished"):
@@ -445,7 +445,7 @@ def test_a_damaged_config_is_not_resumed(data, tmp_path, monkeypatch, change):
 
 
 @pytest.mark.parametrize("option", [{"name": "unet"}, {"reduce": "never"}, {"upsample": "twice"}, {"labels": "words"}])
-def test_a_design_has_only_the_options_there_are(option):
+def test_an_unknown_value_of_an_option_is_refused(option):
     with pytest.raises(ValueError, match=next(iter(option.values()))):
         Design(**{"name": "corrected", **option})
 
@@ -624,29 +624,29 @@ def test_unlabelled_pixels_of_early_are_pushed_down_or_left_alone(data, cnn, tmp
     assert means["softmax"] < means["zero"] - 0.1
 
 
-def test_a_reporter_hears_of_everything(data, tmp_path):
-    heard = []
+def test_a_reporter_is_told_of_every_event(data, tmp_path):
+    events = []
 
     class Listener(Reporter):
         def started(self, run, trainer, step):
-            heard.append(("started", step))
+            events.append(("started", step))
 
         def stepped(self, step, loss):
-            heard.append(("stepped", step))
+            events.append(("stepped", step))
             assert 0 < loss < 10
 
         def evaluated(self, record):
-            heard.append(("evaluated", record["step"]))
+            events.append(("evaluated", record["step"]))
 
     start(classifier(data, batch=13), tmp_path / "run", Listener())  # 200 / 13: epochs end within batches
     steps = [("stepped", n) for n in (10, 16, 26, 31)]
-    assert heard == [("started", 0), *steps[:2], ("evaluated", 16), *steps[2:], ("evaluated", 31)]
+    assert events == [("started", 0), *steps[:2], ("evaluated", 16), *steps[2:], ("evaluated", 31)]
 
 
-# Where it goes wrong
+# Errors
 
 
-def test_a_loss_that_is_no_number_ends_training_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
+def test_a_loss_of_nan_ends_training_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
     batch = Stored.batch
 
     def poisoned(stored, step):
@@ -666,7 +666,7 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_the_last_checkpoint(da
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("steps", [1, 4])
-def test_a_far_too_high_learning_rate_is_told_and_nothing_bad_is_saved(data, tmp_path, steps):
+def test_a_far_too_high_learning_rate_is_an_error_and_nothing_bad_is_saved(data, tmp_path, steps):
     with pytest.raises(TinyfcnError, match=r"loss became (nan|inf) .*lower --learning-rate than 1e\+30"):
         start(fcn(data, None, learning_rate=1e30, warmup=0, steps=steps, evaluations=steps), tmp_path / "run")
     run = Run(tmp_path / "run")
@@ -772,7 +772,7 @@ def test_pretrained_weights_come_from_a_run_or_a_file(cnn):
         np.testing.assert_array_equal(value, from_file[name])
 
 
-def test_what_is_no_classifier_is_refused(data, cnn, tmp_path):
+def test_weights_of_another_network_than_a_classifier_are_refused(data, cnn, tmp_path):
     network = Design().build(tinyfcn.on("cpu"))
     with pytest.raises(CheckpointError, match=r"nothing.* does not exist"):
         pretrained_weights(network, tmp_path / "nothing")
@@ -873,17 +873,17 @@ def test_stored_images_come_once_an_epoch_in_a_new_order(count, size):
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (1000, 3), (5, 12)])
-def test_which_images_a_step_has_does_not_depend_on_how_it_is_asked(count, size):
+def test_the_images_of_a_step_do_not_depend_on_the_range_of_steps(count, size):
     stored = stored_numbers(count, size, seed=1)
     whole = stored.indices(range(300))
     assert whole.shape == (300, size) and whole.dtype == np.int32
     for first, last in ((0, 1), (7, 8), (128, 256), (299, 300), (3, 20)):
         np.testing.assert_array_equal(stored.indices(range(first, last)), whole[first:last])
-    by_the_book = [permutation(count, 1, place // count)[place % count] for place in range(250 * size, 260 * size)]
+    by_the_book = [permutation(count, 1, at // count)[at % count] for at in range(250 * size, 260 * size)]
     np.testing.assert_array_equal(whole[250:260].ravel(), by_the_book)
 
 
-def test_the_device_is_told_what_comes_every_so_many_steps(ops):
+def test_the_order_of_images_is_written_to_the_device_every_so_many_steps(ops):
     """Whatever step a training begins with, and though the array that holds the order stays the same."""
     for first in (0, ORDERED_STEPS - 1, ORDERED_STEPS + 5):
         stored = stored_numbers(7, 2, seed=4, ops=ops)
@@ -957,7 +957,7 @@ def test_evaluating_a_run_gives_its_result_again(data, cnn, m2nist, tmp_path):
     files, _ = start(fcn(None, cnn, m2nist=str(m2nist), data_dir=None), tmp_path / "files")
     found = evaluate_run(files.folder, "cpu", m2nist=m2nist)
     assert found == {name: value for name, value in files.result().items() if name not in ("steps", "seconds")}
-    assert evaluate_run(files.folder, "cpu") == found  # without a word, on the images that it was tested on
+    assert evaluate_run(files.folder, "cpu") == found  # without options, on the images of its training's tests
     assert evaluate_run(files.folder, "cpu", data_dir=data)["loss"] != found["loss"]
     with pytest.raises(CheckpointError, match="is a classifier's run"):
         evaluate_run(cnn, "cpu", m2nist=m2nist)
@@ -1011,7 +1011,7 @@ REPLAYED = {
 
 @pytest.mark.parametrize("name", REPLAYED)
 def test_a_recorded_step_is_the_step_to_the_bit(ops, data, cnn, monkeypatch, name):
-    """Of two trainings one records its step and replays it, the other goes through Python every time."""
+    """One training records its step and replays it, the other runs in Python every time."""
     monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", 1)
     monkeypatch.setattr("tinyfcn.training.sources.ORDERED_STEPS", 3)  # new orders on the way
     steps, make = REPLAYED[name]
@@ -1030,7 +1030,7 @@ def test_a_recorded_step_is_the_step_to_the_bit(ops, data, cnn, monkeypatch, nam
                 trainer.work()
         assert len(worked) == (1 if replays else steps)
         assert not conflicts(ops.device.record(work).launches), (
-            "what runs beside other launches is of no matter to them"
+            "launches that may run at the same time do not share arrays"
         )
         losses = trainer.state.last_losses(ops, steps)
         assert len({*losses.tolist()}) == steps
@@ -1086,7 +1086,7 @@ def test_the_classifiers_figures(data, tmp_path):
 
 
 @pytest.mark.usefixtures("figures")
-def test_an_fcns_figures_and_what_pretraining_helped(data, cnn, tmp_path):
+def test_an_fcns_figures_and_the_effect_of_pretraining(data, cnn, tmp_path):
     brief = {"steps": 1, "evaluations": 1, "design": Design("early")}
     scratch, _ = start(fcn(data, None, **brief), tmp_path / "runs" / "scratch")
     expected = ["labels.png", "learning-curves.png", "masks-scaled-by-panel.png", "masks.png"]
@@ -1102,7 +1102,7 @@ def test_an_fcns_figures_and_what_pretraining_helped(data, cnn, tmp_path):
     "config",
     [None, "{", "[]", "{}", '{"command": "train-fcn"}', '{"command": "train-fcn", "design": [], "cnn": 1}'],
 )
-def test_what_lies_beside_a_run_does_not_spoil_it(data, cnn, tmp_path, monkeypatch, config):
+def test_other_folders_beside_a_run_do_no_harm(data, cnn, tmp_path, monkeypatch, config):
     monkeypatch.setattr("tinyfcn.figures.mask_grid", lambda *arguments, **options: None)
     monkeypatch.setattr("tinyfcn.figures.label_overview", lambda *arguments, **options: None)
     beside = tmp_path / "another program's"

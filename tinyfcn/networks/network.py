@@ -22,9 +22,9 @@ Shapes = Mapping[str, tuple[tuple[int, ...], int]]  # a layer's name -> its weig
 
 LAST_LAYER = 0.1  # the last layer's initial weights, as a share of He's scale
 
-DESIGNS: dict[str, type["Network"]] = {}  # every design by its name: a network's class enters itself when it is defined
+DESIGNS: dict[str, type["Network"]] = {}  # the class of each design by its name, entered when the class is defined
 
-# What a network's class must declare, with what each means, for the message to whoever forgets one.
+# The declarations of a network's class, each with its meaning, for the message when one is missing.
 DECLARATIONS = {
     "name": 'the design\'s name in Design and --design, such as name = "skip"',
     "summary": 'what the design is, in one line of the help, such as summary = "with skip connections"',
@@ -98,7 +98,7 @@ class Network(ABC):
         for option in cls.options:
             if option not in OPTIONS:
                 raise TypeError(
-                    f"{who} takes an option that nothing knows, {option!r}: add it to OPTIONS in networks/options.py "
+                    f"{who} takes an unknown option, {option!r}: add it to OPTIONS in networks/options.py "
                     "and as a field to Design in networks/design.py"
                 )
         contradicting = UNLABELLED if cls.has_background else LABELS
