@@ -11,7 +11,7 @@ import tinyfcn
 from tinyfcn.data import Digits
 from tinyfcn.errors import CheckpointError, DataError
 from tinyfcn.networks import Design
-from tinyfcn.reference import compose_m2nist
+from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.runs import STATE, Run
 
 DESIGNS = {

@@ -57,7 +57,8 @@ class ClassifierTrainer(Trainer):
         confidence = self.probabilities.max(axis=1)
         figures.mistakes(run.folder / "mistakes.png", self.test.images, self.test.labels, predicted, confidence)
         ops = self.network.ops
-        images, _ = ops.compose_m2nist(*map(ops.asarray, (self.test.images, self.test.labels)), TEST_SEED, 0, 1)
+        digits, labels = ops.asarray(self.test.images), ops.asarray(self.test.labels)
+        images, _ = ops.compose_m2nist(digits, labels, TEST_SEED, 0, 1)
         scores = ops.to_numpy(ops.softmax(self.network.forward(images)))
         figures.score_map(run.folder / "score-map.png", as_bytes(ops.to_numpy(images))[0], scores[0])
 

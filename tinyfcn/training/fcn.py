@@ -14,7 +14,7 @@ from tinyfcn.errors import CheckpointError
 from tinyfcn.metrics import SegmentationScore
 from tinyfcn.networks import Design, Network
 from tinyfcn.operations import on
-from tinyfcn.reference import compose_m2nist
+from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.runs import RESULT, STATE, Run, checked_parameters, load_tensors
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork

@@ -9,7 +9,7 @@ from tinyfcn.data import Digits, M2nist, load_digits, read_m2nist, split_indices
 from tinyfcn.devices.device import Array
 from tinyfcn.networks import BACKGROUND, Design
 from tinyfcn.operations import Operations
-from tinyfcn.reference import compose_m2nist
+from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.reference.philox import permutation
 
 TEST_SEED = 1  # of the composed test images, whatever the training's seed: they are composed of other digits
