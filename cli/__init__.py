@@ -1,4 +1,4 @@
-"""The command line: one module a command, each of which parses, calls tinyfcn and prints."""
+"""The command line: one module for each command, which parses, calls tinyfcn and prints."""
 
 import errno
 import sys
@@ -18,14 +18,14 @@ from tinyfcn.cli.train_fcn import train_fcn
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.training import Interrupted
 
-INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+INTERRUPTED = 130  # the exit code that a shell reports after Ctrl-C
 
 
 class Group(click.Group):
-    """Prints what a user can mend as one line and exits with 1; click itself exits with 2 for wrong usage."""
+    """Prints an error that a user can mend as one line and exits with 1. For wrong usage click exits with 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of use, not of the alphabet
+        return list(self.commands)  # in the order of use, not alphabetically
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -36,11 +36,11 @@ class Group(click.Group):
         except TinyfcnError as error:
             message = str(error)
         except MemoryError as error:
-            message = f"not enough memory ({error}): choose a smaller --batch, --fixed or picture"
+            message = f"not enough memory ({error}): choose a smaller --batch, --fixed or image"
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # the reader of a pipe went away; click ends quietly
-            message = f"{error.filename or 'what was to be written'}: {error.strerror}"
+                raise  # the reader of a pipe has ended; click exits silently
+            message = f"{error.filename or 'the output'}: {error.strerror}"
         click.echo(f"Error: {message}", err=True)
         sys.exit(1)
 
@@ -55,9 +55,9 @@ def main() -> None:
     tinyfcn train-fcn               train the FCN on its weights (some minutes)
     tinyfcn predict runs/fcn-1 photo.png
     tinyfcn gradcheck conv2d        after an edit of conv2d.cu: are the numbers right?
-    tinyfcn sanitize conv2d         and: does it race, or touch what is not its own?
+    tinyfcn sanitize conv2d         does it race, or access memory out of bounds?
     tinyfcn bench                   how fast it is, beside PyTorch
-    tinyfcn info                    what this machine has, and what is missing
+    tinyfcn info                    what this machine has and lacks
     """
 
 

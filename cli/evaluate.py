@@ -14,15 +14,17 @@ from tinyfcn.training import evaluate_run
 @click.command(short_help="Measure a trained network.")
 @click.argument("run", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-@click.option("--m2nist", type=FOLDER, help="Test on the 1,000 test pictures of combined.npy and segmented.npy here.")
+@click.option(
+    "--m2nist", type=FOLDER, help="Test on the 1,000 test images of combined.npy and segmented.npy in this folder."
+)
 @data_options
 @device_option
 def evaluate(run: Path, as_json: bool, m2nist: Path | None, dataset: str, data_dir: Path | None, device: str) -> None:
-    """Measure a trained network on the test pictures: always the same ones.
+    """Measure a trained network on the test images, which are always the same.
 
-    A classifier's accuracy and loss on the test digits. An FCN's IoU on 1,000 pictures composed of test digits; all
-    figures are fractions. Without options: the pictures that the run was tested on while it trained. A classifier
-    trained on the built-in digits can be tested on MNIST, with --dataset mnist.
+    Prints a classifier's accuracy and loss on the test digits, and an FCN's IoU on 1,000 images composed of test
+    digits. All figures are fractions. Without options, the run is tested on the same images as in its training. A
+    classifier that was trained on the built-in digits can be tested on MNIST, with --dataset mnist.
 
     \b
     tinyfcn evaluate runs/cnn-1

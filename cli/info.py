@@ -6,13 +6,13 @@ import click
 
 
 @click.command(short_help="Say what this machine has and lacks.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Look for MNIST here.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Search this folder for MNIST.")
 def info(data_dir: Path | None) -> None:
-    """Say what this machine has: GPU, compilers, data, folders, and how to supply what is missing.
+    """Say what this machine has: GPU, compilers, data, folders, and how to supply a missing one.
 
     \b
     tinyfcn info
-    tinyfcn info --data-dir DIR                  are MNIST's files there?
+    tinyfcn info --data-dir DIR                  does it hold MNIST's files?
     """
     from tinyfcn.machine import findings
 

@@ -9,15 +9,15 @@ from tinyfcn.data import load_digits, write_m2nist
 from tinyfcn.training import composed_chunks
 
 
-@click.command("make-m2nist", short_help="Write M2NIST pictures to files.")
+@click.command("make-m2nist", short_help="Write M2NIST images to files.")
 @click.argument("out", type=FOLDER)
-@click.option("--count", type=click.IntRange(1), default=5000, show_default=True, help="Pictures.")
+@click.option("--count", type=click.IntRange(1), default=5000, show_default=True, help="The number of images.")
 @click.option(
     "--split",
     type=click.Choice(["train", "test"]),
     default="train",
     show_default=True,
-    help="Which digits to compose them of.",
+    help="The digits of which the images are composed.",
 )
 @click.option(
     "--truth",
@@ -29,9 +29,9 @@ from tinyfcn.training import composed_chunks
 @click.option("--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True)
 @data_options
 def make_m2nist(out: Path, count: int, split: str, truth: str, seed: int, dataset: str, data_dir: Path | None) -> None:
-    """Write M2NIST pictures in the published format: combined.npy and segmented.npy, uint8.
+    """Write M2NIST images in the published format: combined.npy and segmented.npy, uint8.
 
-    One to three digits on 64x84 pixels, never overlapping.
+    Each image is 64x84 pixels and holds one to three digits, which never overlap.
 
     \b
     tinyfcn make-m2nist m2nist
@@ -39,4 +39,4 @@ def make_m2nist(out: Path, count: int, split: str, truth: str, seed: int, datase
     """
     digits = load_digits(split, dataset, data_dir, lambda text: click.echo(text, err=True))
     write_m2nist(out, composed_chunks(digits, seed, count), count, one_hot=truth == "one-hot")
-    click.echo(f"{count:,} pictures of {digits.source} {split} digits in {out}: combined.npy, segmented.npy")
+    click.echo(f"{count:,} images of {digits.source} {split} digits in {out}: combined.npy, segmented.npy")

@@ -6,13 +6,16 @@ from typing import Any
 
 import click
 
+from tinyfcn.networks import DESIGNS, OPTIONS
+from tinyfcn.networks.design import foreign, listed, takers
 from tinyfcn.operations import DEVICES
 from tinyfcn.training import Settings
-from tinyfcn.training.settings import RECIPES, SCHEDULES
+from tinyfcn.training.settings import FROM_RECIPE, SCHEDULES
 
 Command = Callable[..., Any]
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FCNS = {name: network for name, network in DESIGNS.items() if network.per_pixel}  # the designs that train-fcn trains
 
 
 def device_option(command: Command) -> Command:
@@ -40,72 +43,89 @@ def data_options(command: Command) -> Command:
         type=click.Choice(["auto", "mnist", "builtin"]),
         default="auto",
         show_default=True,
-        help="MNIST, or digits drawn by code. auto: MNIST, or the built-in digits where it cannot be had.",
+        help="MNIST, or digits drawn by code. auto: MNIST, or the built-in digits where MNIST is not available.",
     )(command)
 
 
-def by_design(defaults: type[Settings], name: str) -> str:
-    """Says what an option's default is for each design, if it has none of its own."""
-    if getattr(defaults, name) is not None:
-        return ""
-    return f" Default: {RECIPES['skip'][name]}; for early, as its article, {RECIPES['early'][name]}."
+def by_design(setting: str, spelled: Callable[[Any], str] = str) -> str:
+    """Says which default a setting has in each design's recipe."""
+    designs: dict[str, list[str]] = {}
+    for name, network in FCNS.items():
+        designs.setdefault(spelled(getattr(network.recipe, setting)), []).append(name)
+    return "Default: " + "; ".join(f"{value} for {listed(names)}" for value, names in designs.items()) + "."
+
+
+def design_options(command: Command) -> Command:
+    """Every option of every design, with its choices, its default and the designs that take it."""
+    for option in reversed(OPTIONS):
+        from_recipe = option.name == "freeze"
+        kind: dict[str, Any] = {"default": option.default, "show_default": True}
+        text = f"{option.help} For {listed(takers(option))}."
+        if from_recipe:
+            kind = {"default": None}
+            text += f" {by_design('freeze', lambda freeze: 'freeze' if freeze else 'finetune')}"
+            text += " With --from-scratch: finetune."
+        if isinstance(option.default, bool):
+            kind["is_flag"] = True
+        elif option.choices:
+            kind["type"] = click.Choice(option.choices)
+        else:
+            kind["type"] = type(option.default)
+        command = click.option(option.flag, option.name, help=text, **kind)(command)
+    return command
+
+
+def refuse_foreign_options(context: click.Context, name: str) -> None:
+    """UsageError if the command line holds an option that the design does not take, even with its default value."""
+    for option in OPTIONS:
+        if was_given(context, option.name) and option not in FCNS[name].options:
+            raise click.UsageError(foreign(option, option.spelled(context.params[option.name]), name))
 
 
 def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
-    """What both trainings take."""
+    """The options that both trainings take."""
+
+    def default(name: str, help: str) -> dict[str, Any]:
+        """The default of a setting, which the help says: its own, or that of each design."""
+        value = getattr(defaults, name)
+        if value is FROM_RECIPE:
+            return {"default": None, "help": f"{help} {by_design(name)}"}
+        return {"default": value, "show_default": True, "help": help}
 
     def add(command: Command) -> Command:
         for option in reversed(
             [
+                click.option("--batch", type=click.IntRange(1), **default("batch", "Images a step.")),
                 click.option(
-                    "--batch",
-                    type=click.IntRange(1),
-                    default=defaults.batch,
-                    show_default=True,
-                    help="Pictures a step.",
-                ),
-                click.option(
-                    "--learning-rate",
-                    "--lr",
-                    type=float,
-                    default=defaults.learning_rate,
-                    show_default=defaults.learning_rate is not None,
-                    help="Adam's." + by_design(defaults, "learning_rate"),
+                    "--learning-rate", "--lr", type=float, **default("learning_rate", "Adam's learning rate.")
                 ),
                 click.option(
                     "--schedule",
                     type=click.Choice(SCHEDULES),
-                    default=defaults.schedule,
-                    show_default=defaults.schedule is not None,
-                    help="cosine: the learning rate falls to 0 by half a cosine. constant: it stays."
-                    + by_design(defaults, "schedule"),
+                    **default("schedule", "cosine: the learning rate falls to 0 by half a cosine. constant: it stays."),
                 ),
                 click.option(
                     "--warmup",
                     type=click.IntRange(0),
-                    default=defaults.warmup,
-                    show_default=defaults.warmup is not None,
-                    help="Steps in which the learning rate climbs from 0." + by_design(defaults, "warmup"),
+                    **default("warmup", "Steps in which the learning rate climbs from 0."),
                 ),
                 click.option(
                     "--seed",
                     type=click.IntRange(0, (1 << 32) - 1),
-                    default=defaults.seed,
-                    show_default=True,
-                    help="Of initial weights and pictures: same seed, same machine, same bits.",
+                    **default("seed", "Of initial weights and images: same seed, same machine, same bits."),
                 ),
                 click.option(
                     "--threads",
                     type=click.IntRange(1),
                     default=None,
-                    help="Of the device cpu. Default: its cores, at most 8.",
+                    help="Threads of the device cpu. Default: its cores, at most 8.",
                 ),
                 click.option("--out", type=FOLDER, help="The run's folder. Default: the next in runs/."),
                 click.option(
                     "--resume",
                     type=FOLDER,
                     metavar="RUN",
-                    help="Go on with a stopped run, with its own settings; no other option applies.",
+                    help="Resume a stopped run, with its own settings; no other option applies.",
                 ),
             ]
         ):
@@ -116,16 +136,16 @@ def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
 
 
 def was_given(context: click.Context, name: str) -> bool:
-    """Whether an option stood on the command line."""
+    """Whether the command line holds an option."""
     return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
 
 
 def only_resume(context: click.Context) -> None:
-    """UsageError if another option was given beside --resume: a run goes on as it began."""
+    """UsageError if another option was given with --resume: a resumed run keeps its settings."""
     given = [
         " / ".join([*parameter.opts, *parameter.secondary_opts])
         for parameter in context.command.params
         if parameter.name != "resume" and was_given(context, parameter.name)
     ]
     if given:
-        raise click.UsageError(f"--resume goes on with the run's own settings: leave out {given[0]}")
+        raise click.UsageError(f"--resume keeps the run's own settings: leave out {given[0]}")

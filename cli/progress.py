@@ -1,4 +1,4 @@
-"""How training is shown: a progress bar on a terminal, one line for each evaluation elsewhere."""
+"""Shows training: a progress bar on a terminal, elsewhere one line for each evaluation."""
 
 import sys
 import time
@@ -13,11 +13,11 @@ from tinyfcn.networks import Network
 from tinyfcn.runs import Run
 from tinyfcn.training import Reporter, Trainer
 
-RATE_STEPS = 10  # reports over which the speed is averaged
+RATE_STEPS = 10  # the speed is averaged over so many reports
 
 
 def main_figure(result: Mapping[str, Any]) -> tuple[str, float]:
-    """The figure that says most of a result, and its name."""
+    """The most important figure of a result, and its name."""
     for name, label in (
         ("accuracy", "test accuracy"),
         ("digit_miou", "digit mIoU"),
@@ -30,7 +30,7 @@ def main_figure(result: Mapping[str, Any]) -> tuple[str, float]:
 
 
 class ProgressReporter(Reporter):
-    """Loss, accuracy or IoU, pictures a second, time left."""
+    """Prints the loss, accuracy or IoU, images a second and the time left."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -55,9 +55,9 @@ class ProgressReporter(Reporter):
         device = network.ops.device_name
         if device == "cpu":
             device += f" (NumPy, {settings.threads} threads)"
-        going = f"going on after step {step:,}" if step else f"{trainer.steps:,} steps"
+        going = f"resumed after step {step:,}" if step else f"{trainer.steps:,} steps"
         self.console.print(
-            f"{run.folder}: {network.parameters.size:,} parameters on {device}, {going} of {settings.batch} pictures"
+            f"{run.folder}: {network.parameters.size:,} parameters on {device}, {going} of {settings.batch} images"
         )
         self.batch, self.steps = settings.batch, trainer.steps
         self.networks = trainer.parallel.networks
@@ -79,20 +79,20 @@ class ProgressReporter(Reporter):
             size = sum(network.activation_bytes() for network in self.networks)
             self.console.print(f"the layers' outputs take {size / 1e6:.1f} MB")
             self.networks = []
-        if self.progress:
-            description = f"loss {loss:.4f}  {self.figure}{self._rate():,.0f} pictures/s"
+        if self.progress and self.task is not None:
+            description = f"loss {loss:.4f}  {self.figure}{self._rate():,.0f} images/s"
             self.progress.update(self.task, completed=step, description=description)
 
-    def evaluated(self, record: dict[str, Any]) -> None:
-        name, value = main_figure({"accuracy": record.get("test_accuracy"), **record})
+    def evaluated(self, line: dict[str, Any]) -> None:
+        name, value = main_figure({"accuracy": line.get("test_accuracy"), **line})
         self.figure = f"{name} {value:.4f}  "
         width = len(f"{self.steps:,}")
         self.console.print(
-            f"step {record['step']:>{width},}  loss {record['train_loss']:.4f}  test loss "
-            f"{record['test_loss']:.4f}  {self.figure}{self._rate():,.0f} pictures/s  {record['seconds']:.0f} s"
+            f"step {line['step']:>{width},}  loss {line['train_loss']:.4f}  test loss "
+            f"{line['test_loss']:.4f}  {self.figure}{self._rate():,.0f} images/s  {line['seconds']:.0f} s"
         )
-        self.recent.clear()  # the time that an evaluation takes is not the steps'
-        self.recent.append((time.perf_counter(), record["step"]))
+        self.recent.clear()  # the speed does not include the time of the evaluation
+        self.recent.append((time.perf_counter(), line["step"]))
 
     def _rate(self) -> float:
         (start, first), (end, last) = self.recent[0], self.recent[-1]

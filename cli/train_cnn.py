@@ -1,5 +1,6 @@
 """tinyfcn train-cnn"""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import click
 
 from tinyfcn.cli.options import data_options, device_option, only_resume, training_options
 from tinyfcn.cli.progress import ProgressReporter, main_figure
-from tinyfcn.training import ClassifierSettings, available_threads, resume, start
+from tinyfcn.runs import Run
+from tinyfcn.training import ClassifierSettings, FcnSettings, available_threads, resume, start
 
 
 @click.command("train-cnn", short_help="Train the classifier.")
@@ -16,7 +18,7 @@ from tinyfcn.training import ClassifierSettings, available_threads, resume, star
     type=click.IntRange(1),
     default=ClassifierSettings.epochs,
     show_default=True,
-    help="Times that every training digit is seen.",
+    help="How many times each training digit is used.",
 )
 @training_options(ClassifierSettings)
 @data_options
@@ -32,7 +34,8 @@ def train_cnn(
 ) -> None:
     """Train the classifier on MNIST.
 
-    Makes a run folder, runs/cnn-1, runs/cnn-2, ..., with weights, metrics and figures. Ctrl-C saves; --resume goes on.
+    Makes a run folder, runs/cnn-1, runs/cnn-2, ..., with weights, metrics and figures. Ctrl-C saves the
+    run, --resume continues it.
 
     \b
     tinyfcn train-cnn
@@ -42,8 +45,8 @@ def train_cnn(
     """
     if resume:
         only_resume(context)
-    run_training(
-        resume,
+        return resume_run(resume)
+    return start_run(
         out,
         lambda: ClassifierSettings(
             **options,
@@ -53,17 +56,26 @@ def train_cnn(
     )
 
 
-def run_training(folder: Path | None, out: Path | None, settings: Any) -> None:
-    """Resumes `folder`, or starts a run with what `settings()` gives; then says what came of it."""
+def start_run(out: Path | None, settings: Callable[[], ClassifierSettings | FcnSettings]) -> None:
+    """Starts a run with the result of `settings()`, whose ValueError is wrong usage."""
+    try:
+        chosen = settings()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     with ProgressReporter() as reporter:
-        if folder:
-            run, result = resume(folder, reporter)
-        else:
-            try:
-                chosen = settings()
-            except ValueError as error:
-                raise click.UsageError(str(error)) from None
-            run, result = start(chosen, out, reporter)
+        run, result = start(chosen, out, reporter)
+    print_result(run, result)
+
+
+def resume_run(folder: Path) -> None:
+    """Resumes the run in `folder`."""
+    with ProgressReporter() as reporter:
+        run, result = resume(folder, reporter)
+    print_result(run, result)
+
+
+def print_result(run: Run, result: Mapping[str, Any]) -> None:
+    """Prints the main figure of a result, and the files with figures."""
     name, value = main_figure(result)
     click.echo(f"{name} {value:.4f} after {result['seconds']:.0f} s")
     click.echo(f"saved in {run.folder}: " + ", ".join(sorted(path.name for path in run.folder.glob("*.png"))))

@@ -6,10 +6,19 @@ from typing import Any
 
 import click
 
-from tinyfcn.cli.options import FOLDER, data_options, device_option, only_resume, training_options, was_given
-from tinyfcn.cli.train_cnn import run_training
+from tinyfcn.cli.options import (
+    FCNS,
+    FOLDER,
+    data_options,
+    design_options,
+    device_option,
+    only_resume,
+    refuse_foreign_options,
+    training_options,
+)
+from tinyfcn.cli.train_cnn import resume_run, start_run
 from tinyfcn.errors import CheckpointError
-from tinyfcn.networks import Design
+from tinyfcn.networks import OPTIONS, Design
 from tinyfcn.runs import newest_finished
 from tinyfcn.training import FcnSettings, available_threads
 
@@ -18,25 +27,18 @@ from tinyfcn.training import FcnSettings, available_threads
 @click.option(
     "--design",
     "name",
-    type=click.Choice(["skip", "corrected", "early"]),
-    default="skip",
+    type=click.Choice([*FCNS]),
+    default=Design.name,
     show_default=True,
-    help="early: the source article's. corrected: early with a background channel. skip: with skip connections.",
+    help=" ".join(f"{name}: {network.summary}." for name, network in FCNS.items()),
 )
 @click.option(
     "--cnn",
     type=click.Path(path_type=Path),
-    help="The classifier whose weights to begin with: a run folder or its state.safetensors. "
+    help="The classifier whose weights the FCN begins with: a run folder or its state.safetensors. "
     "Default: the newest finished runs/cnn-N.",
 )
 @click.option("--from-scratch", is_flag=True, help="Begin with random weights instead of a classifier's.")
-@click.option(
-    "--freeze-encoder/--finetune-encoder",
-    "freeze",
-    default=None,
-    help="Leave the classifier's weights as they are, or train them too. "
-    "Default: freeze for early and corrected, finetune for skip and with --from-scratch.",
-)
 @click.option(
     "--steps",
     type=click.IntRange(1),
@@ -49,66 +51,19 @@ from tinyfcn.training import FcnSettings, available_threads
     type=click.IntRange(1),
     default=FcnSettings.evaluations,
     show_default=True,
-    help="How often to evaluate and save on the way.",
+    help="How many times to evaluate and save.",
 )
-@click.option(
-    "--labels",
-    type=click.Choice(["digits", "binary"]),
-    default="digits",
-    show_default=True,
-    help="binary: only ink or background (corrected and skip).",
-)
-@click.option(
-    "--reduce",
-    type=click.Choice(["first", "last"]),
-    default="first",
-    show_default=True,
-    help="Reduce 32 channels to the classes before upsampling, or after it (early and corrected).",
-)
-@click.option(
-    "--upsample",
-    type=click.Choice(["staged", "once"]),
-    default="staged",
-    show_default=True,
-    help="Two transposed convolutions of stride 2, or one of stride 4 (early and corrected).",
-)
-@click.option(
-    "--ink-start/--plain-start",
-    default=True,
-    show_default=True,
-    help="Begin with two channels that tell ink from background, or with random weights only (skip).",
-)
-@click.option(
-    "--article-skip",
-    is_flag=True,
-    help="The skip connection of the article's notebook: the mean with a 1x1 convolution of pool1 "
-    "(early and corrected).",
-)
-@click.option(
-    "--unlabelled",
-    type=click.Choice(["softmax", "zero"]),
-    default="softmax",
-    show_default=True,
-    help="The gradient of a background pixel in the design early: softmax, as TensorFlow's, which whitens "
-    "the background, or zero, as mathematics has it.",
-)
-@click.option(
-    "--l2",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="Weight of the penalty on the transposed convolutions' kernels; the article declares 1e-3.",
-)
+@design_options
 @click.option(
     "--fixed",
     type=click.IntRange(1),
     metavar="N",
-    help="Compose N pictures once and train on these, as the article does, instead of fresh ones every step.",
+    help="Compose N images once and train on these, as the article does, instead of fresh ones for every step.",
 )
 @click.option(
     "--m2nist",
     type=FOLDER,
-    help="Train and test on combined.npy and segmented.npy in this folder, split 4,000 to 1,000.",
+    help="Train and test on combined.npy and segmented.npy in this folder, split into 4,000 and 1,000 images.",
 )
 @training_options(FcnSettings)
 @data_options
@@ -119,12 +74,6 @@ def train_fcn(
     name: str,
     cnn: Path | None,
     from_scratch: bool,
-    freeze: bool | None,
-    labels: str,
-    reduce: str,
-    upsample: str,
-    article_skip: bool,
-    ink_start: bool,
     out: Path | None,
     resume: Path | None,
     threads: int | None,
@@ -132,10 +81,11 @@ def train_fcn(
     m2nist: Path | None,
     **options: Any,
 ) -> None:
-    """Train an FCN to name the digit at every pixel of M2NIST pictures.
+    """Train an FCN to name the digit at every pixel of M2NIST images.
 
     Takes the weights of the newest finished classifier in runs/, so run `tinyfcn train-cnn` first. Makes a run folder,
-    runs/fcn-1, runs/fcn-2, ..., with weights, metrics and figures. Ctrl-C saves; --resume goes on.
+    runs/fcn-1, runs/fcn-2, ..., with weights, metrics and figures. Ctrl-C saves the run, --resume
+    continues it.
 
     \b
     tinyfcn train-fcn
@@ -146,19 +96,21 @@ def train_fcn(
     """
     if resume:
         only_resume(context)
-        return run_training(resume, None, None)
+        return resume_run(resume)
+    refuse_foreign_options(context, name)
+    network = FCNS[name]
+    if cnn and not network.pretrained:
+        raise click.UsageError(f"the design {name} takes no weights of a classifier: leave out --cnn")
     if from_scratch and cnn:
         raise click.UsageError("--from-scratch begins without a classifier: leave out --cnn")
-    if from_scratch and freeze:
+    if from_scratch and options["freeze"]:
         raise click.UsageError("--from-scratch has no classifier's weights that --freeze-encoder could keep")
-    if name != "early" and was_given(context, "unlabelled"):
-        raise click.UsageError("--unlabelled is for the design early, which has no class for background")
-    if name != "skip" and was_given(context, "ink_start"):
-        raise click.UsageError("--ink-start and --plain-start are for the design skip")
-    if freeze is None:
-        freeze = name != "skip" and not from_scratch
+    from_scratch = from_scratch or not network.pretrained
+    if options["freeze"] is None:
+        options["freeze"] = network.recipe.freeze and not from_scratch
+    of_design = {option.name: options.pop(option.name) for option in OPTIONS if not option.of_training}
     try:
-        design = Design(name, reduce, upsample, article_skip, labels, freeze, ink_start)
+        design = Design(name, **of_design)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -173,10 +125,10 @@ def train_fcn(
         )
         if from_scratch:
             return chosen
-        # Only now: wrong usage is told before a missing classifier.
+        # Last, so that wrong usage is reported before a missing classifier.
         return replace(chosen, cnn=str((cnn or _newest_classifier()).resolve()))
 
-    return run_training(None, out, settings)
+    return start_run(out, settings)
 
 
 def _newest_classifier() -> Path:

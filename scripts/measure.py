@@ -1,10 +1,10 @@
-"""Everything that this project claims, measured in one go: tests, trainings, figures; JSON and pictures.
+"""Measures everything that this project claims: tests, trainings, figures. Writes JSON and images.
 
     python scripts/measure.py --out measured --data-dir FOLDER_WITH_MNIST
 
-On a machine with a GPU the trainings run on it, and the tests run the kernels there as well as on the emulator. Needs
-nothing but an installed tinyfcn with pytest and hypothesis; with PyTorch, steps and kernels are timed beside its own.
-Writes OUT/measured.json, OUT/bench.json and the pictures of the README.
+On a machine with a GPU the trainings run on it, and the tests run the kernels there as well as on the emulator. It
+needs an installed tinyfcn with pytest and hypothesis. If PyTorch is installed, its steps and kernels are timed too.
+Writes OUT/measured.json, OUT/bench.json and the images of the README.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TINYFCN = [sys.executable, "-m", "tinyfcn"]
 
 
 def run(*command: str, cwd: Path) -> tuple[float, str, int]:
-    """Runs a command, its output shown; gives back seconds, output and the most memory in MB. Exits if it fails."""
+    """Runs a command and shows its output. Returns seconds, output and peak memory in MB. Exits if it fails."""
     print("+", *command, flush=True)
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -46,7 +46,7 @@ def run(*command: str, cwd: Path) -> tuple[float, str, int]:
 
 
 def train(work: Path, name: str, *arguments: str) -> dict[str, Any]:
-    """Trains into work/name; the result with the command, the seconds that it took and its memory."""
+    """Trains into work/name. Returns the result with the command, its seconds and its peak memory."""
     seconds, _, peak = run(*TINYFCN, *arguments, "--out", str(work / name), cwd=work)
     result = json.loads((work / name / "result.json").read_text())
     config = json.loads((work / name / "config.json").read_text())
@@ -60,12 +60,12 @@ def train(work: Path, name: str, *arguments: str) -> dict[str, Any]:
     }
 
 
-def readme_pictures(work: Path, out: Path, data_dir: Path | None) -> None:
-    """The pictures that the README shows, from the runs cnn, skip and early."""
+def readme_images(work: Path, out: Path, data_dir: Path | None) -> None:
+    """Draws the figures that the README shows, from the runs cnn, skip and early."""
     early, skip = load(work / "early"), load(work / "skip")
     ops = skip.network.ops
-    pictures, _ = composed_test(ops, skip.design, load_digits("test", "auto", data_dir))
-    chosen = ops.to_numpy(pictures)[[1, 3]]
+    images, _ = composed_test(ops, skip.design, load_digits("test", "auto", data_dir))
+    chosen = ops.to_numpy(images)[[1, 3]]
     masks = [model.probabilities(chosen)[:, :10] for model in (early, skip)]
     figures.side_by_side(out / "early-and-skip.png", as_bytes(chosen), *masks)
     for run_name, file in (("cnn", "mistakes"), ("cnn", "score-map"), ("skip", "labels"), ("skip", "learning-curves")):
@@ -125,8 +125,8 @@ def main() -> None:
     keep()
     bench = ["bench", "--device", options.device, "--sweep", "--out", str(out), "--json", str(out / "bench.json")]
     run(*TINYFCN, *bench, *(["--quick"] if options.quick else []), cwd=work)
-    readme_pictures(work, out, data_dir)
-    print(f"written to {out}: measured.json and pictures")
+    readme_images(work, out, data_dir)
+    print(f"written to {out}: measured.json and images")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""What can go wrong in a way that a user can mend. The command line prints one line and exits with 1."""
+"""Errors that a user can mend. The command line prints one line and exits with 1."""
 
 
 class TinyfcnError(Exception):
-    """Base of every error whose message is meant for the user: what, expected, found, next step."""
+    """The base of all errors whose message is for the user: what was expected, what was found, what to do."""
 
 
 class DataError(TinyfcnError):
-    """A data file or picture that is missing, truncated, or not what it claims to be."""
+    """A data file or an image is missing, truncated, or of another kind than expected."""
 
 
 class DeviceError(TinyfcnError):
-    """A place to run kernels that this machine does not have: no GPU, no driver, no compiler."""
+    """A device cannot be used on this machine: no GPU, no driver, no compiler."""
 
 
 class KernelError(DeviceError):
-    """A kernel that does not compile or does not run; the message carries the `.cu` file and line."""
+    """A kernel does not compile or does not run. The message names the `.cu` file and line."""
 
 
 class CheckpointError(TinyfcnError):
-    """A run folder or weights file that is incomplete, foreign, or of another network."""
+    """A run folder or weights file is incomplete, was written by another program, or holds another network."""

@@ -1,12 +1,13 @@
-"""Pictures of what was learned. Every function takes NumPy arrays, writes one PNG, and returns its path.
+"""Figures of training and prediction. Every function takes NumPy arrays, writes one PNG, and returns its path.
 
-Figures are laid out in pixels from the top left, so that maps are shown pixel for pixel. They use neither
-pyplot nor the user's matplotlib settings. An unwritable folder or a full disk is a DataError.
+Figures are laid out in pixels from the top left, so that maps are shown pixel for pixel. They use neither pyplot nor
+the user's matplotlib settings. A folder that cannot be written to, or a full disk, is a DataError.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import style
@@ -41,27 +42,27 @@ SCALES = {
     "panel": "each panel scaled to its own minimum (black) and maximum (white), as the article's were",
 }
 
-Record = Mapping[str, float]
+MetricsLine = Mapping[str, float]
 
 
 def learning_curves(
     path: str | Path,
-    records: Sequence[Record] | Mapping[str, Sequence[Record]],
+    metrics_lines: Sequence[MetricsLine] | Mapping[str, Sequence[MetricsLine]],
     metric: str | None = None,
     title: str = "Learning curves",
 ) -> Path:
     """Loss on the left, accuracy or IoU on the right, over training steps.
 
-    records: the lines of metrics.jsonl, dicts with "step" and any of "train_loss", "test_loss" and METRICS;
-      other keys are left alone. One run's; or {name: one run's}, to compare test losses and `metric` (by
+    metrics_lines: the lines of metrics.jsonl, dicts with "step" and any of "train_loss", "test_loss" and METRICS;
+      other keys are ignored. Those of one run; or {name: one run's}, to compare test losses and `metric` (by
       default the first of METRICS that they have). Raises ValueError if there is nothing to draw.
     """
-    compared = isinstance(records, Mapping)
-    runs = records if compared else {"": records}
+    compared = isinstance(metrics_lines, Mapping)
+    runs = metrics_lines if isinstance(metrics_lines, Mapping) else {"": metrics_lines}
     wanted = [metric] if metric else METRICS
     metrics = [key for key in wanted if any(_series(lines, key)[0] for lines in runs.values())]
     if not metrics:
-        raise ValueError(f"no record holds {' or '.join(wanted)}: nothing to draw")
+        raise ValueError(f"no line holds {' or '.join(wanted)}: nothing to draw")
     metrics = metrics[:1] if compared else metrics[:2]
     losses = ["test_loss"] if compared else ["test_loss", "train_loss"]
 
@@ -73,10 +74,11 @@ def learning_curves(
                     steps, values = _series(lines, key)
                     label = name or _in_words(key)
                     colour = LINES[number % len(LINES)] if key == keys[0] else "#98a1ae"
-                    look = {"linewidth": 2.2, "zorder": 3} if key == keys[0] else {"linewidth": 1.4}
-                    look["marker"] = "." if len(steps) < 15 else ""
+                    width, above = (2.2, 3) if key == keys[0] else (1.4, 2)
+                    marker = "." if len(steps) < 15 else ""
                     if steps:
-                        axes.plot(steps, values, color=colour, label=f"{label}  {values[-1]:.3f}", **look)
+                        text = f"{label}  {values[-1]:.3f}"
+                        axes.plot(steps, values, marker=marker, c=colour, lw=width, zorder=above, label=text)
             axes.set_title(" and ".join(map(_in_words, keys)))
             axes.set_xlabel("training step")
             axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
@@ -96,16 +98,16 @@ def _in_words(key: str) -> str:
     return key.replace("_", " ").replace("iou", "IoU")
 
 
-def _series(lines: Sequence[Record], key: str) -> tuple[list[float], list[float]]:
+def _series(lines: Sequence[MetricsLine], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of `key`, in order; a step logged twice (before and after --resume) counts once."""
-    points = {record["step"]: record[key] for record in lines if np.isfinite(np.array(record.get(key), float))}
+    points = {line["step"]: line[key] for line in lines if np.isfinite(np.array(line.get(key), float))}
     return sorted(points), [points[step] for step in sorted(points)]
 
 
 def mistakes(
     path: str | Path, images: np.ndarray, true: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
 ) -> Path:
-    """The 30 mistakes the classifier was surest of, and the confusion matrix of all N test digits.
+    """The 30 mistakes of which the classifier was surest, and the confusion matrix of all N test digits.
 
     images uint8 (N, 28, 28); true, predicted integers (N,); confidence (N,): the probability of `predicted`
     """
@@ -114,14 +116,14 @@ def mistakes(
     errors = np.where(np.eye(10, dtype=bool), 0, confusion)
     wrong = np.flatnonzero(true != predicted)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:30]
-    note = f"{len(wrong):,} of {len(true):,} test digits misread; those it was surest of: true → read as"
+    note = f"{len(wrong):,} of {len(true):,} test digits misread; the surest mistakes: true → read as"
     with _page(path, 1990, 1130, "The classifier's mistakes", note) as figure:
-        for place, which in enumerate(surest):
-            x, y = MARGIN + place % 6 * 166, HEADER + 10 + place // 6 * 194
-            _panel(figure, x, y, images[which] / 255, 5)
-            _words(figure, x, y + 146, f"{true[which]} →", weight="bold")
-            _words(figure, x + 56, y + 146, str(predicted[which]), weight="bold", color="#b3261e")
-            sure = f"{min(100 * confidence[which], 99.9):.1f}%"
+        for number, index in enumerate(surest):
+            x, y = MARGIN + number % 6 * 166, HEADER + 10 + number // 6 * 194
+            _panel(figure, x, y, images[index] / 255, 5)
+            _words(figure, x, y + 146, f"{true[index]} →", weight="bold")
+            _words(figure, x + 56, y + 146, str(predicted[index]), weight="bold", color="#b3261e")
+            sure = f"{min(100 * confidence[index], 99.9):.1f}%"
             _words(figure, x + 140, y + 151, sure, size=8, color=GREY, ha="right")
 
         axes = _axes(figure, 1150, HEADER + 10, 800, 800)
@@ -139,30 +141,30 @@ def mistakes(
 
 def mask_grid(
     path: str | Path,
-    pictures: np.ndarray,
+    images: np.ndarray,
     predicted: np.ndarray,
     true: np.ndarray,
     scale: str = "fixed",
     title: str = "The probability of each class at every pixel",
 ) -> Path:
-    """As in the source article, for each picture: the input, the masks predicted, below them the true ones.
+    """For each image, as in the source article: the input, the predicted masks, and below them the true ones.
 
-    pictures uint8 (N, H, W); predicted and true (N, K, H, W) from 0 to 1; `true` may have K + 1 or K - 1.
+    images uint8 (N, H, W); predicted and true (N, K, H, W) from 0 to 1; `true` may have K + 1 or K - 1.
     scale: "fixed" shows 0 black and 1 white; "panel" scales each panel to its own minimum and maximum, as the
-      article's plots were (a constant panel is black). Maps are changed in no other way.
+      article's plots were (a constant panel is black). Maps are not changed in any other way.
     """
     names = class_names(predicted.shape[1])
-    height, width = 2 * pictures.shape[1], 2 * pictures.shape[2]
+    height, width = 2 * images.shape[1], 2 * images.shape[2]
     left, step, band = MARGIN + width + 70, width + 8, 2 * height + 44
-    page_height = HEADER + 30 + band * len(pictures)
+    page_height = HEADER + 30 + band * len(images)
     with _page(path, left + step * len(names) + MARGIN, page_height, title, SCALES[scale]) as figure:
         for column, name in enumerate(names):
             _words(figure, left + column * step + width // 2, HEADER - 12, name, ha="center", weight="bold")
-        for row, picture in enumerate(pictures):
+        for row, image in enumerate(images):
             y = HEADER + 30 + row * band
-            _panel(figure, MARGIN, y + height // 2, picture / 255, 2)
-            for masks, y_masks, word in ((predicted, y, "predicted"), (true, y + height + 8, "true")):
-                _words(figure, left - 34, y_masks + height // 2, word, color=GREY, rotation=90, va="center")
+            _panel(figure, MARGIN, y + height // 2, image / 255, 2)
+            for masks, y_masks, row_name in ((predicted, y, "predicted"), (true, y + height + 8, "true")):
+                _words(figure, left - 34, y_masks + height // 2, row_name, color=GREY, rotation=90, va="center")
                 for column, mask in enumerate(masks[row][: len(names)]):
                     _panel(figure, left + column * step, y_masks, mask, 2, scale)
     return Path(path)
@@ -170,27 +172,27 @@ def mask_grid(
 
 def side_by_side(
     path: str | Path,
-    pictures: np.ndarray,
+    images: np.ndarray,
     early: np.ndarray,
     skip: np.ndarray,
     scale: str = "fixed",
     titles: tuple[str, str] = ("early: no class for background", "skip: background is a class"),
 ) -> Path:
-    """Two networks on the same pictures: the input, the ten digits' maps of the one and of the other.
+    """Two networks on the same images: the input, then the ten digits' maps of each network.
 
-    pictures uint8 (N, H, W); early and skip (N, 10 or 11, H, W) from 0 to 1, of which the digits are shown.
+    images uint8 (N, H, W); early and skip (N, 10 or 11, H, W) from 0 to 1, of which the ten digits are shown.
     scale: as in mask_grid.
     """
-    height, width = 2 * pictures.shape[1], 2 * pictures.shape[2]
+    height, width = 2 * images.shape[1], 2 * images.shape[2]
     block, band = 5 * (width + 8), 2 * height + 116
     lefts = (2 * MARGIN + width * 3 // 2, 3 * MARGIN + width * 3 // 2 + block)
-    page = (lefts[1] + block + MARGIN, HEADER + 50 + len(pictures) * band)
+    page = (lefts[1] + block + MARGIN, HEADER + 50 + len(images) * band)
     with _page(path, *page, "The mask of each digit", SCALES[scale]) as figure:
         for x, title in zip(lefts, titles, strict=True):
             _words(figure, x, HEADER - 5, title, weight="bold", size=13)
-        for row, picture in enumerate(pictures):
+        for row, image in enumerate(images):
             y = HEADER + 90 + row * band
-            _panel(figure, MARGIN, y + height // 4 + 4, picture / 255, 3)
+            _panel(figure, MARGIN, y + height // 4 + 4, image / 255, 3)
             for x, masks in zip(lefts, (early[row], skip[row]), strict=True):
                 for digit in range(10):
                     x_panel, lower = x + digit % 5 * (width + 8), digit // 5
@@ -200,66 +202,66 @@ def side_by_side(
     return Path(path)
 
 
-def score_map(path: str | Path, picture: np.ndarray, scores: np.ndarray, field: int = 28, stride: int = 4) -> Path:
-    """The classifier slid over a picture: the digit it reads at each place, and each digit's probability.
+def score_map(path: str | Path, image: np.ndarray, scores: np.ndarray, field: int = 28, stride: int = 4) -> Path:
+    """The classifier slid over an image: the digit that it reads at each position, and each digit's probability.
 
-    picture uint8 (H, W); scores (10, h, w) after softmax, of field x field pixels each, `stride` apart.
+    image uint8 (H, W); scores (10, h, w) after softmax, of field x field pixels each, `stride` apart.
     """
     left = (field - stride - 1) / 2  # of the first cell, which covers the middle of the first window
     extent = (left, left + stride * scores.shape[2], left + stride * scores.shape[1], left)
     max_index, sure = scores.argmax(axis=0), scores.max(axis=0)
-    title = "The classifier slid over a picture, before any FCN training"
+    title = "The classifier slid over an image, before any FCN training"
     note = f"each cell stands for the {field}x{field} window around it; windows are {stride} pixels apart"
     with _page(path, 1800, 1580, title, note) as figure:
-        window = _map_axes(figure, MARGIN, HEADER + 40, 848, picture, "the picture and the first window")
-        read = _map_axes(figure, 912, HEADER + 40, 848, picture // 3, "the digit read, darker if unsure")
+        window = _map_axes(figure, MARGIN, HEADER + 40, 848, image, "the image and the first window")
+        read = _map_axes(figure, 912, HEADER + 40, 848, image // 3, "the digit read, darker if unsure")
         read.imshow(PALETTE[max_index], extent=extent, alpha=0.9 * sure)
         for (i, j), digit in np.ndenumerate(max_index):
-            place = (left + (j + 0.5) * stride, left + (i + 0.5) * stride)
+            centre = (left + (j + 0.5) * stride, left + (i + 0.5) * stride)
             colour = "black" if sure[i, j] > 0.75 else "white"
-            read.text(*place, digit, ha="center", va="center_baseline", size=9, color=colour)
+            read.text(*centre, digit, ha="center", va="center_baseline", size=9, color=colour)
         for axes, corner, side in ((window, -0.5, field), (read, left, stride)):
             axes.add_patch(Rectangle((corner, corner), side, side, fill=False, color="#ffb000", linewidth=2))
         _words(figure, MARGIN, 880, "the probability of each digit")
         for digit, score in enumerate(scores):
             x, y = MARGIN + digit % 5 * 347, 976 + digit // 5 * 300
-            axes = _map_axes(figure, x, y, 332, picture * 0, str(digit))
+            axes = _map_axes(figure, x, y, 332, image * 0, str(digit))
             shown = axes.imshow(score, cmap="magma", vmin=0, vmax=1, extent=extent)
-            axes.contour(picture, [64], colors="white", linewidths=0.6, alpha=0.7)
+            axes.contour(image, [64], colors="white", linewidths=0.6, alpha=0.7)
         bar = _axes(figure, 460, 882, 400, 16)
         figure.colorbar(shown, cax=bar, orientation="horizontal", ticks=[0, 0.5, 1])
     return Path(path)
 
 
 def label_overview(
-    path: str | Path, pictures: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: int = 11
+    path: str | Path, images: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: int = 11
 ) -> Path:
-    """Pictures in columns: the input, the true and the predicted labels in colour, and what colours mean.
+    """Images in columns: the input, the true and the predicted labels in colour, and a legend.
 
-    pictures uint8 (N, H, W); true and predicted integers (N, H, W): 0 to 10, or 0 and 1 if `classes` is 2.
+    images uint8 (N, H, W); true and predicted integers (N, H, W): 0 to 10, or 0 and 1 if `classes` is 2.
     """
-    scale = max(1, 1640 // (len(pictures) * pictures.shape[2]))
-    height, width = scale * pictures.shape[1], scale * pictures.shape[2]
+    scale = max(1, 1640 // (len(images) * images.shape[2]))
+    height, width = scale * images.shape[1], scale * images.shape[2]
     left, top, colours = MARGIN + 50, HEADER - 30, class_colours(classes) / 255
     legend = top + 3 * (height + 8) + 20
-    maps = {"input": pictures / 255, "true": colours[true], "predicted": colours[predicted]}
+    maps = {"input": images / 255, "true": colours[true], "predicted": colours[predicted]}
     with _page(
-        path, max(left + len(pictures) * (width + 8) + 32, 1360), legend + 70, "The label of every pixel"
+        path, max(left + len(images) * (width + 8) + 32, 1360), legend + 70, "The label of every pixel"
     ) as figure:
-        for row, (word, images) in enumerate(maps.items()):
+        for row, (row_name, panels) in enumerate(maps.items()):
             y = top + row * (height + 8)
-            _words(figure, left - 16, y + height // 2, word, color=GREY, rotation=90, ha="right", va="center")
-            for column, image in enumerate(images):
-                _panel(figure, left + column * (width + 8), y, image, scale)
-        for place, (name, colour) in enumerate(zip(class_names(classes), colours, strict=True)):
-            _panel(figure, left + place * 100, legend, np.tile(colour, (15, 15, 1)), 2)
-            _words(figure, left + place * 100 + 40, legend + 15, name, va="center")
+            _words(figure, left - 16, y + height // 2, row_name, color=GREY, rotation=90, ha="right", va="center")
+            for column, panel in enumerate(panels):
+                _panel(figure, left + column * (width + 8), y, panel, scale)
+        for number, (name, colour) in enumerate(zip(class_names(classes), colours, strict=True)):
+            _panel(figure, left + number * 100, legend, np.tile(colour, (15, 15, 1)), 2)
+            _words(figure, left + number * 100 + 40, legend + 15, name, va="center")
     return Path(path)
 
 
 @contextmanager
 def _page(path: str | Path, width: int, height: int, title: str, note: str = "") -> Iterator[Figure]:
-    """A white figure of width x height pixels with a heading, written to `path` whole or not at all."""
+    """A white figure of width x height pixels with a heading. It is written to `path` completely or not at all."""
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(width / DPI, height / DPI))
         _words(figure, MARGIN, 34, title, size=15, weight="bold")
@@ -270,18 +272,18 @@ def _page(path: str | Path, width: int, height: int, title: str, note: str = "")
             figure.savefig(file, format="png")
 
 
-def _panel(figure: Figure, x: int, y: int, image: np.ndarray, size: int, scale: str = "fixed") -> None:
-    """An image from 0 to 1, grey or RGB, at (x, y), each pixel size x size, in a grey frame of one pixel."""
+def _panel(figure: Figure, x: int, y: int, panel: np.ndarray, size: int, scale: str = "fixed") -> None:
+    """A map from 0 to 1, grey or RGB, at (x, y), each pixel size x size, in a grey frame of one pixel."""
     if scale == "panel":
-        image = (image - image.min()) / (np.ptp(image) or 1)
-    rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    framed = np.full((len(image) * size + 2, image.shape[1] * size + 2, 3), 0.6)
+        panel = (panel - panel.min()) / (np.ptp(panel) or 1)
+    rgb = panel if panel.ndim == 3 else np.repeat(panel[..., None], 3, axis=2)
+    framed = np.full((len(panel) * size + 2, panel.shape[1] * size + 2, 3), 0.6)
     framed[1:-1, 1:-1] = rgb.repeat(size, axis=0).repeat(size, axis=1)
     figure.figimage(framed, x - 1, round(figure.bbox.height) - y + 1 - len(framed), origin="upper")
 
 
-def _words(figure: Figure, x: float, y: float, text: str, va: str = "top", **look: object) -> None:
-    figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, text, va=va, **look)
+def _words(figure: Figure, x: float, y: float, text: str, va: str = "top", **style: Any) -> None:
+    figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, text, va=va, **style)
 
 
 def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
@@ -289,10 +291,10 @@ def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Ax
     return figure.add_axes((x / across, 1 - (y + height) / down, width / across, height / down))
 
 
-def _map_axes(figure: Figure, x: int, y: int, width: int, picture: np.ndarray, title: str) -> Axes:
-    """Axes whose coordinates are the pixels of `picture`, which is shown in them."""
-    axes = _axes(figure, x, y, width, width * picture.shape[0] / picture.shape[1])
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+def _map_axes(figure: Figure, x: int, y: int, width: int, image: np.ndarray, title: str) -> Axes:
+    """Axes whose coordinates are the pixels of `image`, which is shown in them."""
+    axes = _axes(figure, x, y, width, width * image.shape[0] / image.shape[1])
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.autoscale(False)
     axes.set_title(title)
     axes.set_axis_off()

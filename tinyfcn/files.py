@@ -1,4 +1,4 @@
-"""Where caches are kept, and how a file appears whole or not at all: downloads, weights, figures, masks."""
+"""The cache folder, and files that appear completely or not at all: downloads, weights, figures, masks."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ CACHE_WAY_OUT = "set TINYFCN_CACHE to a folder that you can write to, with 50 MB
 
 
 def cache_folder() -> Path:
-    """The folder for what can be had again: TINYFCN_CACHE, or the platform's own. It may not exist yet."""
+    """The folder for files that can be made again: TINYFCN_CACHE, or the platform's own. It may not exist yet."""
     chosen = os.environ.get("TINYFCN_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("tinyfcn", appauthor=False))
 
@@ -35,7 +35,7 @@ def make_folder(folder: Path, way_out: str) -> None:
 def new_file(path: Path, way_out: str) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; it becomes `path` when the block ends, and goes away if it fails.
 
-    A reader thus never sees half a file, and two processes writing the same one are safe: the last wins.
+    So nobody reads half a file. If two processes write the same file, the last one to finish wins.
     An OSError in the block (a full disk) becomes a DataError that ends with `way_out`.
     """
     temporary = _temporary_name(path)
@@ -51,7 +51,7 @@ def new_file(path: Path, way_out: str) -> Iterator[BinaryIO]:
 
 
 def _temporary_name(path: Path) -> Path:
-    # Not tempfile's: that makes files which only their owner may read, and caches are shared.
+    # Not by tempfile, whose files only their owner may read: caches are shared.
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 

@@ -1,4 +1,4 @@
-"""Any picture in, masks out: read an image file as MNIST has it, run it through in tiles, save the answer."""
+"""Prediction on image files: read a file as white ink on black, predict it in tiles, save the masks."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,15 +10,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tinyfcn.errors import DataError
 from tinyfcn.files import make_folder, new_file
 
-LARGEST = 50_000_000  # pixels; the masks of such a picture are 550 MB
+LARGEST = 50_000_000  # pixels; the masks of such an image are 550 MB
 SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
-HALO = 32  # grey levels that compression and paper leave around what is black
-TRAINED_AT = (64, 84)  # height and width of an M2NIST picture
+HALO = 32  # grey levels that compression and paper add to black
+TRAINED_AT = (64, 84)  # height and width of an M2NIST image
 WAY_OUT = "free the disk, or name another folder"
 
 # One colour for each digit, the last for background. Chosen by search: in normal sight and in simulated
-# protanopia, deuteranopia and tritanopia no two are nearer than 0.10 in OKLab (tests/test_pictures.py), and
+# protanopia, deuteranopia and tritanopia no two are nearer than 0.10 in OKLab (tests/cli/test_images.py), and
 # digits that networks confuse (4-9, 3-5, 1-7, ...) are the farthest apart.
 PALETTE = np.frombuffer(
     bytes.fromhex("71a221 42bdb9 317f68 bf8eff ff7f7f b44811 c7c7ff ebbd17 66f2a5 8d51b9 14161c"), np.uint8
@@ -26,7 +26,7 @@ PALETTE = np.frombuffer(
 
 
 def class_names(classes: int) -> list[str]:
-    """What a network's channels stand for: 11, or 10 without background, or 2 (ink or not)."""
+    """The names of a network's classes: of 11, of 10 without background, or of 2 (ink, background)."""
     if classes not in (2, 10, 11):
         raise ValueError(f"a network has 2, 10 or 11 classes, not {classes}")
     return ["ink", "background"] if classes == 2 else [*map(str, range(10)), "background"][:classes]
@@ -38,10 +38,10 @@ def class_colours(classes: int) -> np.ndarray:
 
 
 def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[str], object] = print) -> np.ndarray:
-    """The image file at `path` as uint8 (H, W), white ink on black. One `notice` tells of all conversions.
+    """The image file at `path` as uint8 (H, W), white ink on black. One `notice` names all conversions.
 
-    invert: True and False overrule the guess, which is that a picture with a bright border is dark on white.
-    Raises DataError for what is no image, is damaged, or is larger than LARGEST.
+    invert: whether to invert. None guesses: an image with a bright border is dark on white.
+    Raises DataError if the file is not an image, is damaged, or is larger than LARGEST.
     """
     path = Path(path)
     try:
@@ -64,12 +64,12 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
         limit = f"{LARGEST // 10**6} million pixels"
         raise DataError(f"{path} is too large (the limit is {limit}); cut it or scale it down") from None
     except UnidentifiedImageError:
-        message = f"{path} is no image, or cut short; expected PNG, JPEG, or another format that Pillow reads"
+        message = f"{path} is not an image, or cut short; expected PNG, JPEG, or another format that Pillow reads"
         raise DataError(message) from None
     except PermissionError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror})") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(f"{path} is damaged or no image that Pillow can decode ({error})") from None
+        raise DataError(f"{path} is damaged, or not an image that Pillow can decode ({error})") from None
 
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     if invert or (invert is None and np.median(border) >= 128):
@@ -86,13 +86,13 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
 
 
 def _background(border: np.ndarray, lossy: bool) -> int:
-    """The grey up to which a picture is background, judged by its border: 0 where that is black.
+    """The grey level up to which a pixel is background, estimated from the border: 0 where that is black.
 
-    MNIST's background is 0 without exception, and any pixel above it is ink. Paper is not so even, and lossy
-    compression leaves a halo of faint pixels around every stroke.
+    MNIST's background is exactly 0, and any pixel above it is ink. Paper is less even, and lossy compression leaves
+    a halo of faint pixels around every stroke.
     """
     level = float(np.median(border))
-    if level >= 128:  # no background that a digit could stand out from: leave it to the eye
+    if level >= 128:  # not a dark background: leave the image as it is
         return 0
     if level == 0:
         return HALO if lossy else 0
@@ -108,7 +108,7 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         changes.append(f"the first of {frames} frames taken")
     image.load()
     if image.getexif().get(0x0112, 1) != 1:
-        changes.append("turned upright, as its EXIF orientation says")
+        changes.append("turned upright by its EXIF orientation")
         image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16- and 32-bit integers, floats
         values = np.asarray(image).astype(np.float64)
@@ -124,10 +124,10 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _black_and_white(values: np.ndarray) -> tuple[float, float]:
-    """The values to become 0 and 255 in a picture of other than 8 bits.
+    """The values that become 0 and 255 in an image of other than 8 bits.
 
-    Files do not say how much of their range they use (floats to 1, a 12-bit camera): white is the smallest
-    usual one that holds the brightest pixel.
+    A file does not tell how much of its range it uses (floats to 1, a 12-bit camera). White is the smallest of the
+    usual maxima that the brightest pixel does not exceed.
     """
     if not np.isfinite(values).all():
         raise ValueError("it has NaN or infinite pixels")
@@ -137,12 +137,12 @@ def _black_and_white(values: np.ndarray) -> tuple[float, float]:
 
 
 def _on_backdrop(image: Image.Image, changes: list[str]) -> tuple[np.ndarray, list[str]]:
-    """An RGBA image as uint8 (H, W) on white or black, whichever lets its ink be seen."""
+    """An RGBA image as uint8 (H, W) on white or black, whichever makes its ink visible."""
     opaque = np.asarray(image.getchannel("A"), np.float32) / 255
     grey = np.asarray(image.convert("RGB").convert("L"), np.float32)
     if len({image.getchannel(channel).tobytes() for channel in "RGB"}) > 1:
         changes.append("colours turned to grey")
-    # If most of it is opaque, that is paper, which goes on behind. Else it is ink and wants its opposite.
+    # If most pixels are opaque, they are paper: the backdrop is as bright. Else they are ink: it is the opposite.
     bright = (grey * opaque).sum() >= 128 * opaque.sum()
     backdrop = 255 if bright == (opaque.mean() > 0.5) else 0
     if opaque.min() < 1:
@@ -152,65 +152,67 @@ def _on_backdrop(image: Image.Image, changes: list[str]) -> tuple[np.ndarray, li
 
 def predict_image(
     predict_tile: Callable[[np.ndarray], np.ndarray],
-    picture: np.ndarray,
+    image: np.ndarray,
     receptive_field: int,
     multiple: int = 4,
     tile: int = 512,
     minimum: tuple[int, int] = TRAINED_AT,
-    name: str = "the picture",
+    name: str = "the image",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The label of each pixel, uint8 (H, W), and the probability of each class times 255, uint8 (K, H, W).
 
     predict_tile: float32 (1, 1, h, w), (pixel - 127) / 127 -> probabilities (1, K, h, w). h and w are
       multiples of `multiple`, no less than `minimum` and otherwise no more than `tile`.
-    picture: uint8 (H, W), white on black; padded with black on all sides to `minimum` and `multiple`.
-    receptive_field: the side of the square of pixels that one output pixel sees. Tiles overlap by twice that and begin
-      at multiples of `multiple`, as pooling windows do: so they give what the whole picture would give.
+    image: uint8 (H, W), white on black; padded with black on all sides to `minimum` and `multiple`.
+    receptive_field: the side of the square of pixels that one output pixel sees. Tiles overlap by twice as much and
+      begin at multiples of `multiple`, as pooling windows do, so the result equals that of the whole image.
 
-    8-bit masks, because those of a 2000x3000 picture take 66 MB and floats 264 MB. Raises DataError for a
-    picture that no digit fits into. One smaller than `receptive_field` is padded: a 28x28 digit must work.
+    The masks have 8 bits, because those of a 2000x3000 image take 66 MB, and floats 264 MB. An image smaller than
+    `receptive_field` is padded: a 28x28 digit must work. Raises DataError for an image too small for a digit.
     """
-    if not isinstance(picture, np.ndarray) or picture.ndim != 2 or picture.dtype != np.uint8:
-        found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture)
-        raise ValueError(f"picture must be a uint8 array (H, W), white on black; found {found}")
-    height, width = picture.shape
-    if not picture.size or max(height, width) < SMALLEST:
+    if not isinstance(image, np.ndarray) or image.ndim != 2 or image.dtype != np.uint8:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
+        raise ValueError(f"image must be a uint8 array (H, W), white on black; found {found}")
+    height, width = image.shape
+    if not image.size or max(height, width) < SMALLEST:
         message = (
             f"{name} is {height}x{width} pixels, too small to hold a digit: the network knows digits about "
-            f"{SMALLEST} pixels high, as in MNIST; enlarge the picture"
+            f"{SMALLEST} pixels high, as in MNIST; enlarge the image"
         )
         raise DataError(message)
     rows = -(-max(height, minimum[0]) // multiple) * multiple
     columns = -(-max(width, minimum[1]) // multiple) * multiple
     top, left = (rows - height) // 2, (columns - width) // 2
     padded = np.zeros((rows, columns), np.uint8)
-    padded[top : top + height, left : left + width] = picture
+    padded[top : top + height, left : left + width] = image
 
     margin = -(-receptive_field // multiple) * multiple
-    labels, masks = np.empty(padded.shape, np.uint8), None
+    labels = np.empty(padded.shape, np.uint8)
+    masks: np.ndarray | None = None
     tile_rows, tile_columns = (max(tile, least) // multiple * multiple for least in minimum)
     for y, y_first, y_last in _tiles(rows, tile_rows, margin):
         for x, x_first, x_last in _tiles(columns, tile_columns, margin):
             pixels = padded[None, None, y : y + tile_rows, x : x + tile_columns]
             probabilities = np.asarray(predict_tile((pixels.astype(np.float32) - 127) / 127))
             if probabilities.ndim != 4 or probabilities.shape[2:] != pixels.shape[2:]:
-                raise ValueError(f"predict_tile gave {probabilities.shape} for a tile {pixels.shape}")
-            answer = probabilities[0, :, y_first - y : y_last - y, x_first - x : x_last - x]
+                raise ValueError(f"predict_tile returned {probabilities.shape} for a tile {pixels.shape}")
+            kept = probabilities[0, :, y_first - y : y_last - y, x_first - x : x_last - x]
             if masks is None:
-                masks = np.empty((len(answer), *padded.shape), np.uint8)
-            labels[y_first:y_last, x_first:x_last] = answer.argmax(axis=0)
-            masks[:, y_first:y_last, x_first:x_last] = np.rint(answer * 255)
+                masks = np.empty((len(kept), *padded.shape), np.uint8)
+            labels[y_first:y_last, x_first:x_last] = kept.argmax(axis=0)
+            masks[:, y_first:y_last, x_first:x_last] = np.rint(kept * 255)
+    assert masks is not None, "at least one tile was predicted"
     inside = np.s_[top : top + height, left : left + width]
     return labels[inside], masks[:, *inside]
 
 
 def _tiles(size: int, tile: int, margin: int) -> Iterator[tuple[int, int, int]]:
-    """Tiles of one length over 0..size: (origin, first, last); from first up to last the tile has the say.
+    """Tiles of one length over 0..size: (origin, first, last). The result from first up to last is this tile's.
 
-    That lies `margin` inside the tile, except at the picture's own edges.
+    That part lies `margin` inside the tile, except at the image's own edges.
     """
     if tile < size and tile <= 2 * margin:
-        raise ValueError(f"tiles of {tile} pixels leave nothing between margins of {margin}")
+        raise ValueError(f"tiles of {tile} pixels have nothing between margins of {margin}")
     first = last = 0
     while last < size:
         origin = max(0, min(first - margin, size - tile))
@@ -219,32 +221,32 @@ def _tiles(size: int, tile: int, margin: int) -> Iterator[tuple[int, int, int]]:
         first = last
 
 
-def save_prediction(folder: str | Path, stem: str, picture: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> Path:
+def save_prediction(folder: str | Path, stem: str, image: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> Path:
     """Make the folder FOLDER/STEM, or STEM-2, STEM-3, ... where that is taken, and return its path. In it:
 
     mask.png     every pixel in the colour of its class; a palette image: its pixel values are the labels
-    overlay.png  the picture in grey, under translucent colour wherever it is not background
+    overlay.png  the image in grey, under translucent colour wherever it is not background
     digit-0.png to digit-9.png, or ink.png for 2 classes: probabilities as grey, 0 black, 1 white
 
-    picture and labels uint8 (H, W), masks uint8 (K, H, W), as predict_image has them. Raises DataError if
+    image and labels uint8 (H, W), masks uint8 (K, H, W), as predict_image has them. Raises DataError if
     the folder cannot be written to.
     """
     names, colours = class_names(len(masks)), class_colours(len(masks))
     mask = Image.fromarray(np.ascontiguousarray(labels))
     mask.putpalette(colours.tobytes())
-    grey = np.repeat(picture[..., None], 3, axis=2)
+    grey = np.repeat(image[..., None], 3, axis=2)
     blended = (colours[labels] * np.uint16(3) + grey * np.uint16(2)) // 5
     background = labels[..., None] == 10 if len(names) > 2 else labels[..., None] == 1
-    images = {"mask": mask, "overlay": Image.fromarray(np.where(background, grey, blended).astype(np.uint8))}
+    files = {"mask": mask, "overlay": Image.fromarray(np.where(background, grey, blended).astype(np.uint8))}
     for name, channel in zip(names, masks, strict=True):
         if name != "background":
             file_name = name if name == "ink" else f"digit-{name}"
-            images[file_name] = Image.fromarray(np.ascontiguousarray(channel))
+            files[file_name] = Image.fromarray(np.ascontiguousarray(channel))
 
     folder = _new_folder(Path(folder), stem)
-    for name, image in images.items():
+    for name, content in files.items():
         with new_file(folder / f"{name}.png", WAY_OUT) as file:
-            image.save(file, "PNG")
+            content.save(file, "PNG")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What this machine has of what tinyfcn can use, and how to supply what is missing."""
+"""Which devices, tools and data this machine has for tinyfcn, and how to supply a missing one."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ _COMPILER = "xcode-select --install" if sys.platform == "darwin" else "apt insta
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of `tinyfcn info`; `remedy` says how to supply what is missing."""
+    """One line of `tinyfcn info`. `remedy` says how to supply what is missing."""
 
     name: str
     text: str
@@ -29,7 +29,7 @@ class Finding:
 
 
 def findings(data_dir: Path | None = None) -> list[Finding]:
-    """Everything worth knowing before the first training; never raises for what is missing."""
+    """All lines of `tinyfcn info`. Nothing that is missing raises an error."""
     return [
         _found("GPU", _gpu, "an NVIDIA GPU and its driver; without one, --device cpu trains everything"),
         _found("NVRTC", _nvrtc, "pip install cupy-cuda12x 'cuda-toolkit[nvrtc,cudart]==12.*'"),
@@ -43,9 +43,9 @@ def findings(data_dir: Path | None = None) -> list[Finding]:
     ]
 
 
-def _found(name: str, look: Callable[[], str], remedy: str) -> Finding:
+def _found(name: str, find: Callable[[], str], remedy: str) -> Finding:
     try:
-        return Finding(name, look())
+        return Finding(name, find())
     except TinyfcnError as error:
         return Finding(name, f"not usable: {error}", remedy)
 
@@ -70,8 +70,8 @@ def _nvrtc() -> str:
 
 def _compiler() -> str:
     command = build.compiler()
-    said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
-    return f"{said.splitlines()[0] if said else ' '.join(command)}: runs the kernels on the emulator"
+    output = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+    return f"{output.splitlines()[0] if output else ' '.join(command)}: runs the kernels on the emulator"
 
 
 def _cache(name: str, folder: Path, variable: str) -> Finding:

@@ -1,7 +1,7 @@
-"""How good a prediction is. "IoU" is not one number, so each has its own name here.
+"""The figures of a prediction. There are several kinds of IoU, each with a name of its own.
 
-Pixels are counted where the prediction is, by kernels/segmentation_counts.cu or its reference; the figures are made of
-the counts here.
+Pixels are counted on the device, by kernels/segmentation_counts.cu or its reference. The figures are computed from
+the counts.
 """
 
 from dataclasses import dataclass, field
@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-ARTICLE_THRESHOLD = 0.1  # the source article calls a pixel a digit's where softmax gives that digit more
-ARTICLE_BATCH = 4  # pictures whose IoU the article pools before it averages
+from tinyfcn.devices.device import Array
+from tinyfcn.ops import Operations
+
+ARTICLE_THRESHOLD = 0.1  # in the source article, a pixel is a digit's where the digit's softmax is above this
+ARTICLE_BATCH = 4  # images over which the article pools an IoU before it averages
 
 
 def iou_per_class(counts: np.ndarray) -> np.ndarray:
-    """Intersection over union for each class of a confusion matrix; nan for one that is nowhere."""
+    """Intersection over union for each class of a confusion matrix; nan for a class that does not occur."""
     both = np.diag(counts)
     either = counts.sum(axis=0) + counts.sum(axis=1) - both
     return np.where(either > 0, both / np.maximum(either, 1), np.nan)
@@ -22,11 +25,11 @@ def iou_per_class(counts: np.ndarray) -> np.ndarray:
 
 @dataclass
 class SegmentationScore:
-    """What was predicted for some pictures, summed up by `result`. Batches are added in their order.
+    """Counts of predicted and true pixels, from which `result` computes the figures. Batches are added in order.
 
     classes: channels of the network: 11 (digits, background), 10 (no background: design early) or 2 (ink,
     background). Labels are 0 .. classes - 1; without a background channel, `background` marks the pixels that
-    have no label. Those are left out of every figure but article_iou: such a network has no word for them.
+    have no label. They are left out of every figure but article_iou, since such a network cannot predict them.
     """
 
     classes: int
@@ -34,7 +37,7 @@ class SegmentationScore:
     counts: np.ndarray = field(init=False)
     article: list[np.ndarray] = field(default_factory=list)
     loss_sum: float = 0.0
-    pictures: int = 0
+    images: int = 0
 
     def __post_init__(self) -> None:
         self.counts = np.zeros((self.classes, self.classes), np.int64)
@@ -46,29 +49,29 @@ class SegmentationScore:
 
     @property
     def foreground(self) -> int:
-        """Channels that stand for something other than background; they come first."""
+        """The number of channels without the background, which comes last."""
         return self.classes - self.has_background
 
-    def count(self, ops: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
-        """What `add` takes of logits (N, classes, H, W) and labels (N, H, W): computed and left on their device."""
+    def count(self, ops: Operations, logits: Array, labels: Array) -> tuple[Array, Array]:
+        """The counts that `add` takes, from logits (N, classes, H, W) and labels (N, H, W). They stay on the device."""
         return ops.segmentation_counts(logits, labels, self.foreground, ARTICLE_THRESHOLD)
 
     def add(self, confusion: np.ndarray, overlap: np.ndarray, loss: float) -> None:
-        """What `count` gave for a batch: int32 (N, classes, classes) and (N, 2); and the batch's mean loss."""
+        """Adds a batch: the results of `count`, int32 (N, classes, classes) and (N, 2), and the mean loss."""
         self.counts += confusion.sum(axis=0)
         self.article.append(overlap)
         self.loss_sum += loss * len(overlap)
-        self.pictures += len(overlap)
+        self.images += len(overlap)
 
     def result(self) -> dict[str, Any]:
         """The figures, as fractions.
 
-        digit_miou: for each digit, intersection over union summed over all pictures after argmax; the mean of
+        digit_miou: for each digit, intersection over union summed over all images after argmax; the mean of
             the ten. None for binary labels. Without a background channel, on true ink only.
         miou: the same mean with the background as one more class.
-        pixel_accuracy: the share of pixels called right.
-        ink_iou: of ink against background, whichever digit.
-        article_iou: softmax > 0.1 in each digit's channel, one IoU pooled over 4 pictures and all channels,
+        pixel_accuracy: the share of pixels that are predicted correctly.
+        ink_iou: the IoU of ink, of all digits together.
+        article_iou: softmax > 0.1 in each digit's channel, one IoU pooled over 4 images and all channels,
             then the mean.
         loss: mean cross-entropy.
         """
@@ -81,7 +84,7 @@ class SegmentationScore:
             ink_both = total - self.counts[b].sum() - self.counts[:, b].sum() + background_only
             ink = _share(ink_both, total - background_only)
         both, either = np.concatenate(self.article).T
-        groups = np.arange(0, self.pictures, ARTICLE_BATCH)
+        groups = np.arange(0, self.images, ARTICLE_BATCH)
         both, either = np.add.reduceat(both, groups), np.add.reduceat(either, groups)
         return {
             "digit_miou": _mean(per_class[:10]) if self.classes > 2 else None,
@@ -90,14 +93,14 @@ class SegmentationScore:
             "ink_iou": ink,
             "article_iou": float(np.mean(both / np.maximum(either, 1))),
             "iou_per_class": [None if np.isnan(iou) else float(iou) for iou in per_class],
-            "loss": self.loss_sum / self.pictures,
+            "loss": self.loss_sum / self.images,
         }
 
 
 def _mean(iou: np.ndarray) -> float | None:
-    """The mean of the classes that are somewhere; None if none is."""
-    there = iou[~np.isnan(iou)]
-    return float(there.mean()) if len(there) else None
+    """The mean of the classes that occur; None if none does."""
+    known = iou[~np.isnan(iou)]
+    return float(known.mean()) if len(known) else None
 
 
 def _share(part: np.integer, whole: np.integer) -> float:

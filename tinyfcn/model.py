@@ -1,4 +1,4 @@
-"""A trained network, loaded: names the digits in pictures."""
+"""A trained network, loaded from its run: it names the digits in images."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors
 
 
 class Model:
-    """A network with trained weights: `design`, `network` (for taking apart), `predict`, `probabilities`."""
+    """A network with trained weights. `network` gives access to every layer, `design` says which one it is."""
 
     def __init__(self, design: Design, network: Network) -> None:
         self.design = design
@@ -22,45 +22,45 @@ class Model:
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Softmax of the network's output, float32 (N, classes, h, w), for x (N, 1, H, W), (byte - 127) / 127.
 
-        H and W must be multiples of 4 for an FCN; a classifier gives one place for every 4 pixels.
+        H and W must be multiples of 4 for an FCN; a classifier has one output position for every 4 pixels.
         """
         ops = self.network.ops
         logits = self.network.forward(ops.asarray(x.astype(np.float32)))
         return ops.to_numpy(ops.softmax(logits))
 
-    def predict(self, picture: np.ndarray, name: str = "the picture") -> tuple[np.ndarray, np.ndarray]:
-        """Labels uint8 (H, W) and masks uint8 (classes, H, W), 255 for certain, of a picture of any size.
+    def predict(self, image: np.ndarray, name: str = "the image") -> tuple[np.ndarray, np.ndarray]:
+        """Labels uint8 (H, W) and masks uint8 (classes, H, W), 255 for certain, of an image of any size.
 
         Args:
-            picture: uint8 (H, W), white digits on black, each about 20 pixels high as in MNIST.
-            name: what an error calls the picture.
+            image: uint8 (H, W), white digits on black, each about 20 pixels high as in MNIST.
+            name: the name of the image in errors.
 
         Raises:
-            DataError: a picture too small to hold a digit.
+            DataError: the image is too small to hold a digit.
             CheckpointError: the network is a classifier, which has no masks.
         """
-        if self.design.name == "classifier":
+        if not self.network.per_pixel:
             raise CheckpointError("a classifier names whole digits and makes no masks: predict with an FCN's run")
-        return predict_image(self.probabilities, picture, self.network.receptive_field, name=name)
+        return predict_image(self.probabilities, image, self.network.receptive_field, name=name)
 
 
 def load(run: str | Path, device: str = "auto") -> Model:
     """The network of a run folder, or of a state.safetensors, with its weights.
 
     Raises:
-        CheckpointError: no run, a truncated or foreign file, a tensor of a wrong shape or with NaN.
-        DeviceError: a device that is not to be had here.
+        CheckpointError: not a run, a truncated or foreign file, a tensor of a wrong shape or with NaN.
+        DeviceError: the device is not available on this machine.
     """
     path = Path(run)
     if path.is_dir() and not (path / STATE).exists():
-        Run(path).config()  # says so if this is no run at all
+        Run(path).config()  # raises if this is not a run at all
         raise CheckpointError(f"{path} has no {STATE} yet: its training has not been saved once")
     source = path / STATE if path.is_dir() else path
     tensors, metadata = load_tensors(source)
     try:
         design = Design(**json.loads(metadata["design"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source} does not say which network it is of ({error})") from None
+        raise CheckpointError(f"{source} does not say which network it holds ({error})") from None
     network = design.build(on(device))
     network.load(checked_parameters(tensors, network.parameter_shapes(), source))
     return Model(design, network)

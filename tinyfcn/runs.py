@@ -1,13 +1,13 @@
-"""Run folders: everything about one training, in files that any tool can read.
+"""Run folders: each holds everything about one training, in files that any tool can read.
 
     runs/fcn-3/
         config.json             every setting, so that a run can be repeated or resumed
         metrics.jsonl           one line for each evaluation
-        state.safetensors       weights by layer, and what Adam and the loop need to go on to the same bits
+        state.safetensors       weights by layer, and the state of Adam and of the loop, to resume to the same bits
         result.json             the last evaluation: a run that has this file is finished
         *.png                   figures
 
-A file appears whole or not at all: it is written under a temporary name and then renamed.
+A file appears completely or not at all: it is written under a temporary name and then renamed.
 """
 
 import json
@@ -38,10 +38,10 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether training came to its end."""
-        return os.path.exists(self.folder / RESULT)  # Path's raises where it may not look
+        return os.path.exists(self.folder / RESULT)  # Path.exists raises where reading is not permitted
 
     def config(self) -> dict[str, Any]:
-        """The settings; CheckpointError if this is no run folder."""
+        """The settings; CheckpointError if this is not a run folder."""
         return self._read_json(CONFIG)
 
     def result(self) -> dict[str, Any]:
@@ -49,27 +49,27 @@ class Run:
         return self._read_json(RESULT)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes a JSON file; DataError if the disk does not take it."""
+        """Writes a JSON file; DataError if that fails."""
         with new_file(self.folder / name, SPACE) as file:
             file.write((json.dumps(content, indent=2) + "\n").encode())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of all evaluations so far."""
+        """The lines of metrics.jsonl, one for each evaluation so far."""
         path = self.folder / METRICS
         try:
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
-        if not all(isinstance(record, dict) and "step" in record for record in records):
-            raise CheckpointError(f"{path} is not tinyfcn's: expected a step in every line")
-        return records
+        if not all(isinstance(line, dict) and "step" in line for line in lines):
+            raise CheckpointError(f"{path} is not by tinyfcn: expected a step in every line")
+        return lines
 
-    def write_metrics(self, records: list[dict[str, Any]]) -> None:
-        """Replaces the records."""
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Replaces metrics.jsonl."""
         with new_file(self.folder / METRICS, SPACE) as file:
-            file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def save(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Writes the state."""
@@ -86,12 +86,12 @@ class Run:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(
-                f"{self.folder} is no run of tinyfcn: it has no {name}; tinyfcn train-cnn and train-fcn make runs"
+                f"{self.folder} is not a run of tinyfcn: it has no {name}; tinyfcn train-cnn and train-fcn make runs"
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
         if not isinstance(content, dict):
-            raise CheckpointError(f"{path} is not tinyfcn's: expected an object, found {type(content).__name__}")
+            raise CheckpointError(f"{path} is not by tinyfcn: expected an object, found {type(content).__name__}")
         return content
 
 
@@ -99,14 +99,14 @@ def new_run(kind: str, out: Path | None = None) -> Run:
     """A new folder: `out`, or runs/KIND-N with the first number that no run has.
 
     Raises:
-        CheckpointError: `out` has something in it already.
+        CheckpointError: `out` is not empty.
         DataError: the folder cannot be made.
     """
     way_out = "choose another folder with --out"
     if out is not None:
         try:
             taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-        except OSError as error:  # a name too long, or a folder that may not be looked into
+        except OSError as error:  # a name that is too long, or a folder that may not be read
             raise DataError(f"the folder {out} cannot be used ({error.strerror}): {way_out}") from None
         if taken:
             raise CheckpointError(f"{out} is there already and is not overwritten: {way_out}")
@@ -149,14 +149,14 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         CheckpointError: missing, truncated, or another program's.
     """
     try:
-        open(path, "rb").close()  # safetensors calls whatever it may not open a missing file
+        open(path, "rb").close()  # safetensors reports a file without permission as a missing file
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:  # before its tensors, which may be of types that NumPy has not
+            if metadata.get("format") != FORMAT:  # first: NumPy lacks some types of tensors
                 raise CheckpointError(
                     f"{path} was not written by tinyfcn: its format is {metadata.get('format')!r}, expected {FORMAT!r}"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{path} does not exist: give a run folder that tinyfcn train-cnn or train-fcn made"
@@ -165,7 +165,7 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is no whole safetensors file ({error}): it may have been cut off; use another run"
+            f"{path} is not a whole safetensors file ({error}): it may have been cut off; use another run"
         ) from None
     return tensors, metadata
 
@@ -173,7 +173,7 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def _in_order(content: bytes) -> bytes:
     """A safetensors file with its metadata sorted, so that equal states are equal files.
 
-    The library writes them in the order of a hash map, which is another one every time.
+    The library writes them in the order of a hash map, which differs every time.
     """
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
@@ -186,7 +186,7 @@ def _in_order(content: bytes) -> bytes:
 def checked_parameters(
     tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], source: Path
 ) -> dict[str, np.ndarray]:
-    """The tensors named in `shapes`, each of its shape and finite.
+    """The tensors named in `shapes`, after checking that each has its shape and is finite.
 
     Raises:
         CheckpointError: names the tensor, what was expected and what was found.
@@ -195,13 +195,13 @@ def checked_parameters(
     for name, shape in shapes.items():
         if name not in tensors:
             raise CheckpointError(
-                f"{source} has no tensor {name}, so it is of another network; it has {', '.join(sorted(tensors))}"
+                f"{source} has no tensor {name}, so it belongs to another network; it has {', '.join(sorted(tensors))}"
             )
         tensor = tensors[name]
         if tensor.shape != tuple(shape) or tensor.dtype != np.float32:
             raise CheckpointError(
                 f"{source}: tensor {name} is {tensor.dtype} {tensor.shape}, expected float32 {tuple(shape)}: "
-                "it is of another network"
+                "it belongs to another network"
             )
         if not np.isfinite(tensor).all():
             bad = int((~np.isfinite(tensor)).sum())

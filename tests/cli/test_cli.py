@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints and writes, and one clear line for whatever goes wrong."""
+"""The command line as a user meets it: what it prints and writes, and one clear line for every error."""
 
 import fcntl
 import json
@@ -56,20 +56,20 @@ def trained(data, tmp_path_factory):
     return folder, *printed
 
 
-def too_dear(*arguments):
+def too_slow(*arguments):
     raise AssertionError("no test draws the built-in digits or downloads anything")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """A folder of its own for each test, few test pictures, no figures, no network, no 20,000 built-in digits."""
+    """A folder of its own for each test, few test images, no figures, no network, no 20,000 built-in digits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", 20)
     monkeypatch.setenv("TINYFCN_OFFLINE", "1")
     monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TINYFCN_DATA", raising=False)
-    for dear in ("tinyfcn.data.builtin_digits.draw_digits", "tinyfcn.data.mnist._fetch"):
-        monkeypatch.setattr(dear, too_dear)
+    for slow in ("tinyfcn.data.builtin_digits.draw_digits", "tinyfcn.data.mnist._fetch"):
+        monkeypatch.setattr(slow, too_slow)
     for trainer in (ClassifierTrainer, FcnTrainer):
         monkeypatch.setattr(trainer, "draw", lambda trainer, run: None)
 
@@ -143,12 +143,12 @@ def test_version():
 def test_what_training_prints_when_piped(trained):
     _, classifier, fcn = trained
     lines = classifier.stdout.splitlines()
-    assert lines[0].startswith("runs/cnn-1: 7,554 parameters on cpu (NumPy, 1 threads), 20 steps of 20 pictures")
+    assert lines[0].startswith("runs/cnn-1: 7,554 parameters on cpu (NumPy, 1 threads), 20 steps of 20 images")
     evaluations = [line for line in lines if line.startswith("step ")]
     assert len(evaluations) == 2  # one line an epoch
     for number, line in zip((10, 20), evaluations, strict=True):
         losses = r"loss \d\.\d{4}  test loss \d\.\d{4}"
-        assert re.fullmatch(rf"step +{number}  {losses}  test accuracy 0\.\d{{4}}  [\d,]+ pictures/s  \d+ s", line)
+        assert re.fullmatch(rf"step +{number}  {losses}  test accuracy 0\.\d{{4}}  [\d,]+ images/s  \d+ s", line)
     assert lines[-2].startswith("test accuracy 0.")
     assert "learning-curves.png" in lines[-1]
     assert "weights of runs/cnn-1" in fcn.stdout
@@ -238,11 +238,11 @@ def test_resume_goes_on_with_the_runs_own_settings(data, trained, monkeypatch):
         patch.setattr(ClassifierTrainer, "step", stopped)
         result = run(*CLASSIFIER, "--data-dir", data)
     assert result.exit_code == 130
-    way_on = "to go on: tinyfcn train-cnn --resume runs/cnn-1"
+    way_on = "to resume: tinyfcn train-cnn --resume runs/cnn-1"
     assert result.stderr == f"stopped after step 5 of 20, saved in runs/cnn-1; {way_on}\n"
     result = run("train-cnn", "--resume", "runs/cnn-1")
     assert result.exit_code == 0, result.output
-    assert "going on after step 5" in result.stdout
+    assert "resumed after step 5" in result.stdout
     whole, resumed = Run(trained[0] / "runs" / "cnn-1"), Run(Path("runs/cnn-1"))
     for name, value in whole.load()[0].items():
         np.testing.assert_array_equal(resumed.load()[0][name], value)
@@ -302,14 +302,14 @@ def test_evaluate_without_data_uses_the_runs_own(runs):
 
 
 def test_predict_writes_masks_and_overlay(runs, tmp_path):
-    picture = np.zeros((40, 50), np.uint8)
-    picture[10:30, 20:24] = 255
+    image = np.zeros((40, 50), np.uint8)
+    image[10:30, 20:24] = 255
     for name in ("one.png", "two.png"):
-        Image.fromarray(picture).save(name)
+        Image.fromarray(image).save(name)
     result = run("predict", "runs/fcn-1", "one.png", "two.png", "--device", "cpu")
     assert result.exit_code == 0, result.output
     expected = ["mask.png", "overlay.png", *(f"digit-{k}.png" for k in range(10))]
-    labels, masks = tinyfcn.load("runs/fcn-1", "cpu").predict(picture)
+    labels, masks = tinyfcn.load("runs/fcn-1", "cpu").predict(image)
     for name in ("one", "two"):
         folder = tmp_path / "predictions" / name
         assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
@@ -325,9 +325,9 @@ def test_predict_writes_masks_and_overlay(runs, tmp_path):
 
 
 def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
-    picture = np.full((50, 60, 3), 255, np.uint8)
-    picture[10:30, 20:24] = 0
-    Image.fromarray(picture).save("paper.png")
+    image = np.full((50, 60, 3), 255, np.uint8)
+    image[10:30, 20:24] = 0
+    Image.fromarray(image).save("paper.png")
     result = run("predict", "runs/fcn-1", "paper.png", "--out", "a", "--device", "cpu")
     assert "dark on white" in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -337,11 +337,11 @@ def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
     assert first[0, 0].max() < second[0, 0].max()
 
 
-def test_predict_says_that_it_pads_a_picture_smaller_than_its_reach(runs):
+def test_predict_says_that_it_pads_an_image_smaller_than_its_reach(runs):
     Image.fromarray(np.zeros((28, 60), np.uint8)).save("small.png")
     result = run("predict", "runs/fcn-1", "small.png", "--out", "c", "--device", "cpu")
     assert result.exit_code == 0
-    assert "smaller than the 44x44 that a label depends on, so padded with black" in result.stderr
+    assert "smaller than the 44x44 pixels that a label depends on, so padded with black" in result.stderr
 
 
 # M2NIST files
@@ -351,23 +351,23 @@ def test_predict_says_that_it_pads_a_picture_smaller_than_its_reach(runs):
 def test_make_m2nist_writes_what_read_m2nist_reads(data, truth):
     result = run("make-m2nist", "out", "--count", 12, "--truth", truth, "--data-dir", data, "--split", "test")
     assert result.exit_code == 0, result.output
-    assert "12 pictures of mnist test digits in out" in result.stdout
+    assert "12 images of mnist test digits in out" in result.stdout
     files = read_m2nist(Path("out"))
-    assert files.pictures.shape == files.labels.shape == (12, 64, 84)
-    np.testing.assert_array_equal(files.labels == 10, files.pictures == 0)
-    assert set((files.pictures[files.pictures > 0] % 2).tolist()) == {1}  # test digits are odd
+    assert files.images.shape == files.labels.shape == (12, 64, 84)
+    np.testing.assert_array_equal(files.labels == 10, files.images == 0)
+    assert set((files.images[files.images > 0] % 2).tolist()) == {1}  # test digits are odd
     shape = np.load("out/segmented.npy", mmap_mode="r").shape
     assert shape == ((12, 64, 84, 11) if truth == "one-hot" else (12, 64, 84))
     assert_refused(run("make-m2nist", "out", "--data-dir", data), 1, "combined.npy is there already")
 
 
 def test_make_m2nist_is_a_function_of_its_seed(data):
-    pictures = []
+    images = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run("make-m2nist", name, "--count", 3, "--seed", seed, "--data-dir", data)
-        pictures.append(np.load(f"{name}/combined.npy"))
-    np.testing.assert_array_equal(pictures[0], pictures[1])
-    assert (pictures[0] != pictures[2]).any()
+        images.append(np.load(f"{name}/combined.npy"))
+    np.testing.assert_array_equal(images[0], images[1])
+    assert (images[0] != images[2]).any()
 
 
 def test_training_and_evaluation_on_m2nist_files(data, runs):
@@ -381,7 +381,7 @@ def test_training_and_evaluation_on_m2nist_files(data, runs):
 
 @pytest.mark.parametrize("design", ["skip", "early"])
 def test_files_without_any_ink(runs, design):
-    """No IoU can be had of pictures that hold no digit; training on them is pointless, but no crash."""
+    """Images without a digit have no IoU. Training on them is pointless, but it does not crash."""
     Path("blank").mkdir()
     np.save("blank/combined.npy", np.zeros((5, 64, 84), np.uint8))
     np.save("blank/segmented.npy", np.full((5, 64, 84), 10, np.uint8))
@@ -404,12 +404,13 @@ def test_gradcheck_of_one_operation(ops):
 
 
 def test_gradcheck_with_nothing_to_check():
-    """Adam has no gradient, and on the cpu there is no kernel: no checks must not pass for all checks passed."""
+    """Adam has no gradient, and the cpu has no kernel. No check at all must not count as success."""
     assert_refused(run("gradcheck", "adam", "--device", "cpu"), 2, "adam")
 
 
 def test_gradcheck_finds_a_wrong_reference(monkeypatch):
-    monkeypatch.setattr("tinyfcn.reference.relu_backward", lambda dout, y: 1.001 * relu_backward(dout, y))
+    wrong = staticmethod(lambda dout, y: 1.001 * relu_backward(dout, y))
+    monkeypatch.setattr("tinyfcn.operations.ReferenceOperations.relu_backward", wrong)
     result = run("gradcheck", "relu", "--device", "cpu")
     assert result.exit_code == 1
     assert "WRONG" in result.stdout
@@ -513,7 +514,7 @@ def test_sanitize_says_which_kernel_it_does_not_know_how_to_launch(monkeypatch, 
     result = sanitize(monkeypatch, kernels, "relu", "--seeds", "1")
     assert result.exit_code == 1
     assert re.search(r"^lonely +relu\.cu +0 +0 +0 +never launched", result.stdout, re.MULTILINE)
-    says = "lonely was never launched: have the exercise of relu do so, in tinyfcn/sanitize.py"
+    says = "lonely was never launched: add a case that does to sanitize_cases in tinyfcn/checks/cases/relu.py"
     assert result.stdout.splitlines()[-3:] == [says, "", "3 kernels, 0 findings"]
 
 
@@ -525,7 +526,7 @@ def test_sanitize_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, 
     assert f"{line_of('nonsense', 'relu', kernels)}:" in result.stderr
 
 
-def test_sanitize_of_what_is_no_kernel_lists_those_there_are():
+def test_sanitize_of_an_unknown_kernel_lists_all_kernels():
     words = "'conv3d'", "operations are adam, add, ", "kernels adam_schedule, .*conv2d_backward_bias_naive"
     assert_refused(run("sanitize", "conv3d"), 2, *words)
 
@@ -581,6 +582,20 @@ USAGE = [
     (["train-fcn", "--article-skip"], "article-skip.*early and corrected"),
     (["train-fcn", "--design", "early", "--article-skip", "--upsample", "once"], "article-skip.*once"),
     (["train-fcn", "--unlabelled", "ignore"], "unlabelled"),
+    *(
+        (["train-fcn", "--design", name, *option], f"{option[0]}.*; {name} does not take it")
+        for name, options in {
+            "skip": (
+                ["--reduce", "first"],  # a default, but given
+                ["--upsample", "staged"],
+                ["--article-skip"],
+                ["--unlabelled", "softmax"],
+            ),
+            "corrected": (["--ink-start"], ["--plain-start"], ["--unlabelled", "zero"]),
+            "early": (["--labels", "digits"], ["--ink-start"]),
+        }.items()
+        for option in options
+    ),
     (["train-fcn", "--from-scratch", "--cnn", "runs/cnn-1"], "from-scratch.*--cnn"),
     (["train-fcn", "--from-scratch", "--freeze-encoder"], "from-scratch.*--freeze-encoder"),
     (["gradcheck", "softplus"], "softplus"),
@@ -618,7 +633,7 @@ def test_wrong_usage(arguments, word):
         ["--freeze-encoder"],
         ["--from-scratch"],
         ["--plain-start"],
-        ["--seed", "0"],  # the default, but said
+        ["--seed", "0"],  # the default, but given
     ],
     ids=" ".join,
 )
@@ -627,7 +642,7 @@ def test_resume_takes_no_other_option(runs, option):
     assert_refused(run("train-fcn", "--resume", "runs/fcn-1", *option), 2, "leave out .*(" + "|".join(names) + ")")
 
 
-# What is not there or not right: exit code 1, one line
+# Missing or damaged files: exit code 1, one line
 
 
 def test_no_classifier(data):
@@ -661,12 +676,12 @@ def test_no_compiler(data, monkeypatch):
     assert_refused(run("train-cnn", "--device", "emulator", "--data-dir", data), 1, r"needs a C\+\+ compiler")
 
 
-def test_what_is_no_run(data):
+def test_a_folder_that_is_not_a_run(data):
     Path("empty").mkdir()
     Path("text").write_text("x")
     for command in (["evaluate"], ["train-cnn", "--resume"], ["train-fcn", "--resume"]):
         for folder in ("empty", "missing"):
-            assert_refused(run(*command, folder), 1, f"{folder}.* (is no run of tinyfcn|does not exist)")
+            assert_refused(run(*command, folder), 1, f"{folder}.* (is not a run of tinyfcn|does not exist)")
         assert_refused(run(*command, "text"), 2, "text")
     Image.new("L", (84, 64)).save("black.png")
     for folder in ("empty", "missing", "text"):
@@ -683,9 +698,9 @@ def test_evaluate_a_classifier_on_m2nist(data, runs):
 
 
 DAMAGE = {
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "no whole safetensors file"),
-    "empty": (lambda path: path.write_bytes(b""), "no whole safetensors file"),
-    "web page": (lambda path: path.write_text("<!DOCTYPE html><title>404</title>"), "no whole safetensors file"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not a whole safetensors file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
+    "web page": (lambda path: path.write_text("<!DOCTYPE html><title>404</title>"), "not a whole safetensors file"),
     "gone": (lambda path: path.unlink(), "has not been saved|does not exist|no state"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), STATE),
 }
@@ -720,7 +735,7 @@ def test_weights_of_another_network_or_with_nan(data, runs):
     assert_refused(run(*FCN, "--data-dir", data), 1, found)
 
 
-def test_what_is_no_image(runs):
+def test_an_argument_that_is_not_an_image(runs):
     Path("notes.txt").write_text("not an image")
     Path("empty.png").touch()
     Path("folder").mkdir()
@@ -728,7 +743,7 @@ def test_what_is_no_image(runs):
     Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:300])
     Image.new("L", (5, 9)).save("small.png")
     expected = {
-        "notes.txt": "no image",
+        "notes.txt": "not an image",
         "empty.png": "empty",
         "folder": "is a folder",
         "cut.png": "cut.png",
@@ -804,7 +819,7 @@ def test_m2nist_files_that_are_missing_or_damaged(data, runs):
     for wrong, words in (
         (np.where(labels == 10, 11, labels), "holds 11 .*expected 0..10"),
         (labels.astype(np.int16) - 11, "holds -1 .*expected 0..10"),
-        (labels[:3], "holds 4 pictures but .*for 3"),
+        (labels[:3], "holds 4 images but .*for 3"),
         (labels[:, :60], r"has shape \(4, 60, 84\)"),
         (labels / 2, "float64, expected integers"),
     ):
@@ -837,7 +852,7 @@ def test_brackets_in_a_folders_name(data, name):
     ],
     ids=repr,
 )
-def test_what_the_system_refuses(runs, monkeypatch, error, words):
+def test_errors_of_the_operating_system(runs, monkeypatch, error, words):
     def refuse(*arguments):
         raise error
 
@@ -870,7 +885,7 @@ def test_exit_codes(arguments, code):
 
 def assert_stopped(errors):
     assert re.search(
-        r"stopped after step \d+ of 1,000, saved in run; to go on: tinyfcn train-cnn --resume run$", errors
+        r"stopped after step \d+ of 1,000, saved in run; to resume: tinyfcn train-cnn --resume run$", errors
     )
     assert "Traceback" not in errors
     tensors, _ = Run(Path("run")).load()
@@ -908,7 +923,7 @@ def test_ctrl_c_on_a_terminal(data):
         if not part:
             break
         seen += part
-        if not pressed and seen.count(b"pictures/s") > 8:
+        if not pressed and seen.count(b"images/s") > 8:
             os.write(terminal, b"\x03")
             pressed = True
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -916,7 +931,7 @@ def test_ctrl_c_on_a_terminal(data):
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode(errors="replace"))
     assert status == 130
     assert re.search(
-        r"[━╸╺─-]+ +\d+/1,000 +loss \d\.\d{4} .*test accuracy 0\.\d{4} +[\d,]+ pictures/s +\d:\d\d:\d\d", text
+        r"[━╸╺─-]+ +\d+/1,000 +loss \d\.\d{4} .*test accuracy 0\.\d{4} +[\d,]+ images/s +\d:\d\d:\d\d", text
     )
     assert_stopped(text.strip().splitlines()[-1])
 
@@ -944,4 +959,4 @@ def test_the_same_seed_gives_the_same_file_in_another_process(data):
 def test_options_of_another_design_are_wrong_usage(words, data, runs):
     result = run("train-fcn", *words.split(), "--data-dir", data)
     assert result.exit_code == 2
-    assert "is for the design" in result.output or "are for the design" in result.output
+    assert "is for the design" in result.output and "does not take it" in result.output

@@ -1,4 +1,4 @@
-"""Reading any picture, cutting large ones into tiles, saving what was predicted."""
+"""Reading any image, cutting large ones into tiles, saving what was predicted."""
 
 import struct
 import tracemalloc
@@ -16,20 +16,20 @@ from tinyfcn.images import predict_image, read_image, save_prediction
 @pytest.fixture
 def drawing():
     """A bright, lopsided stroke on black, uint8 (30, 40)."""
-    picture = np.zeros((30, 40), np.uint8)
-    picture[5:25, 8:12] = 255
-    picture[21:25, 8:30] = 200
-    return picture
+    image = np.zeros((30, 40), np.uint8)
+    image[5:25, 8:12] = 255
+    image[21:25, 8:30] = 200
+    return image
 
 
-def rgba(picture, colour, alpha):
-    layers = [np.full(picture.shape, value, np.uint8) for value in colour]
+def rgba(image, colour, alpha):
+    layers = [np.full(image.shape, value, np.uint8) for value in colour]
     return Image.fromarray(np.stack([*layers, alpha], axis=-1))
 
 
-def rotated(picture):
-    """The picture lying on its side, with the EXIF entry that says so."""
-    image = Image.fromarray(np.rot90(picture).copy())
+def rotated(image):
+    """The image lying on its side, with the EXIF entry that says so."""
+    image = Image.fromarray(np.rot90(image).copy())
     image.getexif()[0x0112] = 6
     return image
 
@@ -110,8 +110,8 @@ def promise(side):
 BAD_FILES = {
     "none.png": (None, "does not exist"),
     "empty.png": (b"", "is empty"),
-    "text.png": (b"I am no picture\n" * 9, "is no image"),
-    "page.jpg": (b"<!DOCTYPE html><html></html>", "is no image"),
+    "text.png": (b"I am not one\n" * 9, "is not an image"),
+    "page.jpg": (b"<!DOCTYPE html><html></html>", "is not an image"),
     "signature.png": (promise(30)[:12], "cut short"),
     "header.png": (promise(30), "is damaged"),
     "large.png": (promise(8_000), "too large"),
@@ -131,7 +131,7 @@ def test_bad_files_get_one_clear_line(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cut.png", "cut.jpg", "cut.gif", "cut.tiff", "cut.bmp"])
-def test_a_truncated_picture_is_an_error_not_half_a_picture(name, tmp_path):
+def test_a_truncated_image_is_an_error_not_half_an_image(name, tmp_path):
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 60)).astype(np.uint8)).save(tmp_path / name)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1500])
     with pytest.raises(DataError, match=name):
@@ -150,10 +150,12 @@ RECEPTIVE_FIELD = 44
 
 
 def far_sighted(x, blocks=RECEPTIVE_FIELD // 4):
-    """Two probabilities that look as far as RECEPTIVE_FIELD allows, exactly (sums of small integers, scaled by 2^-15).
+    """Two probabilities that depend on pixels as far away as RECEPTIVE_FIELD allows.
+
+    They are exact: sums of small integers, scaled by 2^-15.
 
     As in the networks, pooling windows begin at multiples of 4 and what lies outside counts as nothing.
-    Channel 0 looks up and left, channel 1 down and right.
+    Channel 0 depends on pixels above and to the left, channel 1 on pixels below and to the right.
     """
     pixels = np.rint(x[0, 0] * 127 + 127)
     height, width = pixels.shape
@@ -175,12 +177,12 @@ def large():
     return np.random.default_rng(3).integers(0, 256, (301, 430)).astype(np.uint8)
 
 
-def predict_whole(picture):
-    return predict_image(far_sighted, picture, RECEPTIVE_FIELD, tile=4096)
+def predict_whole(image):
+    return predict_image(far_sighted, image, RECEPTIVE_FIELD, tile=4096)
 
 
 @pytest.mark.parametrize("tile", [96, 100, 130, 256, 304, 400, 511])
-def test_tiles_give_what_the_whole_picture_gives(large, tile):
+def test_tiles_give_what_the_whole_image_gives(large, tile):
     whole_labels, whole_masks = predict_whole(large)
     labels, masks = predict_image(far_sighted, large, RECEPTIVE_FIELD, tile=tile)
     assert labels.shape == large.shape and masks.shape == (2, *large.shape)
@@ -214,27 +216,27 @@ def test_small_and_odd_sizes_are_padded_with_black_and_cropped():
         ((65, 90), (68, 92)),
         ((64, 84), (64, 84)),
     ]:
-        picture = np.random.default_rng(5).integers(0, 128, size).astype(np.uint8) * 2
-        labels, masks = predict_image(copy, picture, RECEPTIVE_FIELD)
+        image = np.random.default_rng(5).integers(0, 128, size).astype(np.uint8) * 2
+        labels, masks = predict_image(copy, image, RECEPTIVE_FIELD)
         padded = np.rint(seen.pop() * 127 + 127)
-        assert padded.shape == expected and padded.sum() == picture.sum()
-        np.testing.assert_array_equal(masks[0], np.rint(picture / 254 * 255))
-        np.testing.assert_array_equal(labels, picture < 127)
+        assert padded.shape == expected and padded.sum() == image.sum()
+        np.testing.assert_array_equal(masks[0], np.rint(image / 254 * 255))
+        np.testing.assert_array_equal(labels, image < 127)
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (1, 1), (19, 19), (0, 40)])
-def test_a_picture_that_no_digit_fits_into_is_an_error(shape):
+def test_an_image_too_small_for_a_digit_is_an_error(shape):
     with pytest.raises(DataError, match=rf"icon.png is {shape[0]}x{shape[1]} pixels.*enlarge"):
         predict_image(far_sighted, np.zeros(shape, np.uint8), RECEPTIVE_FIELD, name="icon.png")
 
 
-@pytest.mark.parametrize("picture", [np.zeros((64, 84)), np.zeros((64, 84, 3), np.uint8), [[0]]])
-def test_only_grey_8_bit_arrays_are_taken(picture):
+@pytest.mark.parametrize("image", [np.zeros((64, 84)), np.zeros((64, 84, 3), np.uint8), [[0]]])
+def test_only_grey_8_bit_arrays_are_taken(image):
     with pytest.raises(ValueError, match=r"uint8 array \(H, W\)"):
-        predict_image(far_sighted, picture, RECEPTIVE_FIELD)
+        predict_image(far_sighted, image, RECEPTIVE_FIELD)
 
 
-def test_a_large_picture_stays_far_below_2_gb():
+def test_a_large_image_stays_far_below_2_gb():
     largest = 0
 
     def predict_tile(x):
@@ -260,8 +262,8 @@ def predicted(drawing):
 
 
 def test_saved_masks_read_back_as_labels_and_probabilities(predicted, tmp_path):
-    picture, labels, masks = predicted
-    folder = save_prediction(tmp_path / "new" / "out", "four", picture, labels, masks)
+    image, labels, masks = predicted
+    folder = save_prediction(tmp_path / "new" / "out", "four", image, labels, masks)
     expected = {"mask.png", "overlay.png", *(f"digit-{digit}.png" for digit in range(10))}
     assert folder == tmp_path / "new" / "out" / "four"
     assert {file.name for file in folder.iterdir()} == expected
@@ -294,7 +296,7 @@ def test_two_classes_are_ink_and_background(drawing, tmp_path):
     assert (np.asarray(Image.open(folder / "overlay.png"))[labels == 1] == 0).all()
 
 
-# How colours look to others, applied to linear RGB: Machado, Oliveira, Fernandes (2009), severity 1.0.
+# Deficient colour vision, applied to linear RGB: Machado, Oliveira, Fernandes (2009), severity 1.0.
 SIGHTS = {
     "normal": np.eye(3),
     "protanopia": [
@@ -319,7 +321,7 @@ TO_OKLAB = [[0.210454, 0.793618, -0.004072], [1.977998, -2.428592, 0.450594], [0
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
-def test_no_two_colours_look_alike(sight):
+def test_any_two_colours_can_be_told_apart(sight):
     colour = images.PALETTE / 255
     linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.transpose(SIGHTS[sight]), 0, 1)
@@ -328,16 +330,16 @@ def test_no_two_colours_look_alike(sight):
     assert distance.min() > 0.10
 
 
-def test_the_halo_of_compression_is_no_ink(drawing, tmp_path):
+def test_the_halo_of_compression_is_not_ink(drawing, tmp_path):
     big = np.kron(drawing, np.ones((4, 4), np.uint8))
     Image.fromarray(big).save(tmp_path / "lossy.jpg", quality=60)
     decoded = np.asarray(Image.open(tmp_path / "lossy.jpg"))
     assert ((decoded > 0) & (big == 0)).sum() > 50, "there is a halo to be removed"
-    said = []
-    pixels = read_image(tmp_path / "lossy.jpg", notice=said.append)
+    notices = []
+    pixels = read_image(tmp_path / "lossy.jpg", notice=notices.append)
     assert ((pixels > 0) & (big == 0)).sum() < 20
     assert (pixels[big > 100] > 0).all()
-    assert "background, up to 32, made 0" in said[0]
+    assert "background, up to 32, made 0" in notices[0]
 
 
 def test_uneven_paper_becomes_black(drawing, tmp_path):

@@ -16,7 +16,7 @@ ITEMS = ["GPU", "NVRTC", "C++ compiler", "CPU", "digits", "cache", "kernel cache
 
 @pytest.fixture
 def found(tmp_path, monkeypatch):
-    """Looks around from an empty folder with an empty cache, and gives findings by name."""
+    """Makes the findings, by name, in an empty folder with an empty cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TINYFCN_DATA", raising=False)

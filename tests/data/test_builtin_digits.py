@@ -8,8 +8,8 @@ import pytest
 from tinyfcn.data import builtin_digits
 from tinyfcn.data.builtin_digits import BOX, LEAN, SIDE, SKELETONS, WIDTH, draw_digits
 
-# Measured on the 60,000 training digits of MNIST, 0-255 over all 784 pixels: the mean of each digit, of all pictures,
-# and the standard deviation from picture to picture.
+# Measured on the 60,000 training digits of MNIST, 0-255 over all 784 pixels: the mean of each digit, of all images,
+# and the standard deviation from image to image.
 MNIST_INK = (44.2, 19.4, 38.0, 36.1, 30.9, 32.8, 35.0, 29.2, 38.3, 31.3)
 MNIST_MEAN, MNIST_DEVIATION = 33.3, 11.0
 
@@ -39,11 +39,11 @@ def test_the_same_seed_gives_the_same_bytes(drawn):
     assert images.tobytes() == drawn[0].tobytes() and labels.tobytes() == drawn[1].tobytes()
 
 
-def test_other_seeds_give_other_pictures():
+def test_other_seeds_give_other_images():
     one, two = draw_digits(200, seed=1), draw_digits(200, seed=2)
     assert not np.array_equal(one[1], two[1])
-    seen = {image.tobytes() for image in np.concatenate([one[0], two[0]])}
-    assert len(seen) == 400
+    different = {image.tobytes() for image in np.concatenate([one[0], two[0]])}
+    assert len(different) == 400
 
 
 def test_labels_are_balanced_and_shuffled(drawn):
@@ -65,7 +65,7 @@ def test_a_negative_count_is_refused():
 
 def test_the_centre_of_mass_is_in_the_middle(drawn):
     away = np.abs(centre_of_mass(drawn[0]) - 14)
-    # MNIST's are within half a pixel of index 14; a lopsided digit whose box would leave the picture may be further.
+    # MNIST's are within half a pixel of index 14; a lopsided digit whose box would leave the image may be further.
     assert (away <= 0.51).mean() > 0.99
     assert away.max() < 2.5
     assert np.abs(centre_of_mass(drawn[0]).mean(0) - 14).max() < 0.05
@@ -92,7 +92,7 @@ def test_there_is_as_much_ink_as_in_mnist(drawn):
 def test_the_ten_digits_are_distinct(drawn):
     """The nearest of 300 drawn digits names most digits of another seed, and every class is named."""
     images, labels = draw_digits(500, seed=5)
-    known, new = (pictures.reshape(len(pictures), -1) / np.float32(255) for pictures in (drawn[0], images))
+    known, new = (some.reshape(len(some), -1) / np.float32(255) for some in (drawn[0], images))
     nearest = ((known**2).sum(1) - 2 * new @ known.T).argmin(1)
     right = drawn[1][nearest] == labels
     assert right.mean() > 0.8
@@ -118,12 +118,12 @@ def test_a_curve_passes_through_its_points_in_order(digit, name):
     for matrix in (skeleton.careful, skeleton.hasty):
         assert np.allclose(matrix.sum(1), 1, atol=1e-5), "a digit that is moved must be drawn moved"
         curve = matrix @ skeleton.points
-        place = 0
+        dot = 0
         for point in strokes.replace("|", " ").split():
             wanted = np.array(point.split(","), float) / 100
-            near = np.flatnonzero(np.abs(curve[place:] - wanted).max(1) < 1e-5)
-            assert len(near), f"{point} is not reached after dot {place}"
-            place += near[0]
+            near = np.flatnonzero(np.abs(curve[dot:] - wanted).max(1) < 1e-5)
+            assert len(near), f"{point} is not reached after dot {dot}"
+            dot += near[0]
         assert np.linalg.norm(curve, axis=1).max() < 1.6, "the curve overshoots"
 
 
@@ -159,7 +159,7 @@ def test_ink_is_the_distance_to_the_stroke():
     assert np.abs(image[in_the_box] - expected[in_the_box]).max() < 3
 
 
-def test_pictures_are_not_mirrored():
+def test_images_are_not_mirrored():
     """An L: from the top left down, then right."""
     skeleton = builtin_digits._skeleton("0,0 0,100 | 0,100 100,100")
     curve = (skeleton.careful @ skeleton.points)[None]

@@ -124,7 +124,7 @@ DAMAGE = {
     "types": lambda path: np.savez(path, images=np.zeros((30, 28, 28)), labels=np.zeros(30)),
     "label": lambda path: np.savez(path, images=np.zeros((30, 28, 28), np.uint8), labels=np.full(30, 10, np.uint8)),
     "label type": lambda path: np.savez(path, images=np.zeros((30, 28, 28), np.uint8), labels=np.zeros(30)),
-    "names": lambda path: np.savez(path, pictures=np.zeros(3)),
+    "names": lambda path: np.savez(path, photos=np.zeros(3)),
 }
 
 
@@ -165,7 +165,7 @@ def test_unwritable_cache(tmp_path, monkeypatch, drawn):
 
 
 @pytest.mark.parametrize("arguments", [("validation",), ("train", "fashion")])
-def test_unknown_words(arguments):
+def test_unknown_names_are_refused(arguments):
     with pytest.raises(ValueError, match=arguments[-1]):
         load_digits(*arguments)
 

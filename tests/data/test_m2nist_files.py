@@ -13,44 +13,44 @@ from tinyfcn.errors import DataError
 COUNT = 70  # more than one chunk of the reader
 
 
-def pictures_and_labels(count=COUNT, seed=0):
-    """Random pictures whose labels are random as well: nothing in the files ties one to the other."""
+def images_and_labels(count=COUNT, seed=0):
+    """Random images whose labels are random as well: nothing in the files ties one to the other."""
     rng = np.random.default_rng(seed)
-    pictures = rng.integers(0, 256, (count, 64, 84), np.uint8)
-    return pictures, rng.integers(0, 11, (count, 64, 84), np.uint8)
+    images = rng.integers(0, 256, (count, 64, 84), np.uint8)
+    return images, rng.integers(0, 11, (count, 64, 84), np.uint8)
 
 
-def chunks(pictures, labels, size=30):
-    for start in range(0, len(pictures), size):
-        yield pictures[start : start + size], labels[start : start + size]
+def chunks(images, labels, size=30):
+    for start in range(0, len(images), size):
+        yield images[start : start + size], labels[start : start + size]
 
 
 def one_hot(labels, dtype=np.uint8):
     return np.eye(11, dtype=dtype)[labels]
 
 
-def save(folder, pictures, truth):
-    np.save(folder / "combined.npy", pictures)
+def save(folder, images, truth):
+    np.save(folder / "combined.npy", images)
     np.save(folder / "segmented.npy", truth)
 
 
 @pytest.mark.parametrize("as_one_hot", [True, False])
 def test_written_files_have_the_published_form(tmp_path, as_one_hot):
-    pictures, labels = pictures_and_labels()
-    write_m2nist(tmp_path / "new" / "m2nist", chunks(pictures, labels), COUNT, as_one_hot)
+    images, labels = images_and_labels()
+    write_m2nist(tmp_path / "new" / "m2nist", chunks(images, labels), COUNT, as_one_hot)
     folder = tmp_path / "new" / "m2nist"
     assert sorted(path.name for path in folder.iterdir()) == ["combined.npy", "segmented.npy"]
     combined, segmented = np.load(folder / "combined.npy"), np.load(folder / "segmented.npy")
-    np.testing.assert_array_equal(combined, pictures, strict=True)
+    np.testing.assert_array_equal(combined, images, strict=True)
     expected = one_hot(labels) if as_one_hot else labels
     np.testing.assert_array_equal(segmented, expected, strict=True)
 
 
 def test_background_is_the_last_channel(tmp_path):
-    pictures, labels = pictures_and_labels(1)
+    images, labels = images_and_labels(1)
     labels[:] = 10
     labels[0, 3, 5] = 7
-    write_m2nist(tmp_path, [(pictures, labels.astype(np.int32))], 1)
+    write_m2nist(tmp_path, [(images, labels.astype(np.int32))], 1)
     segmented = np.load(tmp_path / "segmented.npy")
     assert segmented[0, 3, 5].tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
     assert segmented[0, 0, 0].tolist() == [0] * 10 + [1]
@@ -59,30 +59,30 @@ def test_background_is_the_last_channel(tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, ">i4", np.int64, np.uint64])
 @pytest.mark.parametrize("as_one_hot", [True, False])
 def test_read_either_form_of_any_width(tmp_path, dtype, as_one_hot):
-    pictures, labels = pictures_and_labels()
+    images, labels = images_and_labels()
     wide = np.uint8 if np.dtype(dtype).itemsize == 1 else dtype
     truth = one_hot(labels, dtype) if as_one_hot else labels.astype(dtype)
-    save(tmp_path, pictures.astype(wide), truth)
+    save(tmp_path, images.astype(wide), truth)
     data = read_m2nist(tmp_path)
     assert len(data) == COUNT
-    np.testing.assert_array_equal(data.pictures, pictures, strict=True)
+    np.testing.assert_array_equal(data.images, images, strict=True)
     np.testing.assert_array_equal(data.labels, labels, strict=True)
-    batch_pictures, batch_labels = data.batch(np.array([66, 0, 3]))
-    np.testing.assert_array_equal(batch_pictures, pictures[[66, 0, 3]], strict=True)
+    batch_images, batch_labels = data.batch(np.array([66, 0, 3]))
+    np.testing.assert_array_equal(batch_images, images[[66, 0, 3]], strict=True)
     np.testing.assert_array_equal(batch_labels, labels[[66, 0, 3]].astype(np.int32), strict=True)
 
 
 def test_read_fortran_order(tmp_path):
-    pictures, labels = pictures_and_labels()
-    save(tmp_path, np.asfortranarray(pictures), np.asfortranarray(one_hot(labels)))
+    images, labels = images_and_labels()
+    save(tmp_path, np.asfortranarray(images), np.asfortranarray(one_hot(labels)))
     np.testing.assert_array_equal(read_m2nist(tmp_path).labels, labels)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of the process from /proc")
 def test_files_are_mapped_not_loaded(tmp_path):
-    # 300 pictures of int64 one-hot are 142 MB; what is kept of them and their pictures is 3 MB.
-    pictures, labels = pictures_and_labels(300)
-    save(tmp_path, pictures, one_hot(labels, np.int64))
+    # 300 images of int64 one-hot are 142 MB; what is kept of them and their images is 3 MB.
+    images, labels = images_and_labels(300)
+    save(tmp_path, images, one_hot(labels, np.int64))
     script = (
         "import re, sys\n"
         "from pathlib import Path\n"
@@ -136,20 +136,20 @@ def make_folder(folder):
 C, S = "combined.npy", "segmented.npy"
 AT = (66, 5, 7)  # in the second chunk
 BAD = {
-    "label": (change(S, AT, 11), S, ["picture 66", "holds 11", "row 5, column 7", "0..10"]),
-    "negative label": (change(S, AT, -1, np.int64), S, ["picture 66", "holds -1", "0..10"]),
-    "wide label": (change(S, AT, 2**40, np.int64), S, ["picture 66", f"holds {2**40}"]),
-    "pixel": (change(C, AT, 256, np.int32), C, ["picture 66", "holds 256", "0..255"]),
-    "negative pixel": (change(C, AT, -3, np.int16), C, ["picture 66", "holds -3"]),
-    "lengths": (replace(C, lambda a: a[:-1]), S, ["69 pictures", "truth for 70"]),
+    "label": (change(S, AT, 11), S, ["image 66", "holds 11", "row 5, column 7", "0..10"]),
+    "negative label": (change(S, AT, -1, np.int64), S, ["image 66", "holds -1", "0..10"]),
+    "wide label": (change(S, AT, 2**40, np.int64), S, ["image 66", f"holds {2**40}"]),
+    "pixel": (change(C, AT, 256, np.int32), C, ["image 66", "holds 256", "0..255"]),
+    "negative pixel": (change(C, AT, -3, np.int16), C, ["image 66", "holds -3"]),
+    "lengths": (replace(C, lambda a: a[:-1]), S, ["69 images", "truth for 70"]),
     "size": (replace(C, lambda a: a.reshape(-1, 84, 64)), C, ["(70, 84, 64)", "(N, 64, 84)"]),
     "truth size": (replace(S, lambda a: a.reshape(-1, 84, 64)), S, ["(70, 84, 64)", "(N, 64, 84)"]),
     "channels": (replace(S, lambda a: one_hot(a)[..., :10]), S, ["(70, 64, 84, 10)"]),
     "a number": (replace(C, lambda a: np.array(3)), C, ["shape ()"]),
-    "no pictures": (lambda f: save(f, *pictures_and_labels(0)), C, []),
+    "no images": (lambda f: save(f, *images_and_labels(0)), C, []),
     "float": (replace(C, lambda a: a / 255.0), C, ["float64", "expected integers"]),
     "bool": (replace(S, lambda a: one_hot(a) > 0), S, ["bool", "expected integers"]),
-    "missing pictures": (lambda f: (f / C).unlink(), C, ["is missing"]),
+    "missing images": (lambda f: (f / C).unlink(), C, ["is missing"]),
     "missing truth": (lambda f: (f / S).unlink(), S, ["is missing"]),
     "objects": (pickled, S, ["not a whole .npy file"]),
     "pickle": (bare_pickle, C, ["not a whole .npy file"]),
@@ -174,7 +174,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files_are_named(tmp_path, case):
     spoil, name, words = BAD[case]
-    save(tmp_path, *pictures_and_labels())
+    save(tmp_path, *images_and_labels())
     read_m2nist(tmp_path)
     spoil(tmp_path)
     with pytest.raises(DataError) as caught:
@@ -185,19 +185,19 @@ def test_bad_files_are_named(tmp_path, case):
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "words"),
+    ("position", "value", "words"),
     [
-        ((66, 5, 7, 3), 2, ["picture 66 holds 2 at row 5, column 7", "0..1"]),
-        ((66, 5, 7, slice(None)), 0, ["picture 66 has 0 ones", "row 5, column 7"]),
-        ((66, 5, 7, slice(1, 4)), 1, ["picture 66 has", "ones"]),
-        ((66, 5, 7, 0), -1, ["picture 66 holds -1"]),
+        ((66, 5, 7, 3), 2, ["image 66 holds 2 at row 5, column 7", "0..1"]),
+        ((66, 5, 7, slice(None)), 0, ["image 66 has 0 ones", "row 5, column 7"]),
+        ((66, 5, 7, slice(1, 4)), 1, ["image 66 has", "ones"]),
+        ((66, 5, 7, 0), -1, ["image 66 holds -1"]),
     ],
 )
-def test_bad_one_hot_rows_are_named(tmp_path, place, value, words):
-    pictures, labels = pictures_and_labels()
+def test_bad_one_hot_rows_are_named(tmp_path, position, value, words):
+    images, labels = images_and_labels()
     truth = one_hot(labels, np.int64)
-    truth[place] = value
-    save(tmp_path, pictures, truth)
+    truth[position] = value
+    save(tmp_path, images, truth)
     with pytest.raises(DataError) as caught:
         read_m2nist(tmp_path)
     for word in [str(tmp_path / S), *words]:
@@ -216,33 +216,33 @@ def test_missing_folder(tmp_path):
 def test_existing_files_are_not_overwritten(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(DataError, match=f"{name} is there already"):
-        write_m2nist(tmp_path, chunks(*pictures_and_labels()), COUNT)
+        write_m2nist(tmp_path, chunks(*images_and_labels()), COUNT)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "precious"
 
 
 @pytest.mark.parametrize("limit", [100_000, 400_000])
 def test_a_full_disk_leaves_nothing(tmp_path, limit):
-    # 70 pictures are 376,448 bytes: the first limit stops both files, the second only the one-hot truth.
+    # 70 images are 376,448 bytes: the first limit stops both files, the second only the one-hot truth.
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(DataError, match=r"\.npy cannot be written \(File too large\): free some space"):
-            write_m2nist(tmp_path, chunks(*pictures_and_labels()), COUNT)
+            write_m2nist(tmp_path, chunks(*images_and_labels()), COUNT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_small_write_to_a_full_disk_leaves_nothing(tmp_path):
-    # One picture of labels is small enough to sit in the files' buffers until the very end.
+    # One image of labels is small enough to sit in the files' buffers until the very end.
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
         with pytest.raises(DataError, match="cannot be written"):
-            write_m2nist(tmp_path, chunks(*pictures_and_labels(1)), 1, one_hot=False)
+            write_m2nist(tmp_path, chunks(*images_and_labels(1)), 1, one_hot=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
@@ -250,7 +250,7 @@ def test_a_small_write_to_a_full_disk_leaves_nothing(tmp_path):
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
     def interrupted():
-        yield from chunks(*pictures_and_labels(30))
+        yield from chunks(*images_and_labels(30))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -261,22 +261,22 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file cannot be written to.*choose a folder"):
-        write_m2nist(tmp_path / "file", chunks(*pictures_and_labels()), COUNT)
+        write_m2nist(tmp_path / "file", chunks(*images_and_labels()), COUNT)
 
 
 def test_wrong_chunks(tmp_path):
-    pictures, labels = pictures_and_labels(3)
+    images, labels = images_and_labels(3)
     for bad, word in [
-        ((pictures.astype(np.float32), labels), "pictures are float32"),
-        ((pictures[:, :60], labels), "pictures are uint8"),
-        ((pictures, labels[:2]), "labels are uint8"),
-        ((pictures, labels + 1), r"labels are 1\.\.11"),
+        ((images.astype(np.float32), labels), "images are float32"),
+        ((images[:, :60], labels), "images are uint8"),
+        ((images, labels[:2]), "labels are uint8"),
+        ((images, labels + 1), r"labels are 1\.\.11"),
     ]:
         with pytest.raises(ValueError, match=word):
             write_m2nist(tmp_path, [bad], 3)
     for count in (2, 4):
-        with pytest.raises(ValueError, match=f"3 pictures, expected {count}"):
-            write_m2nist(tmp_path, [(pictures, labels)], count)
+        with pytest.raises(ValueError, match=f"3 images, expected {count}"):
+            write_m2nist(tmp_path, [(images, labels)], count)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -298,6 +298,6 @@ def test_split_is_fixed_for_good():
     assert split_indices(10)[1].tolist() == [1, 8]
 
 
-def test_split_needs_two_pictures():
-    with pytest.raises(DataError, match="1 picture"):
+def test_split_needs_two_images():
+    with pytest.raises(DataError, match="1 image"):
         split_indices(1)

@@ -50,7 +50,7 @@ class Step:
         coefficients = network.l2_coefficients(1e-4)[first:]
         self.trainer = SimpleNamespace(
             network=network,
-            pictures=pictures,
+            batches=pictures,
             parallel=ParallelNetwork(network, 1),
             state=AdamState.create(ops, coefficients, base_rate=0.01, steps=10, warmup=2),
             first_trained=first,

@@ -1,4 +1,4 @@
-"""A trained run loaded from Python: three lines from a NumPy picture to masks, and a clear error for what is no run."""
+"""A trained run loaded from Python: three lines from a NumPy image to masks, and clear errors for other folders."""
 
 import json
 from dataclasses import asdict
@@ -32,8 +32,8 @@ def save_run(folder, design, seed=3):
     return network
 
 
-def pictures(count=3):
-    """M2NIST pictures, uint8 (count, 64, 84), of digits that are blots."""
+def images(count=3):
+    """M2NIST images, uint8 (count, 64, 84), of digits that are blots."""
     random = np.random.default_rng(0)
     images = np.zeros((20, 28, 28), np.uint8)
     images[:, 4:24, 6:22] = random.integers(0, 256, (20, 20, 16))
@@ -45,28 +45,28 @@ def pictures(count=3):
 @pytest.mark.parametrize("name", DESIGNS)
 def test_three_lines_from_a_run_to_masks(tmp_path, name):
     network = save_run(tmp_path / "run", DESIGNS[name])
-    picture = pictures(1)[0]
+    image = images(1)[0]
 
     model = tinyfcn.load(tmp_path / "run", "cpu")
-    labels, masks = model.predict(picture)
+    labels, masks = model.predict(image)
 
     assert (labels.shape, labels.dtype) == ((64, 84), np.uint8)
     assert (masks.shape, masks.dtype) == ((DESIGNS[name].classes, 64, 84), np.uint8)
-    logits = network.forward((picture[None, None].astype(np.float32) - 127) / 127)
+    logits = network.forward((image[None, None].astype(np.float32) - 127) / 127)
     p = tinyfcn.on("cpu").softmax(logits)[0]
     np.testing.assert_allclose(masks, p * 255, atol=0.51)
     np.testing.assert_array_equal(labels, p.argmax(axis=0))
-    assert len(np.unique(labels)) > 1  # or a wrong channel could not be noticed
+    assert len(np.unique(labels)) > 1  # otherwise a wrong channel would go unnoticed
     assert model.design == DESIGNS[name]
 
 
-def test_weights_and_outputs_can_be_taken_apart(tmp_path):
+def test_weights_and_outputs_can_be_inspected(tmp_path):
     network = save_run(tmp_path / "run", Design())
-    model = tinyfcn.load(tmp_path / "run" / STATE, "cpu")  # the file will do as well
+    model = tinyfcn.load(tmp_path / "run" / STATE, "cpu")  # the file works too
     assert model.network.parameter_shapes() == network.parameter_shapes()
     for tensor, value in network.numpy_parameters().items():
         np.testing.assert_array_equal(model.network.parameter[tensor], value)
-    model.predict(pictures(1)[0])
+    model.predict(images(1)[0])
     assert model.network.outputs["pool1"].shape == (1, 8, 30, 40)
     assert model.network.outputs["score"].shape == (1, 11, 64, 84)
     model.network.backward(np.ones((1, 11, 64, 84), np.float32))
@@ -74,18 +74,18 @@ def test_weights_and_outputs_can_be_taken_apart(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (20, 20), (1, 20), (65, 85), (63, 83), (101, 37), (130, 611)])
-def test_pictures_of_any_size(tmp_path, shape):
+def test_images_of_any_size(tmp_path, shape):
     save_run(tmp_path / "run", Design())
     model = tinyfcn.load(tmp_path / "run", "cpu")
-    picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    labels, masks = model.predict(picture)
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    labels, masks = model.predict(image)
     assert labels.shape == shape
     assert masks.shape == (11, *shape)
     # Each pixel's most probable class has its label, but where bytes cannot tell the first from the second.
     assert (np.take_along_axis(masks, labels[None].astype(int), 0)[0] == masks.max(axis=0)).all()
 
 
-def test_a_small_picture_lies_in_the_middle_of_black(tmp_path):
+def test_a_small_image_lies_in_the_middle_of_black(tmp_path):
     save_run(tmp_path / "run", Design())
     model = tinyfcn.load(tmp_path / "run", "cpu")
     digit = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
@@ -95,27 +95,27 @@ def test_a_small_picture_lies_in_the_middle_of_black(tmp_path):
         np.testing.assert_array_equal(small, whole[..., 18:46, 28:56])
 
 
-def test_a_picture_in_tiles_is_as_in_one_piece(tmp_path):
+def test_an_image_in_tiles_is_as_in_one_piece(tmp_path):
     save_run(tmp_path / "run", Design())
     model = tinyfcn.load(tmp_path / "run", "cpu")
-    picture = np.random.default_rng(0).integers(0, 256, (64, 700), np.uint8)  # wider than a tile
-    _, masks = model.predict(picture)
-    whole = model.probabilities((picture[None, None].astype(np.float32) - 127) / 127)[0]
+    image = np.random.default_rng(0).integers(0, 256, (64, 700), np.uint8)  # wider than a tile
+    _, masks = model.predict(image)
+    whole = model.probabilities((image[None, None].astype(np.float32) - 127) / 127)[0]
     np.testing.assert_allclose(masks, whole * 255, atol=0.51)
 
 
 def test_the_kernels_predict_what_numpy_does(ops, tmp_path):
     save_run(tmp_path / "run", Design())
-    picture = pictures(1)[0]
+    image = images(1)[0]
     found, expected = (tinyfcn.load(tmp_path / "run", name) for name in (ops.device_name, "cpu"))
     assert found.network.ops.device_name == ops.device_name
-    x = (picture[None, None].astype(np.float32) - 127) / 127
+    x = (image[None, None].astype(np.float32) - 127) / 127
     np.testing.assert_allclose(found.probabilities(x), expected.probabilities(x), atol=1e-4)
-    for mine, theirs in zip(found.predict(picture), expected.predict(picture), strict=True):
+    for mine, theirs in zip(found.predict(image), expected.predict(image), strict=True):
         assert (mine != theirs).mean() < 1e-3  # a probability may round to the next byte
 
 
-def test_what_is_no_picture(tmp_path):
+def test_an_argument_that_is_not_an_image(tmp_path):
     save_run(tmp_path / "run", Design())
     model = tinyfcn.load(tmp_path / "run", "cpu")
     for wrong in (np.zeros((64, 84, 3), np.uint8), np.zeros((64, 84), np.float32), [[0]]):
@@ -135,10 +135,10 @@ def test_a_classifier_gives_probabilities_but_no_masks(tmp_path):
         model.predict(np.zeros((64, 84), np.uint8))
 
 
-def test_what_is_no_run(tmp_path):
+def test_a_folder_that_is_not_a_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"gone.* does not exist"):
         tinyfcn.load(tmp_path / "gone", "cpu")
-    with pytest.raises(CheckpointError, match="is no run of tinyfcn"):
+    with pytest.raises(CheckpointError, match="is not a run of tinyfcn"):
         tinyfcn.load(tmp_path, "cpu")
     Run(tmp_path).write_json("config.json", {})
     with pytest.raises(CheckpointError, match="has not been saved once"):
@@ -151,7 +151,7 @@ def test_what_is_no_run(tmp_path):
 def test_weights_that_do_not_say_which_network_they_are_of(tmp_path, design):
     metadata = {"format": "tinyfcn 1", **({} if design is None else {"design": design})}
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / STATE, metadata)
-    with pytest.raises(CheckpointError, match="does not say which network it is of"):
+    with pytest.raises(CheckpointError, match="does not say which network it holds"):
         tinyfcn.load(tmp_path, "cpu")
 
 
@@ -180,7 +180,7 @@ def test_the_weights_of_one_design_under_the_name_of_another(tmp_path):
     save_run(tmp_path / "run", Design("corrected"))
     tensors, _ = Run(tmp_path / "run").load()
     Run(tmp_path / "run").save(tensors, {"design": '{"name": "skip"}'})
-    with pytest.raises(CheckpointError, match=r"no tensor dense32\.weight, so it is of another network"):
+    with pytest.raises(CheckpointError, match=r"no tensor dense32\.weight, so it belongs to another network"):
         tinyfcn.load(tmp_path / "run", "cpu")
 
 

@@ -1,6 +1,8 @@
 """The networks: gradients by finite differences, kernels against references, shapes, receptive fields, learning."""
 
 import math
+from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ from helpers.instances import compile_for
 
 from tinyfcn.checks import gradcheck
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.networks import Classifier, Design, Early, Network
+from tinyfcn.networks import DESIGNS as KNOWN_DESIGNS
+from tinyfcn.networks import OPTIONS, Design, Early, Network
 from tinyfcn.networks.network import LAST_LAYER
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
@@ -42,17 +45,22 @@ all_designs = pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
 all_fcns = pytest.mark.parametrize("design", FCNS.values(), ids=FCNS)
 
 
+def random_start(design: Design) -> Design:
+    """The design with He's weights alone."""
+    return replace(design, ink_start=False) if design.name == "skip" else design
+
+
 def batch(design: Design, height: int = 28, width: int = 32, count: int = 2, seed: int = 0) -> tuple[Any, Any]:
-    """Random pictures, float64, without the ties of a black background; and random labels for each output."""
+    """Random images, float64, without the ties of a black background; and random labels for each output."""
     random = np.random.default_rng(seed)
     x = random.standard_normal((count, 1, height, width))
-    places = ((height - 24) // 4, (width - 24) // 4) if design.name == "classifier" else (height, width)
-    labels = random.integers(0, design.classes + (design.name == "early"), (count, *places))
+    positions = ((height - 24) // 4, (width - 24) // 4) if design.name == "classifier" else (height, width)
+    labels = random.integers(0, design.classes + (design.name == "early"), (count, *positions))
     return x, labels.astype(np.int32)
 
 
 def loss_and_gradient(network: Network, design: Design, x: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
-    """The loss and the logits' gradient; for early with places that have no label, as its background has none."""
+    """The loss and the logits' gradient; for early, pixels of the background have no label."""
     ops = network.ops
     logits = network.forward(ops.asarray(x.astype(network.parameters.dtype)))
     ignore = 10 if design.name == "early" else None
@@ -65,7 +73,7 @@ def trained_names(network: Network, design: Design) -> list[str]:
 
 
 def composed(count: int = 2, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """M2NIST pictures of scribbles with black around them, (count, 1, 64, 84), and labels 0 .. 9, 10."""
+    """M2NIST images of scribbles with black around them, (count, 1, 64, 84), and labels 0 .. 9, 10."""
     random = np.random.default_rng(0)
     scribbles = np.zeros((20, 28, 28), np.uint8)
     scribbles[:, 6:22, 8:20] = random.integers(0, 256, (20, 16, 12)) * (random.random((20, 16, 12)) < 0.6)
@@ -73,7 +81,7 @@ def composed(count: int = 2, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @all_designs
-def test_naive_kernels_give_the_references_gradients(naive_ops: Operations, design: Design) -> None:
+def test_naive_kernels_match_the_references(naive_ops: Operations, design: Design) -> None:
     """Every parameter's gradient and the logits, within 1e-4.
 
     A unit within a rounding of a kink (ReLU at 0, two equal candidates for a maximum) could turn out differently; with
@@ -100,26 +108,26 @@ def check_kernels(ops: Operations, design: Design, x: np.ndarray, labels: np.nda
 
 
 def compiled(ops: Operations, design: Design, x: np.ndarray, labels: np.ndarray) -> None:
-    """Compiles what a step on such pictures needs."""
+    """Compiles what a step on such images needs."""
     network = design.build(ops, seed=3, dtype=ops.device.dtypes["float"])
-    pictures, classes = ops.asarray(x.astype(network.parameters.dtype)), ops.asarray(labels)
+    images, classes = ops.asarray(x.astype(network.parameters.dtype)), ops.asarray(labels)
 
     def step() -> None:
-        network.backward(ops.softmax_cross_entropy(network.forward(pictures), classes)[1])
+        network.backward(ops.softmax_cross_entropy(network.forward(images), classes)[1])
 
     compile_for(ops.device, step)
 
 
-def real_pictures(name: str) -> tuple[np.ndarray, np.ndarray]:
+def real_images(name: str) -> tuple[np.ndarray, np.ndarray]:
     """One of the size trained on, where whole regions are black: windows full of ties, units that are exactly 0."""
     x, labels = composed(1, step=4)
     return x, batch(Design(name), 64, 84, 1)[1] if name == "classifier" else labels
 
 
 @pytest.mark.parametrize("name", ["classifier", "skip"])
-def test_fast_kernels_give_the_references_gradients_on_real_pictures(ops: Operations, name: str) -> None:
+def test_fast_kernels_match_the_references_on_real_images(ops: Operations, name: str) -> None:
     """And twice the same bits."""
-    design, (x, labels) = Design(name), real_pictures(name)
+    design, (x, labels) = Design(name), real_images(name)
     compiled(ops, design, x, labels)
     network = check_kernels(ops, design, x, labels)
     first = ops.to_numpy(network.gradients)
@@ -128,18 +136,18 @@ def test_fast_kernels_give_the_references_gradients_on_real_pictures(ops: Operat
 
 
 @pytest.mark.parametrize("name", ["classifier", "skip"])
-def test_naive_kernels_give_the_references_gradients_on_real_pictures(naive_ops: Operations, name: str) -> None:
-    check_kernels(naive_ops, Design(name), *real_pictures(name))
+def test_naive_kernels_match_the_references_on_real_images(naive_ops: Operations, name: str) -> None:
+    check_kernels(naive_ops, Design(name), *real_images(name))
 
 
 @all_designs
-def test_naive_kernels_in_double_give_the_references_gradients(design: Design) -> None:
+def test_naive_kernels_in_double_match_the_references(design: Design) -> None:
     """With twelve digits in common, no unit is near enough to a kink to turn out differently."""
     check_kernels(NAIVE_DOUBLE, design, *batch(design, count=1))
 
 
 @pytest.mark.parametrize("name", ["classifier", "skip"])
-def test_fast_kernels_in_double_give_the_references_gradients(name: str) -> None:
+def test_fast_kernels_in_double_match_the_references(name: str) -> None:
     design = Design(name)
     x, labels = batch(design, 28, 28)
     compiled(DOUBLE, design, x, labels)
@@ -186,10 +194,10 @@ def test_backward_twice_gives_equal_bits(design: Design) -> None:
 
 
 @all_designs
-def test_frozen_layers_keep_their_gradients_and_the_others_get_theirs(design: Design) -> None:
+def test_the_gradients_of_frozen_layers_are_not_written(design: Design) -> None:
     x, labels = batch(design)
     network, trained = design.build(CPU, seed=2), Design(**design.as_dict() | {"freeze": False}).build(CPU, seed=2)
-    network.gradients[...] = trained.gradients[...] = 77  # what nobody writes stays
+    network.gradients[...] = trained.gradients[...] = 77  # stays where nothing is written
     for each in (network, trained):
         each.backward(loss_and_gradient(each, design, x, labels)[1])
     assert not (trained.gradients == 77).any(), "every gradient is written"
@@ -212,7 +220,7 @@ def test_gradients_of_outputs_have_the_outputs_shapes(design: Design) -> None:
     # A convolution with its pooling is called by the pooling's name; what skip0 and skip1 put out is part of a sum.
     layers = {name.split(".")[0].replace("conv", "pool") for name in trained_names(network, design)}
     layers -= {"skip0", "skip1"}
-    assert layers <= {*network.output_gradients}, "each trained layer's gradient can be looked at"
+    assert layers <= {*network.output_gradients}, "each trained layer's gradient can be inspected"
 
 
 @all_fcns
@@ -252,11 +260,12 @@ def test_reducing_last_takes_more_memory() -> None:
     assert bytes_of("early, reduce last") > 1.8 * bytes_of("early")
 
 
-def seen_along(network: Network, axis: int, length: int, crosswise: int) -> np.ndarray:
+def dependence(network: Network, axis: int, length: int, crosswise: int) -> np.ndarray:
     """Which inputs along one axis change which outputs along it: booleans (input, output).
 
-    All weights are made positive and the pictures bright, so that nothing is clipped and nothing cancels; a pixel made
-    a thousand times brighter then wins every maximum that it takes part in, and shows wherever it is seen.
+    All weights are made positive and the images bright, so that nothing is clipped and nothing cancels. A pixel that is
+    made a thousand times brighter is then the maximum of every window that holds it, and changes every output that
+    depends on it.
     """
     network.parameters[...] = abs(network.parameters)
     for name, value in network.parameter.items():
@@ -276,17 +285,17 @@ def seen_along(network: Network, axis: int, length: int, crosswise: int) -> np.n
 @all_fcns
 def test_an_output_sees_its_receptive_field_and_no_farther(design: Design, axis: int) -> None:
     network = design.build(CPU, seed=0, dtype=np.float64)
-    seen = seen_along(network, axis, length=76, crosswise=16)
+    depends = dependence(network, axis, length=76, crosswise=16)
     extents = []
-    for output in range(28, 48):  # away from the edges, at which less is seen: each phase of the stride 4 several times
-        inputs = np.flatnonzero(seen[:, output])
+    for output in range(28, 48):  # away from the edges, each phase of the stride 4 several times
+        inputs = np.flatnonzero(depends[:, output])
         assert inputs.min() <= output <= inputs.max()
         extents.append(inputs.max() - inputs.min() + 1)
     assert max(extents) == network.receptive_field
 
 
-def test_the_classifier_slides_over_a_larger_picture() -> None:
-    network = Classifier(CPU, seed=1)
+def test_the_classifier_slides_over_a_larger_image() -> None:
+    network = Design("classifier").build(CPU, seed=1)
     x = composed(1)[0]
     logits = network.forward(x)
     assert logits.shape == (1, 10, 10, 15)
@@ -296,8 +305,8 @@ def test_the_classifier_slides_over_a_larger_picture() -> None:
     assert_close(logits[0].transpose(1, 2, 0).reshape(150, 10), alone[:, :, 0, 0], "one kernel")
 
 
-def test_skip_takes_over_what_the_classifier_has_learned() -> None:
-    classifier, skip = Classifier(CPU, seed=1), Design("skip").build(CPU, seed=2)
+def test_skip_computes_the_classifiers_dense32_from_its_weights() -> None:
+    classifier, skip = Design("classifier").build(CPU, seed=1), Design("skip").build(CPU, seed=2)
     values = classifier.numpy_parameters()
     skip.load({name: value for name, value in values.items() if name.split(".")[0] in skip.pretrained})
     x = composed(2)[0]
@@ -317,7 +326,7 @@ def test_initial_weights_depend_on_the_seed_alone(ops: Operations, design: Desig
 
 
 def test_layers_of_one_name_start_alike_in_every_design() -> None:
-    classifier = Classifier(CPU, seed=4)
+    classifier = Design("classifier").build(CPU, seed=4)
     for design in FCNS.values():
         network = design.build(CPU, seed=4)
         for name in ("conv1.weight", "conv2.weight"):
@@ -326,11 +335,11 @@ def test_layers_of_one_name_start_alike_in_every_design() -> None:
 
 @all_designs
 def test_initial_weights_are_hes(design: Design) -> None:
-    """Variance 2 / n, n the products that an output sums: counted here, by convolving ones with ones.
+    """Variance 2 / n, n the products that an output sums: counted by convolving ones with ones.
 
     The layer that makes the logits begins smaller.
     """
-    network = Design(**design.as_dict() | {"ink_start": False}).build(CPU, seed=0, dtype=np.float64)
+    network = random_start(design).build(CPU, seed=0, dtype=np.float64)
     for layer in {name.split(".")[0] for name in network.parameter}:
         weight, bias = network.weights(layer)
         assert not bias.any()
@@ -347,9 +356,9 @@ def test_initial_weights_are_hes(design: Design) -> None:
 
 
 @all_designs
-def test_a_network_that_knows_nothing_loses_ln_of_the_classes(design: Design) -> None:
+def test_the_loss_of_equal_logits_is_ln_of_the_classes(design: Design) -> None:
     """With a last layer of zeros all classes are equally likely: ln 10, ln 11 or ln 2, to float32's last digits."""
-    network = Design(**design.as_dict() | {"ink_start": False}).build(CPU, seed=0)
+    network = random_start(design).build(CPU, seed=0)
     x, labels = batch(design)
     labels %= design.classes  # all labelled
     network.forward(x.astype(np.float32))
@@ -364,7 +373,7 @@ def test_initial_losses_are_near_ln_of_the_classes(design: Design) -> None:
     """The mean of four seeds. `ink_start`, which knows the background from the start, is left out."""
     losses = []
     for seed in range(4):
-        network = Design(**design.as_dict() | {"ink_start": False}).build(CPU, seed)
+        network = random_start(design).build(CPU, seed)
         x, labels = composed(2, step=seed)
         random = np.random.default_rng(seed)
         labels = random.integers(0, design.classes, (2, 10, 15) if design.name == "classifier" else (2, 64, 84))
@@ -373,9 +382,9 @@ def test_initial_losses_are_near_ln_of_the_classes(design: Design) -> None:
 
 
 def test_ink_start_tells_ink_from_background_untrained() -> None:
-    """What the background's logit is above the others', on average where there is no ink minus where there is.
+    """The background's logit minus the mean of the others: its average without ink, minus its average on ink.
 
-    It is 8 by design, and the random weights around it add or take some 3.
+    It is 8 by design; the random weights add or subtract about 3.
     """
     x, labels = composed(4)
     for kind in ("digits", "binary"):
@@ -386,7 +395,7 @@ def test_ink_start_tells_ink_from_background_untrained() -> None:
             assert 4 < difference < 12 if ink_start else abs(difference) < 2
 
 
-LEARNING = {  # design -> steps and rate with which two pictures are learned by heart, and the loss then
+LEARNING = {  # design -> steps and rate with which two images are learned by heart, and the loss then
     "classifier": (40, 0.01, 0.01),
     "skip": (60, 0.01, 0.1),
     "skip, binary": (60, 0.01, 0.05),
@@ -397,7 +406,7 @@ LEARNING = {  # design -> steps and rate with which two pictures are learned by 
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_two_pictures_can_be_learned_by_heart(name: str) -> None:
+def test_two_images_can_be_memorised(name: str) -> None:
     design = DESIGNS[name]
     steps, rate, enough = LEARNING[name]
     network = design.build(CPU, seed=0)
@@ -469,11 +478,22 @@ def test_the_penalty_is_on_the_kernels_of_transposed_convolutions() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"name": "early", "labels": "binary"}, "--labels binary needs a background channel"),
-        ({"name": "skip", "reduce": "last"}, "are for the designs early and corrected"),
-        ({"name": "skip", "upsample": "once"}, "are for the designs early and corrected"),
-        ({"name": "skip", "article_skip": True}, "are for the designs early and corrected"),
-        ({"name": "early", "upsample": "once", "article_skip": True}, "--article-skip joins a half-size map"),
+        (
+            {"name": "early", "labels": "binary"},
+            "--labels binary .* corrected and skip, which have a class",
+        ),
+        (
+            {"name": "skip", "reduce": "last"},
+            "--reduce last is for the designs early and corrected; skip",
+        ),
+        ({"name": "skip", "upsample": "once"}, "--upsample once is for the designs early and corrected; skip"),
+        ({"name": "skip", "article_skip": True}, "--article-skip is for the designs early and corrected; skip"),
+        ({"name": "early", "ink_start": False}, "--plain-start is for the design skip; early does not take it"),
+        (
+            {"name": "classifier", "freeze": True},
+            "--freeze-encoder .* early, corrected and skip, which have",
+        ),
+        ({"name": "early", "upsample": "once", "article_skip": True}, "--article-skip joins a map of pool1's size"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], says: str) -> None:
@@ -481,14 +501,54 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], sa
         Design(**options)
 
 
-def test_early_built_by_itself_refuses_a_skip_that_has_no_map_to_join() -> None:
-    with pytest.raises(ValueError, match="article_skip joins a map of pool1's size"):
-        Early(CPU, 0, upsample="once", article_skip=True)
+OTHER_VALUES = {
+    "reduce": "last",
+    "upsample": "once",
+    "article_skip": True,
+    "labels": "binary",
+    "freeze": True,
+    "ink_start": False,
+}
+TAKEN = {
+    "classifier": set(),
+    "early": {"reduce", "upsample", "article_skip", "freeze"},
+    "corrected": {"reduce", "upsample", "article_skip", "freeze", "labels"},
+    "skip": {"labels", "freeze", "ink_start"},
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("option", OTHER_VALUES)
+def test_a_design_takes_its_options_and_no_other(name: str, option: str) -> None:
+    """Every option with every design. The default is accepted everywhere: old config.json files hold all options."""
+    Design(name, **{option: getattr(Design, option)})
+    chosen = {"name": name, option: OTHER_VALUES[option]}
+    if option in TAKEN[name]:
+        assert Design(**chosen).build(CPU).design == Design(**chosen)
+    else:
+        with pytest.raises(ValueError, match=f"{name} does not take it"):
+            Design(**chosen)
+
+
+def test_every_design_is_tested_here() -> None:
+    assert {*KNOWN_DESIGNS} == {*TAKEN} == {design.name for design in DESIGNS.values()}
+
+
+def test_options_and_fields_of_a_design_are_the_same() -> None:
+    names = {option.name for option in OPTIONS if not option.of_training}
+    assert names == {*OTHER_VALUES} == {field.name for field in fields(Design)} - {"name"}
+    assert all(option.default == getattr(Design, option.name) for option in OPTIONS if not option.of_training)
+
+
+def test_early_itself_refuses_a_skip_connection_that_has_no_map_to_join() -> None:
+    unchecked = SimpleNamespace(upsample="once", article_skip=True)
+    with pytest.raises(ValueError, match="article-skip joins a map of pool1's size"):
+        Early.validate(unchecked)
 
 
 def test_classes_and_background() -> None:
-    seen = {(d.name, d.labels): (d.classes, d.background) for d in DESIGNS.values()}
-    assert seen == {
+    found = {(d.name, d.labels): (d.classes, d.background) for d in DESIGNS.values()}
+    assert found == {
         ("classifier", "digits"): (10, 10),
         ("early", "digits"): (10, 10),
         ("corrected", "digits"): (11, 10),

@@ -36,11 +36,11 @@ def grey(panel):
 
 @pytest.fixture
 def maps():
-    """Two pictures, (2, 16, 20), their probabilities (2, 11, 16, 20) and true labels (2, 16, 20)."""
+    """Two images, (2, 16, 20), their probabilities (2, 11, 16, 20) and true labels (2, 16, 20)."""
     rng = np.random.default_rng(2)
     probabilities = rng.dirichlet(np.full(11, 0.3), (2, 16, 20)).transpose(0, 3, 1, 2).astype(np.float32)
-    pictures = rng.integers(0, 256, (2, 16, 20)).astype(np.uint8)
-    return pictures, probabilities, rng.integers(0, 11, (2, 16, 20))
+    images = rng.integers(0, 256, (2, 16, 20)).astype(np.uint8)
+    return images, probabilities, rng.integers(0, 11, (2, 16, 20))
 
 
 def one_hot(labels):
@@ -83,7 +83,7 @@ def test_learning_curves_are_drawn(records, tmp_path):
 def test_learning_curves_without_a_metric_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"digit_miou.*nothing to draw"):
         figures.learning_curves(tmp_path / "curves.png", [])
-    with pytest.raises(ValueError, match="no record holds speed"):
+    with pytest.raises(ValueError, match="no line holds speed"):
         figures.learning_curves(tmp_path / "curves.png", {"a": RUN}, metric="speed")
     assert not list(tmp_path.iterdir())
 
@@ -100,17 +100,17 @@ def test_mistakes_shows_the_surest_mistakes_and_nothing_else(tmp_path):
     predicted = np.where(np.arange(60) < 40, (true + 1) % 10, true)
     confidence = np.linspace(0.9, 0.1, 60)
     page = pixels(figures.mistakes(tmp_path / "mistakes.png", images, true, predicted, confidence))
-    places = [find(page, grey(image / 255), 5) for image in images]
-    assert [len(place) for place in places] == [1] * 30 + [0] * 30
-    assert places[0] < places[1] < places[6] < places[29]
+    positions = [find(page, grey(image / 255), 5) for image in images]
+    assert [len(found) for found in positions] == [1] * 30 + [0] * 30
+    assert positions[0] < positions[1] < positions[6] < positions[29]
     figures.mistakes(tmp_path / "none.png", images, true, true, confidence)
 
 
 def test_mask_grid_shows_each_map_unchanged_predicted_above_true(maps, tmp_path):
-    pictures, probabilities, labels = maps
-    page = pixels(figures.mask_grid(tmp_path / "grid.png", pictures, probabilities, one_hot(labels)))
+    images, probabilities, labels = maps
+    page = pixels(figures.mask_grid(tmp_path / "grid.png", images, probabilities, one_hot(labels)))
     for row in range(2):
-        assert len(find(page, grey(pictures[row] / 255), 2)) == 1
+        assert len(find(page, grey(images[row] / 255), 2)) == 1
         columns = []
         for channel in range(11):
             [(y, x)] = find(page, grey(probabilities[row, channel]), 2)
@@ -121,25 +121,25 @@ def test_mask_grid_shows_each_map_unchanged_predicted_above_true(maps, tmp_path)
 
 
 def test_mask_grid_scales_panel_by_panel_only_when_asked(maps, tmp_path):
-    pictures, probabilities, labels = maps
+    images, probabilities, labels = maps
     early = 0.3 + 0.2 * probabilities[:, :10]
     early[1, 3] = 1
     low, high = early[0, 0].min(), early[0, 0].max()
     stretched = grey((early[0, 0] - low) / (high - low))
-    fixed = pixels(figures.mask_grid(tmp_path / "a.png", pictures, early, one_hot(labels)))
-    panel = pixels(figures.mask_grid(tmp_path / "b.png", pictures, early, one_hot(labels), scale="panel"))
+    fixed = pixels(figures.mask_grid(tmp_path / "a.png", images, early, one_hot(labels)))
+    panel = pixels(figures.mask_grid(tmp_path / "b.png", images, early, one_hot(labels), scale="panel"))
     assert find(fixed, grey(early[0, 0]), 2) and not find(fixed, stretched, 2)
     assert find(panel, stretched, 2) and not find(panel, grey(early[0, 0]), 2)
     with pytest.raises(KeyError):
-        figures.mask_grid(tmp_path / "c.png", pictures, early, one_hot(labels), scale="log")
+        figures.mask_grid(tmp_path / "c.png", images, early, one_hot(labels), scale="log")
 
 
 def test_side_by_side_has_early_left_and_skip_right(maps, tmp_path):
-    pictures, skip, _ = maps
+    images, skip, _ = maps
     early = np.random.default_rng(3).random((2, 10, 16, 20))
-    page = pixels(figures.side_by_side(tmp_path / "both.png", pictures, early, skip))
+    page = pixels(figures.side_by_side(tmp_path / "both.png", images, early, skip))
     for row in range(2):
-        assert len(find(page, grey(pictures[row] / 255), 3)) == 1
+        assert len(find(page, grey(images[row] / 255), 3)) == 1
         for digit in range(10):
             [(y, x)] = find(page, grey(early[row, digit]), 2)
             [(y_skip, x_skip)] = find(page, grey(skip[row, digit]), 2)
@@ -147,7 +147,7 @@ def test_side_by_side_has_early_left_and_skip_right(maps, tmp_path):
     assert not find(page, grey(skip[0, 10]), 2)
 
 
-def test_score_map_puts_the_winner_in_the_middle_of_its_window(tmp_path):
+def test_score_map_puts_the_best_digit_in_the_middle_of_its_window(tmp_path):
     scores = np.full((10, 10, 15), 1e-3)
     scores[0] = 0.991
     scores[:, 2, 3] = 1e-3
@@ -161,14 +161,14 @@ def test_score_map_puts_the_winner_in_the_middle_of_its_window(tmp_path):
 
 @pytest.mark.parametrize("classes", [11, 2])
 def test_label_overview_shows_true_above_predicted_in_palette_colours(classes, maps, tmp_path):
-    pictures, _, labels = maps
+    images, _, labels = maps
     true = labels % classes
     predicted = (true + 1) % classes
-    page = pixels(figures.label_overview(tmp_path / "labels.png", pictures, true, predicted, classes))
+    page = pixels(figures.label_overview(tmp_path / "labels.png", images, true, predicted, classes))
     colours = PALETTE if classes == 11 else PALETTE[[7, 10]]
     size = 1640 // 40
     for column in range(2):
-        (y, x), *_ = find(page, grey(pictures[column] / 255), size)
+        (y, x), *_ = find(page, grey(images[column] / 255), size)
         (y_true, x_true), *_ = find(page, colours[true[column]], size)
         (y_predicted, x_predicted), *_ = find(page, colours[predicted[column]], size)
         assert x == x_true == x_predicted and y < y_true < y_predicted
@@ -187,7 +187,7 @@ def test_the_users_matplotlib_is_left_alone_and_leaves_figures_alone(tmp_path, m
     np.testing.assert_array_equal(pixels(first), pixels(second))
 
 
-def test_an_unwritable_place_is_an_error_and_a_failure_leaves_the_old_figure(tmp_path, monkeypatch):
+def test_an_unwritable_folder_is_an_error_and_a_failure_leaves_the_old_figure(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DataError, match="file"):
         figures.learning_curves(tmp_path / "file" / "curves.png", RUN)

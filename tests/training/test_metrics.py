@@ -100,7 +100,7 @@ def test_iou_by_hand():
     np.testing.assert_allclose(iou_per_class(counts), [1 / 4, 1 / 2, 1 / 3], rtol=1e-15)
 
 
-def test_iou_of_a_class_that_is_nowhere_is_nan_and_of_one_never_right_is_0():
+def test_iou_of_an_absent_class_is_nan_and_of_one_never_predicted_right_is_0():
     counts = np.array([[5, 0, 0], [0, 0, 0], [1, 0, 0]])  # nothing is of class 1; class 2 was always missed
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no division by zero on the way
@@ -178,11 +178,11 @@ def test_ink_iou_asks_for_ink_not_for_the_digit():
     assert found["digit_miou"] == 0
 
 
-def test_article_iou_is_pooled_over_four_pictures_then_averaged():
+def test_article_iou_is_pooled_over_four_images_then_averaged():
     labels = np.full((5, 1, 2), 10, np.int32)
     labels[:, 0, 0] = 7
     called = np.full((5, 1, 2), 10)
-    called[0, 0, 0] = 7  # right in one picture of the first four, and in the fifth
+    called[0, 0, 0] = 7  # right in one image of the first four, and in the fifth
     called[4, 0, 0] = 7
     found = score(certain(called, 11), labels, 11, 10).result()
     assert found["article_iou"] == pytest.approx((1 / 4 + 1) / 2)
@@ -218,7 +218,7 @@ def test_a_device_counts_to_the_same_figures(ops, kind):
     assert total.result() == score(p, labels, *CLASSES[kind]).result()
 
 
-def test_pictures_without_ink_give_figures_that_json_can_hold():
+def test_images_without_ink_give_figures_that_json_can_hold():
     labels = np.full((2, 3, 3), 10, np.int32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Run folders: their numbers, what survives a full disk, and what is said of a damaged or foreign checkpoint."""
+"""Run folders: their numbers, what survives a full disk, and the errors for a damaged or foreign checkpoint."""
 
 import errno
 import io
@@ -215,10 +215,10 @@ def test_a_damaged_config_is_a_clear_error(tmp_path, content):
         Run(tmp_path).config()
 
 
-def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no run of tinyfcn: it has no config\.json; tinyfcn train-cnn"):
+def test_a_folder_that_is_not_a_run(tmp_path):
+    with pytest.raises(CheckpointError, match=r"not a run of tinyfcn: it has no config\.json; tinyfcn train-cnn"):
         Run(tmp_path).config()
-    with pytest.raises(CheckpointError, match="no run of tinyfcn"):
+    with pytest.raises(CheckpointError, match="not a run of tinyfcn"):
         Run(tmp_path / "missing").config()
 
 
@@ -341,17 +341,17 @@ NO_CHECKPOINTS = {
     "a few bytes": b"\x01\x02\x03",
     "a web page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
     "a zip file, as PyTorch writes": b"PK\x03\x04" + bytes(200),
-    "a header that is no JSON": safetensors_file(b"{not json}"),
+    "a header that is not JSON": safetensors_file(b"{not json}"),
     "an offset beyond the end": safetensors_file({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}),
     "an unknown type": safetensors_file({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
 }
 
 
 @pytest.mark.parametrize("content", NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
-def test_a_file_that_is_no_safetensors_file(tmp_path, content):
+def test_a_file_that_is_not_a_safetensors_file(tmp_path, content):
     path = tmp_path / STATE
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"state\.safetensors is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is not a whole safetensors file"):
         load_tensors(path)
 
 
@@ -360,7 +360,7 @@ def test_a_checkpoint_truncated_anywhere(tmp_path):
     header = struct.unpack("<Q", whole[:8])[0]
     for length in (1, 7, 8, 20, 8 + header - 1, 8 + header, len(whole) // 2, len(whole) - 1):
         (tmp_path / STATE).write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match=r"state\.safetensors is no whole safetensors file"):
+        with pytest.raises(CheckpointError, match=r"state\.safetensors is not a whole safetensors file"):
             load_tensors(tmp_path / STATE)
 
 

@@ -41,9 +41,9 @@ from tinyfcn.training import (
 )
 from tinyfcn.training.classifier import ClassifierTrainer
 from tinyfcn.training.fcn import FcnTrainer, pretrained_weights
-from tinyfcn.training.sources import ORDERED_STEPS, Composed, Stored, as_bytes, evaluation_pictures
+from tinyfcn.training.sources import ORDERED_STEPS, Composed, Stored, as_bytes, evaluation_images
 
-TEST_PICTURES = 20
+TEST_IMAGES = 20
 FROZEN = Design("early", freeze=True)
 
 
@@ -55,7 +55,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def m2nist(tmp_path_factory):
-    """A folder with 30 pictures in the published format."""
+    """A folder with 30 images in the published format."""
     folder = tmp_path_factory.mktemp("m2nist")
     write_m2nist(folder, composed_chunks(digits("train"), seed=5, count=30), 30)
     return folder
@@ -69,15 +69,15 @@ def cnn(data, tmp_path_factory):
         return start(classifier(data), tmp_path_factory.mktemp("classifier") / "run")[0].folder
 
 
-def too_dear(*arguments):
+def too_slow(*arguments):
     raise AssertionError("no test draws the built-in digits")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, request):
-    """Few test pictures, no 20,000 built-in digits, and figures only where a test asks for them."""
-    monkeypatch.setattr("tinyfcn.data.builtin_digits.draw_digits", too_dear)
-    monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", TEST_PICTURES)
+    """Few test images, no 20,000 built-in digits, and figures only where a test asks for them."""
+    monkeypatch.setattr("tinyfcn.data.builtin_digits.draw_digits", too_slow)
+    monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", TEST_IMAGES)
     if "figures" not in request.keywords.get("usefixtures", pytest.mark.usefixtures()).args:
         for trainer in (ClassifierTrainer, FcnTrainer):
             monkeypatch.setattr(trainer, "draw", lambda trainer, run: None)
@@ -143,7 +143,7 @@ def press_ctrl_c():
 
 
 class Crash(Exception):
-    """Ends a training as a power cut would: nothing is saved any more."""
+    """Ends a training as a power cut would: nothing more is saved."""
 
 
 def crash():
@@ -174,13 +174,13 @@ def test_the_same_seed_gives_the_same_file(data, tmp_path):
 
 
 @pytest.mark.parametrize("fixed", [None, 5])
-def test_another_seed_gives_other_weights_and_pictures(data, cnn, fixed):
+def test_another_seed_gives_other_weights_and_images(data, cnn, fixed):
     classifiers = [ClassifierTrainer(classifier(data, seed=seed), Reporter()) for seed in (0, 1)]
     fcns = [FcnTrainer(fcn(data, cnn, seed=seed, fixed=fixed), Reporter()) for seed in (0, 1)]
     for one, other in (classifiers, fcns):
         mine, theirs = one.network.numpy_parameters(), other.network.numpy_parameters()
         assert all((mine[name] != theirs[name]).any() for name in ("conv1.weight", "dense32.weight"))
-        assert (batch(one.pictures, 0)[0] != batch(other.pictures, 0)[0]).any()
+        assert (batch(one.batches, 0)[0] != batch(other.batches, 0)[0]).any()
 
 
 def test_another_number_of_threads_differs_by_rounding_only(data, cnn, tmp_path):
@@ -202,7 +202,7 @@ CASES = {
     "skip on two threads": lambda data, cnn, m2nist: fcn(data, cnn, threads=2),
     "early, frozen": lambda data, cnn, m2nist: fcn(data, cnn, design=FROZEN, l2=1e-3),
     "binary, from scratch": lambda data, cnn, m2nist: fcn(data, None, design=Design(labels="binary")),
-    "fixed pictures": lambda data, cnn, m2nist: fcn(data, cnn, fixed=5),
+    "fixed images": lambda data, cnn, m2nist: fcn(data, cnn, fixed=5),
     "M2NIST files": lambda data, cnn, m2nist: fcn(data, cnn, m2nist=str(m2nist), data_dir=None),
 }
 
@@ -230,7 +230,7 @@ def test_stopped_and_resumed_ends_in_the_same_bits(data, cnn, m2nist, tmp_path, 
     assert outcome(Run(folder)) == outcome(whole)
 
 
-def test_what_ctrl_c_says_is_the_way_to_go_on(data, cnn, tmp_path, monkeypatch):
+def test_ctrl_c_says_how_to_resume(data, cnn, tmp_path, monkeypatch):
     at_step(monkeypatch, 4, press_ctrl_c)
     folder = tmp_path / "my run"
     before = signal.getsignal(signal.SIGINT)
@@ -270,7 +270,7 @@ def test_a_second_ctrl_c_stops_at_once(data, tmp_path, monkeypatch):
     assert outcome(run) == outcome(start(classifier(data), tmp_path / "whole")[0])
 
 
-@pytest.mark.parametrize("name", ["classifier", "skip", "fixed pictures", "M2NIST files"])
+@pytest.mark.parametrize("name", ["classifier", "skip", "fixed images", "M2NIST files"])
 def test_a_crash_loses_no_more_than_the_steps_since_the_last_evaluation(data, cnn, m2nist, tmp_path, monkeypatch, name):
     settings = CASES[name](data, cnn, m2nist)
     whole, _ = start(settings, tmp_path / "whole")
@@ -351,7 +351,7 @@ def test_trained_to_the_end_but_without_metrics(data, tmp_path, monkeypatch):
         resume(tmp_path / "run")
 
 
-def test_resuming_goes_on_counting_seconds(data, tmp_path, monkeypatch):
+def test_resuming_continues_the_count_of_seconds(data, tmp_path, monkeypatch):
     at_step(monkeypatch, 14, press_ctrl_c)
     with pytest.raises(Interrupted):
         start(classifier(data), tmp_path / "run")
@@ -372,8 +372,8 @@ def test_the_classifier_is_not_needed_to_resume(data, cnn, tmp_path, monkeypatch
     assert outcome(run) == outcome(whole)
 
 
-def test_what_cannot_be_resumed(data, cnn, tmp_path, monkeypatch):
-    with pytest.raises(CheckpointError, match="no run of tinyfcn"):
+def test_runs_that_cannot_be_resumed(data, cnn, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="not a run of tinyfcn"):
         resume(tmp_path)
     with pytest.raises(CheckpointError, match="is finished"):
         resume(cnn)
@@ -399,10 +399,10 @@ def stopped_run(data, folder, monkeypatch):
         ("adam.m", np.zeros(3, np.float32), r"adam\.m is float32 \(3,\), expected float32"),
         ("adam.v", None, r"no tensor adam\.v"),
         ("adam.v", "NaN", r"adam\.v has 1 of"),
-        ("adam.step", None, r"no training to go on with|adam\.step"),
+        ("adam.step", None, r"no training state|adam\.step"),
         ("adam.step", np.array([1.5], np.float32), r"adam\.step"),
         ("adam.step", np.array([-1], np.int32), r"adam\.step"),
-        ("loop.losses", None, r"no training to go on with|loop\.losses"),
+        ("loop.losses", None, r"no training state|loop\.losses"),
     ],
 )
 def test_a_damaged_state_is_not_resumed(data, tmp_path, monkeypatch, name, value, words):
@@ -445,7 +445,7 @@ def test_a_damaged_config_is_not_resumed(data, tmp_path, monkeypatch, change):
 
 
 @pytest.mark.parametrize("option", [{"name": "unet"}, {"reduce": "never"}, {"upsample": "twice"}, {"labels": "words"}])
-def test_a_design_has_only_the_options_there_are(option):
+def test_an_unknown_value_of_an_option_is_refused(option):
     with pytest.raises(ValueError, match=next(iter(option.values()))):
         Design(**{"name": "corrected", **option})
 
@@ -624,29 +624,29 @@ def test_unlabelled_pixels_of_early_are_pushed_down_or_left_alone(data, cnn, tmp
     assert means["softmax"] < means["zero"] - 0.1
 
 
-def test_a_reporter_hears_of_everything(data, tmp_path):
-    heard = []
+def test_a_reporter_is_told_of_every_event(data, tmp_path):
+    events = []
 
     class Listener(Reporter):
         def started(self, run, trainer, step):
-            heard.append(("started", step))
+            events.append(("started", step))
 
         def stepped(self, step, loss):
-            heard.append(("stepped", step))
+            events.append(("stepped", step))
             assert 0 < loss < 10
 
         def evaluated(self, record):
-            heard.append(("evaluated", record["step"]))
+            events.append(("evaluated", record["step"]))
 
     start(classifier(data, batch=13), tmp_path / "run", Listener())  # 200 / 13: epochs end within batches
     steps = [("stepped", n) for n in (10, 16, 26, 31)]
-    assert heard == [("started", 0), *steps[:2], ("evaluated", 16), *steps[2:], ("evaluated", 31)]
+    assert events == [("started", 0), *steps[:2], ("evaluated", 16), *steps[2:], ("evaluated", 31)]
 
 
-# Where it goes wrong
+# Errors
 
 
-def test_a_loss_that_is_no_number_ends_training_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
+def test_a_loss_of_nan_ends_training_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
     batch = Stored.batch
 
     def poisoned(stored, step):
@@ -666,7 +666,7 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_the_last_checkpoint(da
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("steps", [1, 4])
-def test_a_far_too_high_learning_rate_is_told_and_nothing_bad_is_saved(data, tmp_path, steps):
+def test_a_far_too_high_learning_rate_is_an_error_and_nothing_bad_is_saved(data, tmp_path, steps):
     with pytest.raises(TinyfcnError, match=r"loss became (nan|inf) .*lower --learning-rate than 1e\+30"):
         start(fcn(data, None, learning_rate=1e30, warmup=0, steps=steps, evaluations=steps), tmp_path / "run")
     run = Run(tmp_path / "run")
@@ -772,12 +772,12 @@ def test_pretrained_weights_come_from_a_run_or_a_file(cnn):
         np.testing.assert_array_equal(value, from_file[name])
 
 
-def test_what_is_no_classifier_is_refused(data, cnn, tmp_path):
+def test_weights_of_another_network_than_a_classifier_are_refused(data, cnn, tmp_path):
     network = Design().build(tinyfcn.on("cpu"))
     with pytest.raises(CheckpointError, match=r"nothing.* does not exist"):
         pretrained_weights(network, tmp_path / "nothing")
     (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(CheckpointError, match=r"text\.safetensors is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"text\.safetensors is not a whole safetensors file"):
         pretrained_weights(network, tmp_path / "text.safetensors")
     for design in (Design(), FROZEN):
         folder = tmp_path / design.name
@@ -793,68 +793,68 @@ def test_what_is_no_classifier_is_refused(data, cnn, tmp_path):
         pretrained_weights(network, run.folder)
 
 
-# Pictures
+# Images
 
 
-def parity(pictures):
+def parity(images):
     """Which of even (training digits) and odd (test digits) the ink's bytes are."""
-    ink = pictures[pictures > 0]
+    ink = images[images > 0]
     return set((ink % 2).tolist())
 
 
 @pytest.mark.parametrize("fixed", [None, 7])
 @pytest.mark.parametrize("design", [Design(), FROZEN, Design(labels="binary")], ids=lambda design: design.name)
-def test_training_pictures_hold_training_digits_and_test_pictures_test_digits(data, cnn, design, fixed):
+def test_training_images_hold_training_digits_and_test_images_test_digits(data, cnn, design, fixed):
     trainer = FcnTrainer(fcn(data, cnn, design=design, fixed=fixed, batch=8), Reporter())
-    trained_on = [as_bytes(batch(trainer.pictures, step)[0]) for step in range(5)]
+    trained_on = [as_bytes(batch(trainer.batches, step)[0]) for step in range(5)]
     assert parity(np.concatenate(trained_on)) == {0}
-    assert parity(as_bytes(trainer.test_pictures)) == {1}
-    assert len(trainer.test_pictures) == TEST_PICTURES
-    pictures, labels = evaluation_pictures(tinyfcn.on("cpu"), design, "auto", data, None)
-    np.testing.assert_array_equal(pictures, trainer.test_pictures)
+    assert parity(as_bytes(trainer.test_images)) == {1}
+    assert len(trainer.test_images) == TEST_IMAGES
+    images, labels = evaluation_images(tinyfcn.on("cpu"), design, "auto", data, None)
+    np.testing.assert_array_equal(images, trainer.test_images)
     np.testing.assert_array_equal(labels, trainer.test_labels)
-    ink = as_bytes(pictures) > 0
+    ink = as_bytes(images) > 0
     np.testing.assert_array_equal(labels == design.background, ~ink)
     assert set(np.unique(labels)) == ({0, 1} if design.labels == "binary" else set(range(11)))
 
 
 def test_the_classifier_trains_on_the_training_digits_and_is_tested_on_the_others(data):
     trainer = ClassifierTrainer(classifier(data), Reporter())
-    assert parity(np.concatenate([as_bytes(batch(trainer.pictures, step)[0]) for step in range(10)])) == {0}
+    assert parity(np.concatenate([as_bytes(batch(trainer.batches, step)[0]) for step in range(10)])) == {0}
     assert parity(trainer.test.images) == {1}
-    np.testing.assert_array_equal(as_bytes(trainer.test_pictures), trainer.test.images)
+    np.testing.assert_array_equal(as_bytes(trainer.test_images), trainer.test.images)
     np.testing.assert_array_equal(trainer.test_labels, trainer.test.labels)
     assert len(trainer.test) == TEST
 
 
-def test_the_test_pictures_do_not_depend_on_the_seed(data, cnn):
+def test_the_test_images_do_not_depend_on_the_seed(data, cnn):
     a, b = (FcnTrainer(fcn(data, cnn, seed=seed), Reporter()) for seed in (0, 9))
-    np.testing.assert_array_equal(a.test_pictures, b.test_pictures)
+    np.testing.assert_array_equal(a.test_images, b.test_images)
     np.testing.assert_array_equal(a.test_labels, b.test_labels)
 
 
-def test_m2nist_files_are_split_into_pictures_to_train_and_to_test_on(cnn, m2nist):
+def test_m2nist_files_are_split_into_images_to_train_and_to_test_on(cnn, m2nist):
     trainer = FcnTrainer(fcn(None, cnn, m2nist=str(m2nist), data_dir=None, batch=8), Reporter())
     files = read_m2nist(m2nist)
     train, test = split_indices(30)
     assert (len(train), len(test)) == (24, 6)
-    np.testing.assert_array_equal(as_bytes(trainer.test_pictures), files.pictures[test])
+    np.testing.assert_array_equal(as_bytes(trainer.test_images), files.images[test])
     np.testing.assert_array_equal(trainer.test_labels, files.labels[test])
-    epoch = [batch(trainer.pictures, step) for step in range(3)]
+    epoch = [batch(trainer.batches, step) for step in range(3)]
     seen = np.concatenate([as_bytes(x) for x, _ in epoch])
-    order = trainer.pictures.indices(range(3)).ravel()
-    np.testing.assert_array_equal(seen, files.pictures[train][order])
+    order = trainer.batches.indices(range(3)).ravel()
+    np.testing.assert_array_equal(seen, files.images[train][order])
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in epoch]), files.labels[train][order])
 
 
 def stored_numbers(count, size, seed, ops=None):
-    """Pictures that show their own number, which is their label too."""
-    pictures = np.arange(count, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
-    return Stored(ops or tinyfcn.on("cpu"), pictures, np.arange(count), size, seed)
+    """Images that show their own number, which is their label too."""
+    images = np.arange(count, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
+    return Stored(ops or tinyfcn.on("cpu"), images, np.arange(count), size, seed)
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (7, 7), (5, 12), (6, 1)])
-def test_stored_pictures_come_once_an_epoch_in_a_new_order(count, size):
+def test_stored_images_come_once_an_epoch_in_a_new_order(count, size):
     stored = stored_numbers(count, size, seed=2)
     epochs = 4
     batches = [batch(stored, step) for step in range(epochs * count // size + 1)]
@@ -864,7 +864,7 @@ def test_stored_pictures_come_once_an_epoch_in_a_new_order(count, size):
         assert sorted(epoch) == list(range(count))
     assert len({tuple(epoch) for epoch in order}) == epochs  # (of 7! orders and more, so no chance)
     for x, y in batches:
-        np.testing.assert_array_equal(np.rint(x[:, 0, 0, 0] * 127 + 127), y)  # label and picture stay together
+        np.testing.assert_array_equal(np.rint(x[:, 0, 0, 0] * 127 + 127), y)  # label and image stay together
     again = stored_numbers(count, size, seed=2)
     for step in reversed(range(len(batches))):  # a function of the step alone, as resuming needs
         np.testing.assert_array_equal(batch(again, step)[1], batches[step][1])
@@ -873,17 +873,17 @@ def test_stored_pictures_come_once_an_epoch_in_a_new_order(count, size):
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (1000, 3), (5, 12)])
-def test_which_pictures_a_step_has_does_not_depend_on_how_it_is_asked(count, size):
+def test_the_images_of_a_step_do_not_depend_on_the_range_of_steps(count, size):
     stored = stored_numbers(count, size, seed=1)
     whole = stored.indices(range(300))
     assert whole.shape == (300, size) and whole.dtype == np.int32
     for first, last in ((0, 1), (7, 8), (128, 256), (299, 300), (3, 20)):
         np.testing.assert_array_equal(stored.indices(range(first, last)), whole[first:last])
-    by_the_book = [permutation(count, 1, place // count)[place % count] for place in range(250 * size, 260 * size)]
+    by_the_book = [permutation(count, 1, at // count)[at % count] for at in range(250 * size, 260 * size)]
     np.testing.assert_array_equal(whole[250:260].ravel(), by_the_book)
 
 
-def test_the_device_is_told_what_comes_every_so_many_steps(ops):
+def test_the_order_of_images_is_written_to_the_device_every_so_many_steps(ops):
     """Whatever step a training begins with, and though the array that holds the order stays the same."""
     for first in (0, ORDERED_STEPS - 1, ORDERED_STEPS + 5):
         stored = stored_numbers(7, 2, seed=4, ops=ops)
@@ -896,19 +896,19 @@ def test_the_device_is_told_what_comes_every_so_many_steps(ops):
         assert stored.order is order
 
 
-def test_composed_pictures_never_come_twice():
+def test_composed_images_never_come_twice():
     composed = Composed(tinyfcn.on("cpu"), digits("train"), Design(), batch=6, seed=2)
-    pictures = np.concatenate([batch(composed, step)[0] for step in range(6)])
-    assert len({picture.tobytes() for picture in pictures}) == 36
-    np.testing.assert_array_equal(batch(composed, 3)[0], pictures[18:24])
+    images = np.concatenate([batch(composed, step)[0] for step in range(6)])
+    assert len({image.tobytes() for image in images}) == 36
+    np.testing.assert_array_equal(batch(composed, 3)[0], images[18:24])
 
 
 def test_composed_chunks_add_up():
     chunks = list(composed_chunks(digits("train"), seed=1, count=17, chunk=5))
-    assert [len(pictures) for pictures, _ in chunks] == [5, 5, 5, 2]
-    pictures = np.concatenate([pictures for pictures, _ in chunks])
-    assert len({picture.tobytes() for picture in pictures}) == 17
-    assert pictures.dtype == np.uint8
+    assert [len(images) for images, _ in chunks] == [5, 5, 5, 2]
+    images = np.concatenate([images for images, _ in chunks])
+    assert len({image.tobytes() for image in images}) == 17
+    assert images.dtype == np.uint8
     for some, labels in chunks:
         np.testing.assert_array_equal(labels == 10, some == 0)
 
@@ -957,7 +957,7 @@ def test_evaluating_a_run_gives_its_result_again(data, cnn, m2nist, tmp_path):
     files, _ = start(fcn(None, cnn, m2nist=str(m2nist), data_dir=None), tmp_path / "files")
     found = evaluate_run(files.folder, "cpu", m2nist=m2nist)
     assert found == {name: value for name, value in files.result().items() if name not in ("steps", "seconds")}
-    assert evaluate_run(files.folder, "cpu") == found  # without a word, on the pictures that it was tested on
+    assert evaluate_run(files.folder, "cpu") == found  # without options, on the images of its training's tests
     assert evaluate_run(files.folder, "cpu", data_dir=data)["loss"] != found["loss"]
     with pytest.raises(CheckpointError, match="is a classifier's run"):
         evaluate_run(cnn, "cpu", m2nist=m2nist)
@@ -980,7 +980,7 @@ def test_the_kernels_train_the_classifier_as_numpy_does(ops, data, tmp_path):
     changes = {"batch": 4, "epochs": 1}
     for number, device in enumerate(("cpu", ops.device_name)):
         trainer = ClassifierTrainer(classifier(data, device=device, **changes), Reporter())
-        trainer.test_pictures, trainer.test_labels = trainer.test_pictures[:10], trainer.test_labels[:10]
+        trainer.test_images, trainer.test_labels = trainer.test_images[:10], trainer.test_labels[:10]
         trainer.steps, trainer.evaluate_every = 3, 3
         run = Run(tmp_path / device)
         run.folder.mkdir()
@@ -1011,7 +1011,7 @@ REPLAYED = {
 
 @pytest.mark.parametrize("name", REPLAYED)
 def test_a_recorded_step_is_the_step_to_the_bit(ops, data, cnn, monkeypatch, name):
-    """Of two trainings one records its step and replays it, the other goes through Python every time."""
+    """One training records its step and replays it, the other runs in Python every time."""
     monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", 1)
     monkeypatch.setattr("tinyfcn.training.sources.ORDERED_STEPS", 3)  # new orders on the way
     steps, make = REPLAYED[name]
@@ -1026,11 +1026,11 @@ def test_a_recorded_step_is_the_step_to_the_bit(ops, data, cnn, monkeypatch, nam
             if replays:
                 trainer.step(step)
             else:
-                trainer.pictures.prepare(step)
+                trainer.batches.prepare(step)
                 trainer.work()
         assert len(worked) == (1 if replays else steps)
         assert not conflicts(ops.device.record(work).launches), (
-            "what runs beside other launches is of no matter to them"
+            "launches that may run at the same time do not share arrays"
         )
         losses = trainer.state.last_losses(ops, steps)
         assert len({*losses.tolist()}) == steps
@@ -1086,7 +1086,7 @@ def test_the_classifiers_figures(data, tmp_path):
 
 
 @pytest.mark.usefixtures("figures")
-def test_an_fcns_figures_and_what_pretraining_helped(data, cnn, tmp_path):
+def test_an_fcns_figures_and_the_effect_of_pretraining(data, cnn, tmp_path):
     brief = {"steps": 1, "evaluations": 1, "design": Design("early")}
     scratch, _ = start(fcn(data, None, **brief), tmp_path / "runs" / "scratch")
     expected = ["labels.png", "learning-curves.png", "masks-scaled-by-panel.png", "masks.png"]
@@ -1102,7 +1102,7 @@ def test_an_fcns_figures_and_what_pretraining_helped(data, cnn, tmp_path):
     "config",
     [None, "{", "[]", "{}", '{"command": "train-fcn"}', '{"command": "train-fcn", "design": [], "cnn": 1}'],
 )
-def test_what_lies_beside_a_run_does_not_spoil_it(data, cnn, tmp_path, monkeypatch, config):
+def test_other_folders_beside_a_run_do_no_harm(data, cnn, tmp_path, monkeypatch, config):
     monkeypatch.setattr("tinyfcn.figures.mask_grid", lambda *arguments, **options: None)
     monkeypatch.setattr("tinyfcn.figures.label_overview", lambda *arguments, **options: None)
     beside = tmp_path / "another program's"

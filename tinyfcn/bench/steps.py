@@ -29,7 +29,7 @@ from tinyfcn.networks.network import views
 from tinyfcn.ops import Operations
 from tinyfcn.reference.adam import AdamState
 from tinyfcn.reference.compose_m2nist import compose_m2nist
-from tinyfcn.training.loop import Trainer
+from tinyfcn.training.loop import training_step
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.sources import as_bytes
 
@@ -111,9 +111,6 @@ class Step:
     "composed" or "given", see above; a step that is given its batches is not recorded.
     """
 
-    # What Trainer.work asks of a trainer, beside the arrays below.
-    first_trained, ignore_index, unlabelled = 0, None, "zero"
-
     def __init__(
         self, task: Task, batches: Batches, ops: Operations, source: str, threads: int = 1, record: bool = True
     ) -> None:
@@ -123,7 +120,6 @@ class Step:
         self.parallel = ParallelNetwork(self.network, threads)
         no_l2 = np.zeros(self.network.parameters.shape, np.float32)
         self.state = AdamState.create(ops, no_l2, RATE, steps=0, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
-        self.pictures = self  # whose `batch` Trainer.work calls
         self.done = 0
         if source == "composed":
             self.kept = [ops.asarray(batches.digits.images), ops.asarray(batches.digits.labels)]
@@ -146,8 +142,8 @@ class Step:
         return self.kept[self.done % SETS]
 
     def work(self) -> None:
-        """The step itself: the very function that training calls, which asks for no more of a trainer than is here."""
-        Trainer.work(self)
+        """The step itself: the very function that training calls."""
+        training_step(self.parallel, self, self.state)
 
     def __call__(self) -> None:
         (self.replay or self.work)()

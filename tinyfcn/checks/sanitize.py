@@ -21,8 +21,7 @@ from tinyfcn.checks.watched import Found, Watched, index_text
 from tinyfcn.devices.device import Array
 from tinyfcn.devices.emulator.emulator import ORDERS, Emulator, Statistics
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
-from tinyfcn.networks import Classifier, Design, Network
-from tinyfcn.networks.design import KNOWN
+from tinyfcn.networks import DESIGNS, Classifier, Design, Network
 from tinyfcn.ops import Operations
 from tinyfcn.reference.adam import AdamState
 
@@ -144,7 +143,7 @@ def conflicts_in_steps() -> dict[str, list[str]]:
     Nothing is compiled, and nothing runs.
     """
     found = {}
-    for name in KNOWN["name"]:
+    for name in DESIGNS:
         ops = Operations(Emulator())
         network = Design(name).build(ops)
         state = AdamState.create(ops, np.zeros(network.parameters.shape, np.float32), base_rate=1e-3, steps=1)

@@ -1,4 +1,4 @@
-"""The digits to train and test on: MNIST, or those drawn by code where MNIST cannot be had."""
+"""The digits for training and testing: MNIST, or digits drawn by code where MNIST is not available."""
 
 import hashlib
 import sys
@@ -30,7 +30,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class FoundData:
-    """What training would use: `source` is "mnist", "download" (MNIST, once fetched) or "builtin"."""
+    """The data that training would use: `source` is "mnist", "download" (MNIST, once fetched) or "builtin"."""
 
     source: str
     folder: Path
@@ -38,7 +38,7 @@ class FoundData:
 
 
 def print_notice(text: str) -> None:
-    """Print to stderr, so that what is printed for other programs to read stays clean."""
+    """Print to stderr, so that stdout holds only what other programs may read."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -52,8 +52,8 @@ def load_digits(
 
     "auto" is MNIST if it is found (see mnist.find_mnist) or can be downloaded, else the built-in digits
     after a loud notice. A caller that needs both splits passes the first one's `source` as `dataset` for
-    the second, so that both are of one kind. Raises DataError for files that are bad, whatever `dataset`
-    is: they never lead to another data set silently.
+    the second, so that both are of one kind. Raises DataError for bad files, for every value of `dataset`:
+    bad files never lead silently to another data set.
     """
     if split not in BUILTIN_COUNTS:
         raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
@@ -74,22 +74,22 @@ def find_data(data_dir: Path | None = None) -> FoundData:
 
     Raises DataError, as load_digits does, if `data_dir` or TINYFCN_DATA names a folder without the files.
     """
-    place = find_mnist(data_dir)
-    if place.chosen_by or not place.missing:
-        lacking = f", without {' and '.join(place.missing)}" if place.missing else ""
-        return FoundData("mnist", place.folder, f"MNIST in {place.folder} ({place.chosen_by or 'cache'}){lacking}")
+    found = find_mnist(data_dir)
+    if found.chosen_by or not found.missing:
+        lacking = f", without {' and '.join(found.missing)}" if found.missing else ""
+        return FoundData("mnist", found.folder, f"MNIST in {found.folder} ({found.chosen_by or 'cache'}){lacking}")
     if is_offline():
-        text = f"built-in digits: no MNIST in {place.folder}, and TINYFCN_OFFLINE forbids downloading it"
+        text = f"built-in digits: no MNIST in {found.folder}, and TINYFCN_OFFLINE forbids downloading it"
         return FoundData("builtin", cache_folder(), text)
-    text = f"no MNIST yet: training downloads it (12 MB) to {place.folder}, or else uses built-in digits"
-    return FoundData("download", place.folder, text)
+    text = f"no MNIST yet: training downloads it (12 MB) to {found.folder}, or else uses built-in digits"
+    return FoundData("download", found.folder, text)
 
 
 def _loud_notice(error: MnistUnavailable) -> str:
     bar = "!" * 80
     return (
         f"{bar}\n"
-        "MNIST WAS NOT FOUND: the built-in digits, drawn by code, are used in its place.\n"
+        "MNIST WAS NOT FOUND: the built-in digits, drawn by code, are used instead.\n"
         "Accuracy and IoU on them cannot be compared with figures on MNIST.\n"
         f"Why: {error}.\n"
         "To use MNIST: run again with a network, or put its four files (train-images-idx3-ubyte.gz, ...)\n"
@@ -116,7 +116,7 @@ def _builtin(split: str, notice: Callable[[str], None]) -> tuple[np.ndarray, np.
 
 
 def _read_drawn(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """What the cache holds, or None if that is missing or damaged: it can be drawn again."""
+    """The digits in the cache, or None if they are missing or damaged: they can be drawn again."""
     try:
         with np.load(path, allow_pickle=False) as kept:
             images, labels = kept["images"], kept["labels"]

@@ -1,6 +1,6 @@
-"""M2NIST in its published form: `combined.npy` (the pictures) and `segmented.npy` (the truth for each pixel).
+"""M2NIST in its published form: `combined.npy` (the images) and `segmented.npy` (the true label of each pixel).
 
-Pictures are (N, 64, 84), 0..255. The truth is either one-hot (N, 64, 84, 11), background last, or labels
+Images are (N, 64, 84), 0..255. The truth is either one-hot (N, 64, 84, 11), background last, or labels
 (N, 64, 84), 0..9 and 10 for background. Any integer type is read; uint8 is written.
 """
 
@@ -14,34 +14,34 @@ import numpy as np
 from tinyfcn.errors import DataError
 from tinyfcn.files import make_folder, new_file
 
-PICTURES, TRUTH = "combined.npy", "segmented.npy"
+IMAGES, TRUTH = "combined.npy", "segmented.npy"
 HEIGHT, WIDTH, CLASSES = 64, 84, 11
 SPLIT_SEED = 84
-CHUNK = 64  # pictures looked at together: 30 MB of the published int64 one-hot truth
+CHUNK = 64  # images that are checked together: 30 MB of the published int64 one-hot truth
 
 
 @dataclass(frozen=True)
 class M2nist:
-    """Checked pictures uint8 (N, 64, 84) and labels uint8 (N, 64, 84): 0..9, background 10."""
+    """Checked images uint8 (N, 64, 84) and labels uint8 (N, 64, 84): 0..9, background 10."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     labels: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pictures, uint8 (B, 64, 84), and labels, int32 (B, 64, 84), at `indices` (B,)."""
-        return self.pictures[indices], self.labels[indices].astype(np.int32)
+        """The images, uint8 (B, 64, 84), and labels, int32 (B, 64, 84), at `indices` (B,)."""
+        return self.images[indices], self.labels[indices].astype(np.int32)
 
 
 def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training and the test pictures: 4,000 and 1,000 of 5,000, else 80 and 20 %.
+    """Indices of the training and the test images: 4,000 and 1,000 of 5,000, else 80 and 20 %.
 
-    A function of `count` alone. Each part is in ascending order. Raises DataError below two pictures.
+    A function of `count` alone. Each part is in ascending order. Raises DataError below two images.
     """
     if count < 2:
-        raise DataError(f"{count} picture(s) cannot be split into training and test pictures: give at least 2")
+        raise DataError(f"{count} image(s) cannot be split into training and test images: give at least 2")
     # RandomState, since its stream is frozen for good; default_rng's may change with NumPy.
     order = np.random.RandomState(SPLIT_SEED).permutation(count)
     train_count = count * 4 // 5
@@ -51,16 +51,16 @@ def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
 def write_m2nist(
     folder: Path, chunks: Iterable[tuple[np.ndarray, np.ndarray]], count: int, one_hot: bool = True
 ) -> None:
-    """Write `count` pictures to combined.npy and their truth to segmented.npy in `folder`, both as uint8.
+    """Write `count` images to combined.npy and their truth to segmented.npy in `folder`, both as uint8.
 
-    chunks: pairs of pictures uint8 (B, 64, 84) and integer labels (B, 64, 84), 0..10, of any B that add up
+    chunks: pairs of images uint8 (B, 64, 84) and integer labels (B, 64, 84), 0..10, of any B that add up
     to `count`. Each is written as it comes, so memory stays small. Both files appear once both are complete.
     Raises DataError if one is there already, or the folder or disk does not take them.
     """
     folder = Path(folder)
     way_out = "free some space, or choose another folder"
     make_folder(folder, "choose a folder that you can write to")
-    for name in (PICTURES, TRUTH):
+    for name in (IMAGES, TRUTH):
         if (folder / name).exists():
             raise DataError(f"{folder / name} is there already and is not overwritten: choose another folder")
     truth_shape = (HEIGHT, WIDTH, CLASSES) if one_hot else (HEIGHT, WIDTH)
@@ -68,70 +68,70 @@ def write_m2nist(
     written = 0
     # Plain writes, not a memory map: a full disk is then an error, where with a map it kills the process.
     with (
-        new_file(folder / PICTURES, way_out) as pictures_file,
+        new_file(folder / IMAGES, way_out) as images_file,
         new_file(folder / TRUTH, way_out) as truth_file,
     ):
-        _write_header(pictures_file, (count, HEIGHT, WIDTH))
+        _write_header(images_file, (count, HEIGHT, WIDTH))
         _write_header(truth_file, (count, *truth_shape))
-        for pictures, labels in chunks:
-            if pictures.shape != (len(pictures), HEIGHT, WIDTH) or pictures.dtype != np.uint8:
-                raise ValueError(f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 (B, 64, 84)")
-            if labels.shape != pictures.shape or labels.dtype.kind not in "iu":
-                raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected integers {pictures.shape}")
+        for images, labels in chunks:
+            if images.shape != (len(images), HEIGHT, WIDTH) or images.dtype != np.uint8:
+                raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (B, 64, 84)")
+            if labels.shape != images.shape or labels.dtype.kind not in "iu":
+                raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected integers {images.shape}")
             if labels.size and not 0 <= labels.min() <= labels.max() < CLASSES:
                 raise ValueError(f"labels are {labels.min()}..{labels.max()}, expected 0..{CLASSES - 1}")
-            pictures_file.write(pictures.tobytes())
+            images_file.write(images.tobytes())
             truth_file.write((channels[labels] if one_hot else labels.astype(np.uint8)).tobytes())
-            written += len(pictures)
-        for file in (pictures_file, truth_file):
+            written += len(images)
+        for file in (images_file, truth_file):
             file.flush()  # while both can still be taken back
         if written != count:
-            raise ValueError(f"the chunks hold {written} pictures, expected {count}")
+            raise ValueError(f"the chunks hold {written} images, expected {count}")
 
 
 def read_m2nist(folder: Path) -> M2nist:
     """Read and check both files of `folder`, in either form and any integer type.
 
-    The files are mapped, a few pictures at a time, and every value is checked and kept as uint8: a fault
+    The files are mapped, a few images at a time, and every value is checked and kept as uint8: a fault
     is found before training starts, the published 2.5 GB shrink to 54 MB, and no step decodes one-hot rows.
-    Raises DataError that names the file, the picture and the value.
+    Raises DataError that names the file, the image and the value.
     """
-    pictures_path, truth_path = Path(folder) / PICTURES, Path(folder) / TRUTH
-    pictures_shape, truth_shape = _map(pictures_path).shape, _map(truth_path).shape
-    if pictures_shape[1:] != (HEIGHT, WIDTH) or pictures_shape[0] == 0:
-        raise DataError(f"{pictures_path} has shape {pictures_shape}, expected (N, 64, 84): is it M2NIST's?")
+    images_path, truth_path = Path(folder) / IMAGES, Path(folder) / TRUTH
+    images_shape, truth_shape = _map(images_path).shape, _map(truth_path).shape
+    if images_shape[1:] != (HEIGHT, WIDTH) or images_shape[0] == 0:
+        raise DataError(f"{images_path} has shape {images_shape}, expected (N, 64, 84): is it M2NIST's?")
     if truth_shape[1:] not in ((HEIGHT, WIDTH), (HEIGHT, WIDTH, CLASSES)):
         raise DataError(
             f"{truth_path} has shape {truth_shape}, expected (N, 64, 84) or (N, 64, 84, 11): is it M2NIST's?"
         )
-    count = pictures_shape[0]
+    count = images_shape[0]
     if truth_shape[0] != count:
         raise DataError(
-            f"{pictures_path} holds {count} pictures but {truth_path} the truth for {truth_shape[0]}: "
+            f"{images_path} holds {count} images but {truth_path} the truth for {truth_shape[0]}: "
             "expected two files written together"
         )
-    pictures = np.empty((count, HEIGHT, WIDTH), np.uint8)
+    images = np.empty((count, HEIGHT, WIDTH), np.uint8)
     labels = np.empty((count, HEIGHT, WIDTH), np.uint8)
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
         # Mapped anew for each chunk: pages of a map that lives on count as this process's memory.
-        pictures[part] = _checked(_map(pictures_path)[part], 255, start, pictures_path)
+        images[part] = _checked(_map(images_path)[part], 255, start, images_path)
         truth = _map(truth_path)[part]
         if truth.ndim == 4:
             labels[part] = _labels_of_one_hot(truth, start, truth_path)
         else:
             labels[part] = _checked(truth, CLASSES - 1, start, truth_path)
-    return M2nist(pictures, labels)
+    return M2nist(images, labels)
 
 
 def _labels_of_one_hot(one_hot: np.ndarray, start: int, path: Path) -> np.ndarray:
-    """Labels (B, 64, 84) of one-hot channels (B, 64, 84, 11), of which exactly one must be 1."""
+    """Labels (B, 64, 84) from one-hot channels (B, 64, 84, 11). At each pixel exactly one must be 1."""
     channels = _checked(one_hot, 1, start, path).astype(np.float32)  # float: a matrix product is quickest so
     ones, labels = np.moveaxis(channels @ np.stack([np.ones(CLASSES), np.arange(CLASSES)], 1, dtype=np.float32), -1, 0)
     if (ones != 1).any():
-        picture, row, column = np.argwhere(ones != 1)[0]
+        image, row, column = np.argwhere(ones != 1)[0]
         raise DataError(
-            f"{path}: picture {start + picture} has {int(ones[picture, row, column])} ones in the channels "
+            f"{path}: image {start + image} has {int(ones[image, row, column])} ones in the channels "
             f"of row {row}, column {column}, expected exactly one: write the file again"
         )
     return labels
@@ -141,7 +141,7 @@ def _checked(values: np.ndarray, highest: int, start: int, path: Path) -> np.nda
     if values.min() < 0 or values.max() > highest:
         where = tuple(np.argwhere((values < 0) | (values > highest))[0])
         raise DataError(
-            f"{path}: picture {start + where[0]} holds {values[where]} at row {where[1]}, column {where[2]}, "
+            f"{path}: image {start + where[0]} holds {values[where]} at row {where[1]}, column {where[2]}, "
             f"expected 0..{highest}: write the file again"
         )
     return values
@@ -153,13 +153,13 @@ def _map(path: Path) -> np.ndarray:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
         raise DataError(
-            f"{path} is missing: give a folder that holds {PICTURES} and {TRUTH}, as make-m2nist writes them"
+            f"{path} is missing: give a folder that holds {IMAGES} and {TRUTH}, as make-m2nist writes them"
         ) from error
     except OSError as error:
         wrong = f"cannot be read ({error.strerror}): make it readable, or"
         if path.is_dir():
             wrong = "is a folder, expected a file:"
-        raise DataError(f"{path} {wrong} give a folder that holds {PICTURES} and {TRUTH}") from error
+        raise DataError(f"{path} {wrong} give a folder that holds {IMAGES} and {TRUTH}") from error
     except Exception as error:  # for a damaged header NumPy raises half a dozen kinds, tokenize's among them
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path} is not a whole .npy file of integers ({reason}): write it again") from error

@@ -1,4 +1,4 @@
-"""MNIST's four IDX files: found where they lie already, or downloaded once; read strictly.
+"""MNIST's four IDX files: found on this machine, or downloaded once, and checked when they are read.
 
 Format and data: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits".
 """
@@ -31,7 +31,7 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-# Of the decompressed bytes: mirrors pack the same files anew.
+# Of the decompressed bytes, since mirrors compress the files differently.
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -40,17 +40,17 @@ SHA256 = {
 }
 TIMEOUT_SECONDS = 15.0  # for each connection and each read, not for a whole file
 IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049
-# Where the files may lie below a folder: directly, in the cache's subfolder, as torchvision keeps them.
+# Subfolders that may hold the files: the folder itself, the cache's, torchvision's.
 LAYOUTS = (".", "mnist", "raw", "MNIST/raw")
 
 
 class MnistUnavailable(DataError):
-    """MNIST is neither on this machine nor on a mirror that answers. Not raised for files that are bad."""
+    """MNIST is neither on this machine nor on a mirror that answers. Bad files raise another error."""
 
 
 @dataclass(frozen=True)
-class MnistPlace:
-    """A folder in which MNIST's files lie (or would be kept): `chosen_by` is empty for the cache folder."""
+class MnistFolder:
+    """A folder that holds MNIST's files, or will hold them. `chosen_by` is empty for the cache folder."""
 
     folder: Path
     chosen_by: str
@@ -58,10 +58,11 @@ class MnistPlace:
 
     @property
     def missing(self) -> list[str]:
+        """The names of the files that the folder does not hold."""
         return [name for name in SHA256 if name not in self.files]
 
 
-def find_mnist(data_dir: Path | None = None) -> MnistPlace:
+def find_mnist(data_dir: Path | None = None) -> MnistFolder:
     """Look in `data_dir`, else in TINYFCN_DATA, else in the cache folder; nothing is read or downloaded.
 
     Raises DataError if a folder that was asked for holds none of the files; the cache may well be empty.
@@ -76,14 +77,14 @@ def find_mnist(data_dir: Path | None = None) -> MnistPlace:
     folders = list(dict.fromkeys(root / layout for layout in LAYOUTS))
     for folder in folders:
         if files := _files_in(folder):
-            return MnistPlace(folder, chosen_by, files)
+            return MnistFolder(folder, chosen_by, files)
     if not chosen_by:
-        return MnistPlace(root / "mnist", "", {})
+        return MnistFolder(root / "mnist", "", {})
     wrong = "holds none of the MNIST files" if root.is_dir() else "is not a folder"
     raise DataError(
         f"{root} (from {chosen_by}) {wrong}: "
-        f"looked for {', '.join(SHA256)}, each also with .gz, in {', '.join(map(str, folders))}; "
-        f"give the folder that holds them, or do without {chosen_by} to have them downloaded"
+        f"searched for {', '.join(SHA256)}, each also with .gz, in {', '.join(map(str, folders))}; "
+        f"give the folder that holds them, or leave out {chosen_by} to have them downloaded"
     )
 
 
@@ -94,20 +95,20 @@ def load_mnist(split: str, data_dir: Path | None, notice: Callable[[str], None])
     cache must be the official ones, and are downloaded if missing. Raises MnistUnavailable where that fails,
     DataError where a file is bad.
     """
-    place = find_mnist(data_dir)
-    if place.chosen_by:
+    found = find_mnist(data_dir)
+    if found.chosen_by:
         remedy = "replace the file by an intact copy"
-        if missing := [name for name in FILES[split] if name not in place.files]:
+        if missing := [name for name in FILES[split] if name not in found.files]:
             raise DataError(
-                f"{place.folder} (from {place.chosen_by}) lacks {' and '.join(missing)} (also with .gz): "
-                f"add what is missing, or do without {place.chosen_by} to have MNIST downloaded"
+                f"{found.folder} (from {found.chosen_by}) lacks {' and '.join(missing)} (also with .gz): "
+                f"add what is missing, or leave out {found.chosen_by} to have MNIST downloaded"
             )
     else:
         remedy = "delete the file and run again to download it anew"
         # All four at once: training digits of MNIST must not be joined by test digits of another source.
-        for name in place.missing:
-            place.files[name] = _download(name, place.folder, notice)
-    images_path, labels_path = (place.files[name] for name in FILES[split])
+        for name in found.missing:
+            found.files[name] = _download(name, found.folder, notice)
+    images_path, labels_path = (found.files[name] for name in FILES[split])
     images_bytes, labels_bytes = _read(images_path, remedy), _read(labels_path, remedy)
     images = parse_images(images_bytes, str(images_path), remedy)
     labels = parse_labels(labels_bytes, str(labels_path), remedy)
@@ -116,7 +117,7 @@ def load_mnist(split: str, data_dir: Path | None, notice: Callable[[str], None])
             f"{images_path} holds {len(images)} images but {labels_path} holds {len(labels)} labels: "
             f"expected as many of one as of the other; {remedy}"
         )
-    if not place.chosen_by:
+    if not found.chosen_by:
         _check_sum(FILES[split][0], images_bytes, str(images_path), remedy)
         _check_sum(FILES[split][1], labels_bytes, str(labels_path), remedy)
     return images, labels
@@ -169,15 +170,15 @@ def _parse_idx(content: bytes, magic: int, source: str, remedy: str) -> tuple[tu
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
-    """Those of the four files that `folder` holds; the plain one before the gzipped."""
+    """The files among the four that `folder` holds. A plain file comes before a gzipped one."""
     found = {}
     try:
         for name in SHA256:
             # Some archives unpack with a dot for the second hyphen.
             names = (name, f"{name}.gz", name.replace("-idx", ".idx"))
-            there = [path for path in (folder / each for each in names) if path.exists()]
-            if there:
-                found[name] = min(there, key=Path.is_dir)  # a folder only where no file has such a name
+            existing = [path for path in (folder / each for each in names) if path.exists()]
+            if existing:
+                found[name] = min(existing, key=Path.is_dir)  # a folder only where no file has such a name
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
     return found
@@ -195,7 +196,7 @@ def _read(path: Path, remedy: str) -> bytes:
 
 
 def _decompress(content: bytes, source: str, remedy: str) -> bytes:
-    """Unpack if gzipped, which the content tells: browsers unpack downloads and keep their names."""
+    """Unpack if the content is gzipped. The name does not tell: browsers unpack downloads and keep their names."""
     if not content:
         raise DataError(f"{source} is empty, expected a file in IDX format: {remedy}")
     if content[:2] != b"\x1f\x8b":
@@ -249,7 +250,7 @@ def _download(name: str, folder: Path, notice: Callable[[str], None]) -> Path:
         except (OSError, http.client.HTTPException, DataError) as error:
             reasons.append(f"{url}: {str(error).removeprefix('<urlopen error ').removesuffix('>')}")
             continue
-        # At most 10 MB, so checked in memory: what the disk refuses stays apart from what the network does.
+        # At most 10 MB, so checked in memory. Errors of the disk stay apart from errors of the network.
         path = folder / f"{name}.gz"
         with new_file(path, CACHE_WAY_OUT) as file:
             file.write(content)

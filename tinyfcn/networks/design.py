@@ -1,79 +1,106 @@
-"""Which network: the options of the command line, checked, and the network that they name."""
+"""The description of a network: a design's name and its options, checked, and the network that they describe."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from tinyfcn.networks.classifier import Classifier
-from tinyfcn.networks.early import Early
-from tinyfcn.networks.network import Network
-from tinyfcn.networks.skip import Skip
+from tinyfcn.networks.network import DESIGNS, Network
+from tinyfcn.networks.options import (
+    ARTICLE_SKIP,
+    FREEZE,
+    INK_START,
+    LABELS,
+    OPTIONS,
+    REDUCE,
+    UPSAMPLE,
+    Option,
+)
 from tinyfcn.ops import Operations
 
 BACKGROUND = 10  # the label of a pixel without ink, after the ten digits
 
-KNOWN = {
-    "name": ("classifier", "early", "corrected", "skip"),
-    "reduce": ("first", "last"),
-    "upsample": ("staged", "once"),
-    "labels": ("digits", "binary"),
-}
-
 
 @dataclass(frozen=True)
 class Design:
-    """A network's design.
+    """A network's design, as config.json holds it: one of DESIGNS and the options of networks/options.py.
 
-    name: "classifier", "early", "corrected" or "skip". labels: "digits" (0 .. 9, and 10 for background) or "binary" (0
-    for ink, 1 for background). reduce ("first", "last"), upsample ("staged", "once") and article_skip are of early and
-    corrected, see early.py. freeze: leave the classifier's weights as they are. ink_start: of skip, see skip.py.
+    labels: "digits" (0 .. 9, and 10 for background) or "binary" (0 for ink, 1 for background). freeze: leave the
+    classifier's weights as they are. The other options are explained by the network that takes them.
 
     Raises:
-        ValueError: options that do not go together.
+        ValueError: the name or a value is unknown, the design does not take an option, or options exclude each other.
     """
 
     name: str = "skip"
-    reduce: str = "first"
-    upsample: str = "staged"
-    article_skip: bool = False
-    labels: str = "digits"
-    freeze: bool = False
-    ink_start: bool = True
+    reduce: str = REDUCE.default
+    upsample: str = UPSAMPLE.default
+    article_skip: bool = ARTICLE_SKIP.default
+    labels: str = LABELS.default
+    freeze: bool = FREEZE.default
+    ink_start: bool = INK_START.default
 
     def __post_init__(self) -> None:
-        for option, known in KNOWN.items():
-            if getattr(self, option) not in known:
-                raise ValueError(f"{option} must be one of {', '.join(known)}, got {getattr(self, option)!r}")
-        if self.name == "early" and self.labels == "binary":
-            raise ValueError("--labels binary needs a background channel, which the design early has not")
-        plain = (self.reduce, self.upsample, self.article_skip) == ("first", "staged", False)
-        if self.name == "skip" and not plain:
-            raise ValueError("--reduce, --upsample and --article-skip are for the designs early and corrected")
-        if self.article_skip and self.upsample == "once":
-            raise ValueError("--article-skip joins a half-size map, and --upsample once makes none")
+        if self.name not in DESIGNS:
+            raise ValueError(f"name must be one of {', '.join(DESIGNS)}, got {self.name!r}")
+        for option in OPTIONS:
+            if not option.of_training:
+                self.refuse_foreign(option, getattr(self, option.name))
+        self.network_class.validate(self)
+
+    @property
+    def network_class(self) -> type[Network]:
+        """The class of the network, which says what the design is."""
+        return DESIGNS[self.name]
+
+    def refuse_foreign(self, option: Option, value: Any) -> None:
+        """ValueError for a value that an option does not have, or that this design does not take."""
+        if option.choices and value not in option.choices:
+            choices = ", ".join(map(str, option.choices))
+            raise ValueError(f"{option.name} must be one of {choices}, got {value!r}")
+        if value != option.default and option not in self.network_class.options:
+            raise ValueError(foreign(option, option.spelled(value), self.name))
 
     @property
     def classes(self) -> int:
         """Channels of the logits."""
-        if self.name in ("classifier", "early"):
-            return 10
-        return 2 if self.labels == "binary" else 11
+        if self.labels == "binary":
+            return 2
+        return 11 if self.network_class.has_background else 10
 
     @property
     def background(self) -> int:
         """The label of a pixel without ink."""
         return 1 if self.labels == "binary" else BACKGROUND
 
+    @property
+    def ignore_index(self) -> int | None:
+        """The label of pixels without a class, which the loss leaves out; None where background is a class."""
+        return None if self.network_class.has_background else BACKGROUND
+
     def build(self, ops: Operations, seed: int = 0, dtype: Any = np.float32) -> Network:
         """The network, with initial weights from the seed."""
-        if self.name == "classifier":
-            return Classifier(ops, seed, dtype)
-        if self.name == "skip":
-            return Skip(ops, seed, self.classes, self.freeze, self.ink_start, dtype)
-        options = (self.reduce, self.upsample, self.article_skip)
-        return Early(ops, seed, self.classes, self.freeze, *options, dtype)
+        return self.network_class(ops, self, seed, dtype)
 
     def as_dict(self) -> dict[str, Any]:
         """The options by name, for config.json."""
         return asdict(self)
+
+
+def takers(option: Option) -> list[str]:
+    """The names of the designs that take an option."""
+    return [name for name, network in DESIGNS.items() if option in network.options]
+
+
+def foreign(option: Option, spelled: str, name: str) -> str:
+    """Says that the design `name` does not take an option, and which designs do."""
+    names = takers(option)
+    several = len(names) != 1
+    why = f", which {'have' if several else 'has'} {option.takers}" if option.takers else ""
+    return f"{spelled} is for the design{'s' if several else ''} {listed(names)}{why}; {name} does not take it"
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "early, corrected and skip"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "(none)"

@@ -9,64 +9,63 @@
     up2         transposed 6x6 / 2          classes,64,84        32,64,84
     reduce      1x1, classes                                     classes,64,84
 
-Upsampling "once" puts a single transposed 12x12 / 4 convolution in the place of up1 and up2: a kernel that takes `in`
-to `out` places is out - (in - 1) * stride = 64 - 13 * 4 = 84 - 18 * 4 = 12 wide. Reducing last computes with 32
+Upsampling "once" replaces up1 and up2 by a single transposed 12x12 / 4 convolution: a kernel that upsamples `in`
+positions to `out` is out - (in - 1) * stride = 64 - 13 * 4 = 84 - 18 * 4 = 12 wide. Reducing last computes with 32
 channels where the map is largest, and needs the memory for it.
 
-There are 10 classes without background, for "early"; 11 or 2 (ink, background) for "corrected".
+"early" has 10 classes, without background; "corrected" has 11, or 2 (ink, background).
 """
 
 from typing import Any
 
 import numpy as np
 
+from tinyfcn.devices.device import Array
+from tinyfcn.networks.design import Design
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
-from tinyfcn.networks.network import Network
+from tinyfcn.networks.network import Network, Recipe, Shapes
+from tinyfcn.networks.options import ARTICLE_SKIP, FREEZE, L2, LABELS, REDUCE, UNLABELLED, UPSAMPLE
 from tinyfcn.ops import Operations
 
 
 class Early(Network):
     """forward: x (N, 1, H, W), H and W multiples of 4 -> logits (N, classes, H, W).
 
-    An output pixel sees at most 20x20 input pixels. `freeze` leaves the pretrained layers as they are.
-
-    Raises:
-        ValueError: `article_skip` with `upsample` "once", which has no map of pool1's size.
+    Its recipe is the article's: white backgrounds come of a learning rate that does not fall.
     """
 
+    name = "early"
+    summary = "the source article's, without a class for background"
+    options = (REDUCE, UPSAMPLE, ARTICLE_SKIP, FREEZE, UNLABELLED, L2)
+    recipe = Recipe(learning_rate=1e-3, schedule="constant", freeze=True)
+    has_background = False
     receptive_field = 20
     pretrained = tuple(ENCODER)
 
-    def __init__(
-        self,
-        ops: Operations,
-        seed: int,
-        classes: int = 10,
-        freeze: bool = True,
-        reduce: str = "first",
-        upsample: str = "staged",
-        article_skip: bool = False,
-        dtype: Any = np.float32,
-    ) -> None:
-        if article_skip and upsample == "once":
-            raise ValueError("article_skip joins a map of pool1's size, and upsampling once makes none")
-        self.classes, self.freeze, self.reduce_first = classes, freeze, reduce == "first"
-        self.article_skip = article_skip
+    @classmethod
+    def validate(cls, design: Design) -> None:
+        if design.article_skip and design.upsample == "once":
+            raise ValueError("--article-skip joins a map of pool1's size, and --upsample once makes none")
+
+    def __init__(self, ops: Operations, design: Design, seed: int = 0, dtype: Any = np.float32) -> None:
+        classes = design.classes
+        self.reduce_first, self.article_skip = design.reduce == "first", design.article_skip
         channels = classes if self.reduce_first else 32
-        reduction = {"reduce": ((classes, 32, 1, 1), classes)}
-        self.strides = {"up1": 4} if upsample == "once" else {"up1": 2, "up2": 2}
-        sizes = {"up1": 12} if upsample == "once" else {"up1": 4, "up2": 6}
+        reduction: Shapes = {"reduce": ((classes, 32, 1, 1), classes)}
+        skip1: Shapes = {"skip1": ((channels, 8, 1, 1), channels)}
+        self.strides = {"up1": 4} if design.upsample == "once" else {"up1": 2, "up2": 2}
+        sizes = {"up1": 12} if design.upsample == "once" else {"up1": 4, "up2": 6}
         self.shapes = {
             **ENCODER,
             "hidden": ((32, 8, 1, 1), 32),
             **(reduction if self.reduce_first else {}),
-            **({"skip1": ((channels, 8, 1, 1), channels)} if article_skip else {}),
+            **(skip1 if self.article_skip else {}),
             **{up: ((channels, channels, size, size), channels) for up, size in sizes.items()},
             **({} if self.reduce_first else reduction),
         }
-        super().__init__(ops, seed, dtype)
+        super().__init__(ops, design, seed, dtype)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Array) -> Array:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
         out["hidden"] = y = ops.conv2d(pool2, *self.weights("hidden"), relu=True)
@@ -74,17 +73,17 @@ class Early(Network):
             out["reduce"] = y = ops.conv2d(y, *self.weights("reduce"), relu=True)
         out["up1"] = y = ops.conv_transpose2d(y, *self.weights("up1"), stride=self.strides["up1"])
         if self.article_skip:
-            seen = ops.conv2d(out["pool1"], *self.weights("skip1"))
-            out["skip1"] = y = ops.add(y, seen, scale=0.5)
+            skip1 = ops.conv2d(out["pool1"], *self.weights("skip1"))
+            out["skip1"] = y = ops.add(y, skip1, scale=0.5)
         if "up2" in self.strides:
             out["up2"] = y = ops.conv_transpose2d(y, *self.weights("up2"), stride=2)
         if not self.reduce_first:
             out["reduce"] = y = ops.conv2d(y, *self.weights("reduce"))
         return y
 
-    def backward(self, dlogits: Any) -> None:
+    def backward(self, dlogits: Array) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
-        parameter, into = self.parameter, self.gradient_out
+        parameter, gradient_out = self.parameter, self.gradient_out
         last_up = "up2" if "up2" in self.strides else "up1"
         before_up2 = "skip1" if self.article_skip else "up1"
         before_up1 = "reduce" if self.reduce_first else "hidden"
@@ -93,18 +92,18 @@ class Early(Network):
         dy = dlogits
         if not self.reduce_first:
             d["reduce"] = dy
-            dy, _, _ = ops.conv2d_backward(dy, out[last_up], parameter["reduce.weight"], out=into("reduce"))
+            dy, _, _ = ops.conv2d_backward(dy, out[last_up], parameter["reduce.weight"], out=gradient_out("reduce"))
         if last_up == "up2":
             d["up2"] = dy
             dy, _, _ = ops.conv_transpose2d_backward(
-                dy, out[before_up2], parameter["up2.weight"], stride=2, out=into("up2")
+                dy, out[before_up2], parameter["up2.weight"], stride=2, out=gradient_out("up2")
             )
         dpool1 = None
         if self.article_skip:
             d["skip1"] = dy
             dy = ops.add_backward(dy, scale=0.5)  # the gradient of both summands
             dpool1, _, _ = ops.conv2d_backward(
-                dy, out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=into("skip1")
+                dy, out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=gradient_out("skip1")
             )
         d["up1"] = dy
         dy, _, _ = ops.conv_transpose2d_backward(
@@ -112,13 +111,13 @@ class Early(Network):
             out[before_up1],
             parameter["up1.weight"],
             stride=self.strides["up1"],
-            out=into("up1"),
+            out=gradient_out("up1"),
             through_relu=True,
         )
         if self.reduce_first:
             d["reduce"] = dy
             dy, _, _ = ops.conv2d_backward(
-                dy, out["hidden"], parameter["reduce.weight"], out=into("reduce"), through_relu=True
+                dy, out["hidden"], parameter["reduce.weight"], out=gradient_out("reduce"), through_relu=True
             )
         d["hidden"] = dy
         dpool2, _, _ = ops.conv2d_backward(
@@ -126,8 +125,18 @@ class Early(Network):
             out["pool2"],
             parameter["hidden.weight"],
             need_dx=train_encoder,
-            out=into("hidden"),
+            out=gradient_out("hidden"),
             through_relu=True,
         )
         if train_encoder:
             encode_backward(self, dpool2, dpool1)
+
+
+class Corrected(Early):
+    """Early with a class for the background."""
+
+    name = "corrected"
+    summary = "early with a class for background"
+    options = (LABELS, REDUCE, UPSAMPLE, ARTICLE_SKIP, FREEZE, L2)
+    recipe = Recipe(learning_rate=1e-2, warmup=100, beta2=0.99, freeze=True)
+    has_background = True

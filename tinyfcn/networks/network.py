@@ -1,42 +1,123 @@
-"""What all networks share: parameters and gradients in one flat array each, and every layer's output kept."""
+"""What all networks share: what a design declares, flat arrays of parameters and gradients, every layer's output."""
 
 import copy
+import inspect
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from tinyfcn.devices.device import Array
+from tinyfcn.networks.options import LABELS, OPTIONS, UNLABELLED, Option
 from tinyfcn.ops import Operations
+
+if TYPE_CHECKING:
+    from tinyfcn.networks.design import Design
 
 Shapes = Mapping[str, tuple[tuple[int, ...], int]]  # a layer's name -> its weight's shape, its bias's length
 
+LAST_LAYER = 0.1  # the last layer's initial weights, as a share of He's scale
 
-LAST_LAYER = 0.1  # of He's scale
+DESIGNS: dict[str, type["Network"]] = {}  # the class of each design by its name, entered when the class is defined
+
+# The declarations of a network's class, each with its meaning, for the message when one is missing.
+DECLARATIONS = {
+    "name": 'the design\'s name in Design and --design, such as name = "skip"',
+    "summary": 'what the design is, in one line of the help, such as summary = "with skip connections"',
+    "options": "the options of networks/options.py that it takes, such as options = (LABELS, L2), or ()",
+    "recipe": "the settings that it trains best with, such as recipe = Recipe(learning_rate=1e-2)",
+    "has_background": "whether its last class is the background, such as has_background = True",
+    "receptive_field": "the side in pixels of the square of input that an output sees, such as receptive_field = 44",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings that a design trains best with: the defaults of its training, see training/settings.py.
+
+    freeze: whether the pretrained layers keep the classifier's weights.
+    """
+
+    learning_rate: float
+    warmup: int = 0
+    beta2: float = 0.999
+    schedule: str = "cosine"
+    freeze: bool = False
 
 
 class Network(ABC):
     """A network whose forward and backward passes are written out by its subclasses.
 
+    A subclass is a design: it declares what DECLARATIONS lists, and is then found by its name in DESIGNS.
+
     parameter["conv1.weight"] and gradient["conv1.weight"] are views of the flat arrays `parameters` and `gradients`,
-    so that Adam updates all of them in one launch. After `forward`, outputs["pool1"] is what a layer put out; after
-    `backward`, output_gradients["pool1"] is the loss's gradient with respect to what its ReLU took (of a pooling: at
-    the max indices), or to its output where it has no ReLU.
+    so that Adam updates all of them in one launch. After `forward`, outputs["pool1"] is a layer's output. After
+    `backward`, output_gradients["pool1"] is the gradient of the layer's pre-activation, of a pooling at the max
+    indices; of a layer without ReLU it is the gradient of its output.
 
     Args:
         ops: where to compute.
+        design: the options. Only those that the class takes differ from their defaults.
         seed: of the initial weights, which are made on the host and so are the same on every device.
-        dtype: float64 is for gradient checks on the cpu.
+        dtype: float64 is for gradient checks.
+
+    Raises:
+        TypeError: when a class is defined that lacks a declaration.
     """
 
-    shapes: Shapes  # in the order in which they are kept; the last one gives the logits
-    strides: Mapping[str, int] = {}  # of the transposed convolutions
-    pretrained: tuple[str, ...] = ()  # the layers whose weights come from the classifier; they stand first
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    options: ClassVar[tuple[Option, ...]]
+    recipe: ClassVar[Recipe]
+    has_background: ClassVar[bool]
+    receptive_field: ClassVar[int]
+    per_pixel: ClassVar[bool] = True  # False: its logits are of windows of the image, as the classifier's are
+    pretrained: ClassVar[tuple[str, ...]] = ()  # the layers whose weights come from the classifier; they stand first
 
-    def __init__(self, ops: Operations, seed: int, dtype: Any = np.float32) -> None:
-        self.ops = ops
+    shapes: Shapes  # in the order of `parameters`; the last one gives the logits
+    strides: Mapping[str, int] = {}  # of the transposed convolutions
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if inspect.isabstract(cls):
+            return
+        who = f"{cls.__module__}.{cls.__qualname__}"
+        # A name is a class's own: one that inherits it would take its parent's place in DESIGNS.
+        missing = [
+            each for each in DECLARATIONS if not hasattr(cls, each) or (each == "name" and each not in vars(cls))
+        ]
+        if missing:
+            means = "; ".join(f"{each}, {DECLARATIONS[each]}" for each in missing)
+            raise TypeError(f"{who} is a network and must declare {means}")
+        if not isinstance(cls.receptive_field, int) or cls.receptive_field < 1:
+            raise TypeError(f"{who}: receptive_field must be a number of pixels from 1, got {cls.receptive_field!r}")
+        for option in cls.options:
+            if option not in OPTIONS:
+                raise TypeError(
+                    f"{who} takes an unknown option, {option!r}: add it to OPTIONS in networks/options.py "
+                    "and as a field to Design in networks/design.py"
+                )
+        contradicting = UNLABELLED if cls.has_background else LABELS
+        if contradicting in cls.options:
+            flag, takers = contradicting.flag, contradicting.takers
+            raise TypeError(f"{who} takes {flag}, an option for designs that have {takers}; see has_background")
+        if cls.name in DESIGNS:
+            taken = DESIGNS[cls.name]
+            raise TypeError(f"{who}: the name {cls.name!r} is taken by {taken.__module__}.{taken.__qualname__}")
+        DESIGNS[cls.name] = cls
+
+    @classmethod
+    def validate(cls, design: "Design") -> None:
+        """ValueError if the design has options that exclude each other."""
+        return
+
+    def __init__(self, ops: Operations, design: "Design", seed: int = 0, dtype: Any = np.float32) -> None:
+        self.ops, self.design = ops, design
+        self.classes, self.freeze = design.classes, design.freeze
         values = initial_parameters(self.shapes, self.strides, seed)
         flat = np.concatenate([value.ravel() for value in values.values()]).astype(dtype)
         self.parameters = ops.asarray(flat)
@@ -46,11 +127,11 @@ class Network(ABC):
     def _own_gradients(self) -> None:
         self.gradients = self.ops.asarray(np.zeros(self.parameters.shape, self.parameters.dtype))
         self.gradient = views(self.gradients, self.parameter_shapes())
-        self.outputs: dict[str, Any] = {}
-        self.output_gradients: dict[str, Any] = {}
+        self.outputs: dict[str, Array] = {}
+        self.output_gradients: dict[str, Array] = {}
 
     def replica(self) -> Self:
-        """The same network, parameters shared, with gradients and outputs of its own: for another thread."""
+        """A network with the same parameters, shared, and its own gradients and outputs: for another thread."""
         twin = copy.copy(self)
         twin._own_gradients()
         return twin
@@ -60,25 +141,25 @@ class Network(ABC):
         return {name: value.shape for name, value in self.parameter.items()}
 
     def first_trained(self, freeze: bool) -> int:
-        """Where in `parameters` those begin that training changes: the pretrained layers stand first."""
+        """The index in `parameters` of the first one that training changes: the pretrained layers stand first."""
         if not freeze:
             return 0
         return sum(value.size for name, value in self.parameter.items() if name.split(".")[0] in self.pretrained)
 
     @abstractmethod
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Array) -> Array:
         """Logits from x (N, 1, H, W), (byte - 127) / 127."""
 
     @abstractmethod
-    def backward(self, dlogits: Any) -> None:
-        """Fills `gradients`, given the gradient of the logits of the last `forward`."""
+    def backward(self, dlogits: Array) -> None:
+        """Fills `gradients`, given the gradient of the last `forward`'s logits."""
 
-    def weights(self, layer: str) -> tuple[Any, Any]:
+    def weights(self, layer: str) -> tuple[Array, Array]:
         """A layer's weight and bias."""
         return self.parameter[f"{layer}.weight"], self.parameter[f"{layer}.bias"]
 
-    def gradient_out(self, layer: str) -> tuple[Any, Any]:
-        """Where a layer's dweight and dbias are to be written."""
+    def gradient_out(self, layer: str) -> tuple[Array, Array]:
+        """The views of `gradients` that take a layer's dweight and dbias."""
         return self.gradient[f"{layer}.weight"], self.gradient[f"{layer}.bias"]
 
     def numpy_parameters(self) -> dict[str, np.ndarray]:
@@ -104,7 +185,7 @@ class Network(ABC):
         return sum(output.nbytes for output in self.outputs.values())
 
 
-def views(flat: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def views(flat: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
     """Views of consecutive parts of a flat array, by name."""
     parts, start = {}, 0
     for name, shape in shapes.items():
@@ -117,10 +198,10 @@ def initial_parameters(shapes: Shapes, strides: Mapping[str, int], seed: int) ->
     """Weights drawn from a normal distribution of variance 2 / fan-in, biases 0, by name.
 
     He et al., "Delving deep into rectifiers" (2015). Fan-in is the number of products that an output sums: in a
-    transposed convolution of stride s each output meets one in s * s of the kernel's weights. The last layer's are
-    LAST_LAYER times that, so that all classes begin about equally likely, with a loss near the logarithm of their
-    number. Each layer has a generator of its own, from (seed, name), so that its weights do not depend on what other
-    layers there are.
+    transposed convolution of stride s, an output is computed from one in s * s of the kernel's weights. The last
+    layer's weights are LAST_LAYER times as large as that: all classes begin about equally likely, and the loss near the
+    logarithm of their number. Each layer has its own generator, from (seed, name), so its weights do not depend on
+    which other layers there are.
     """
     values = {}
     for layer, (shape, channels) in shapes.items():

@@ -2,48 +2,44 @@
 
     layer       kernel                                      64x84
     encoder     see encoder.py                              8,14,19     pretrained
-    dense32     5x5 padding 2, 32 + ReLU                    32,14,19    pretrained: each place sees 28x28 pixels
-    context     3x3 padding 1, 32 + ReLU                    32,14,19    ... and now 36x36
+    dense32     5x5 padding 2, 32 + ReLU                    32,14,19    pretrained: each position sees 28x28 pixels
+    context     3x3 padding 1, 32 + ReLU                    32,14,19    each position sees 36x36 pixels
     up1         transposed 4x4 / 2, 16
      + skip1    1x1, 16, of pool1;  ReLU of the sum         16,30,40
     up2         transposed 6x6 / 2, 16
-     + skip0    1x1, 16, of the picture;  ReLU of the sum   16,64,84
+     + skip0    1x1, 16, of the image;  ReLU of the sum     16,64,84
     score       1x1, 11 (digits, background) or 2           11,64,84
 
-What is in the picture is known where the map is coarse, where it is only where the map is fine: the skips add the
-second to the first. Long, Shelhamer & Darrell, "Fully convolutional networks for semantic segmentation" (2015), 4.2.
+The small maps hold which digits are in the image, the large ones hold where: the skip connections add the second to the
+first. Long, Shelhamer & Darrell, "Fully convolutional networks for semantic segmentation" (2015), 4.2.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from tinyfcn.devices.device import Array
 from tinyfcn.networks.classifier import DENSE32
+from tinyfcn.networks.design import Design
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
-from tinyfcn.networks.network import Network
+from tinyfcn.networks.network import Network, Recipe
+from tinyfcn.networks.options import FREEZE, INK_START, L2, LABELS
 from tinyfcn.ops import Operations
 
 
 class Skip(Network):
-    """forward: x (N, 1, H, W), H and W multiples of 4 -> logits (N, classes, H, W).
+    """forward: x (N, 1, H, W), H and W multiples of 4 -> logits (N, classes, H, W)."""
 
-    An output pixel sees 44x44 input pixels. `freeze` leaves the pretrained layers as they are; `ink_start` begins
-    with two channels that tell ink from background, see `ink_start_values`.
-    """
-
+    name = "skip"
+    summary = "with skip connections"
+    options = (LABELS, FREEZE, INK_START, L2)
+    recipe = Recipe(learning_rate=1e-2, warmup=100, beta2=0.99)
+    has_background = True
     receptive_field = 44
     pretrained = (*ENCODER, *DENSE32)
-    strides: ClassVar[dict[str, int]] = {"up1": 2, "up2": 2}
 
-    def __init__(
-        self,
-        ops: Operations,
-        seed: int,
-        classes: int = 11,
-        freeze: bool = False,
-        ink_start: bool = True,
-        dtype: Any = np.float32,
-    ) -> None:
+    def __init__(self, ops: Operations, design: Design, seed: int = 0, dtype: Any = np.float32) -> None:
+        self.strides = {"up1": 2, "up2": 2}
         self.shapes = {
             **ENCODER,
             **DENSE32,
@@ -52,46 +48,44 @@ class Skip(Network):
             "skip1": ((16, 8, 1, 1), 16),
             "up2": ((16, 16, 6, 6), 16),
             "skip0": ((16, 1, 1, 1), 16),
-            "score": ((classes, 16, 1, 1), classes),
+            "score": ((design.classes, 16, 1, 1), design.classes),
         }
-        self.classes = classes
-        self.freeze = freeze
-        super().__init__(ops, seed, dtype)
-        if ink_start:
+        super().__init__(ops, design, seed, dtype)
+        if design.ink_start:
             self.load(ink_start_values(self.numpy_parameters()))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Array) -> Array:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
-        with ops.side_stream():  # what the skips add is not needed before the map has grown
-            seen1 = ops.conv2d(out["pool1"], *self.weights("skip1"))
-            seen0 = ops.conv2d(x, *self.weights("skip0"))
+        with ops.side_stream():  # the skip connections' summands are not needed before up1 and up2
+            skip1 = ops.conv2d(out["pool1"], *self.weights("skip1"))
+            skip0 = ops.conv2d(x, *self.weights("skip0"))
         out["dense32"] = ops.conv2d(pool2, *self.weights("dense32"), padding=2, relu=True)
         out["context"] = ops.conv2d(out["dense32"], *self.weights("context"), padding=1, relu=True)
         ops.join()
-        out["up1"] = ops.conv_transpose2d(out["context"], *self.weights("up1"), stride=2, add=seen1, relu=True)
-        out["up2"] = ops.conv_transpose2d(out["up1"], *self.weights("up2"), stride=2, add=seen0, relu=True)
+        out["up1"] = ops.conv_transpose2d(out["context"], *self.weights("up1"), stride=2, add=skip1, relu=True)
+        out["up2"] = ops.conv_transpose2d(out["up1"], *self.weights("up2"), stride=2, add=skip0, relu=True)
         out["score"] = ops.conv2d(out["up2"], *self.weights("score"))
         return out["score"]
 
-    def backward(self, dlogits: Any) -> None:
+    def backward(self, dlogits: Array) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
-        parameter, into = self.parameter, self.gradient_out
+        parameter, gradient_out = self.parameter, self.gradient_out
         train_encoder = not self.freeze
         d["score"] = dlogits
         d["up2"], _, _ = ops.conv2d_backward(
-            dlogits, out["up2"], parameter["score.weight"], out=into("score"), through_relu=True
+            dlogits, out["up2"], parameter["score.weight"], out=gradient_out("score"), through_relu=True
         )
-        # The gradient of a sum is that of both summands.
-        ops.conv2d_backward(d["up2"], out["x"], parameter["skip0.weight"], need_dx=False, out=into("skip0"))
+        # The gradient of a sum is the gradient of each summand.
+        ops.conv2d_backward(d["up2"], out["x"], parameter["skip0.weight"], need_dx=False, out=gradient_out("skip0"))
         d["up1"], _, _ = ops.conv_transpose2d_backward(
-            d["up2"], out["up1"], parameter["up2.weight"], stride=2, out=into("up2"), through_relu=True
+            d["up2"], out["up1"], parameter["up2.weight"], stride=2, out=gradient_out("up2"), through_relu=True
         )
         dpool1, _, _ = ops.conv2d_backward(
-            d["up1"], out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=into("skip1")
+            d["up1"], out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=gradient_out("skip1")
         )
         d["context"], _, _ = ops.conv_transpose2d_backward(
-            d["up1"], out["context"], parameter["up1.weight"], stride=2, out=into("up1"), through_relu=True
+            d["up1"], out["context"], parameter["up1.weight"], stride=2, out=gradient_out("up1"), through_relu=True
         )
         ddense32, _, _ = ops.conv2d_backward(
             d["context"],
@@ -99,26 +93,31 @@ class Skip(Network):
             parameter["context.weight"],
             padding=1,
             need_dx=train_encoder,
-            out=into("context"),
+            out=gradient_out("context"),
             through_relu=True,
         )
         if self.freeze:
             return
         d["dense32"] = ddense32
         dpool2, _, _ = ops.conv2d_backward(
-            d["dense32"], out["pool2"], parameter["dense32.weight"], padding=2, out=into("dense32"), through_relu=True
+            d["dense32"],
+            out["pool2"],
+            parameter["dense32.weight"],
+            padding=2,
+            out=gradient_out("dense32"),
+            through_relu=True,
         )
         encode_backward(self, dpool2, dpool1)
 
 
 def ink_start_values(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Initial weights with which the network knows from the start what is ink, and can learn which digit.
+    """Initial weights with which the network tells ink from background, and has only the digits to learn.
 
     A pixel belongs to a digit if its byte is above 0, however faint: the input then is (byte - 127) / 127 > -1. From
-    random weights that step at the very end of the input's range is learned late, and the rim of every stroke stays
-    wrong meanwhile. So the first two channels of up2 begin as relu(byte) and relu(byte - 1), whose difference is 1 on
-    ink and 0 elsewhere, and `score` begins by adding it to the digits and taking it from the background. All of it
-    is trained on, like the rest.
+    random weights, that step at the very end of the input's range is learned late, and the rim of every stroke stays
+    wrong until then. So the first two channels of up2 begin as relu(byte) and relu(byte - 1). Their difference is 1 on
+    ink and 0 elsewhere, and `score` begins by adding it to the digits and subtracting it from the background. All these
+    weights are trained further.
     """
     start = {name: value.copy() for name, value in values.items()}
     start["skip0.weight"][:2] = 127
@@ -128,5 +127,5 @@ def ink_start_values(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     sign[-1] = -1  # the background is the last class
     start["score.weight"][:, 0, 0, 0] = 4 * sign
     start["score.weight"][:, 1, 0, 0] = -4 * sign
-    start["score.bias"][-1] = 3  # most of a picture is background
+    start["score.bias"][-1] = 3  # most pixels are background
     return start

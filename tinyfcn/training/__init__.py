@@ -1,4 +1,4 @@
-"""Training: the loop, and what it trains, the classifier and the FCN."""
+"""Training: the loop, the classifier's trainer and the FCN's."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from tinyfcn.networks import Design
 from tinyfcn.runs import CONFIG, STATE, Run, new_run
 from tinyfcn.training.classifier import ClassifierTrainer, evaluate_classifier
 from tinyfcn.training.fcn import FcnTrainer, evaluate_fcn
-from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train
+from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train, training_step
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import ClassifierSettings, FcnSettings, Settings, available_threads
-from tinyfcn.training.sources import composed_chunks, digits_test, evaluation_pictures
+from tinyfcn.training.sources import composed_chunks, digits_test, evaluation_images
 
 __all__ = [
     "ClassifierSettings",
@@ -28,21 +28,25 @@ __all__ = [
     "resume",
     "start",
     "trainer_of",
+    "training_step",
 ]
 
 
 def start(
     settings: ClassifierSettings | FcnSettings, out: Path | None = None, reporter: Reporter | None = None
 ) -> tuple[Run, dict[str, Any]]:
-    """Trains a network in a new run folder; gives back the run and its result.
+    """Trains a network in a new run folder. Returns the run and its result.
 
     Raises:
-        TinyfcnError: data, classifier or device that are not there, a folder that is taken, a full disk.
-        Interrupted: Ctrl-C; the run is saved and can be resumed.
+        TinyfcnError: data, classifier or device are missing, the folder is taken, the disk is full.
+        Interrupted: Ctrl-C was pressed; the run is saved and can be resumed.
     """
     reporter = reporter or Reporter()
-    made = ClassifierTrainer if isinstance(settings, ClassifierSettings) else FcnTrainer
-    trainer = made(settings, reporter)
+    trainer: Trainer
+    if isinstance(settings, ClassifierSettings):
+        trainer = ClassifierTrainer(settings, reporter)
+    else:
+        trainer = FcnTrainer(settings, reporter)
     trainer.begin()
     run = new_run(trainer.kind, out)
     run.write_json(CONFIG, trainer.config())
@@ -50,10 +54,10 @@ def start(
 
 
 def resume(folder: Path, reporter: Reporter | None = None) -> tuple[Run, dict[str, Any]]:
-    """Goes on with a run that was stopped, to the same bits as if it never had been.
+    """Resumes a run that was stopped. It ends in the same bits as a run that was not.
 
     Raises:
-        CheckpointError: no run, a finished run, or one that has not saved anything yet.
+        CheckpointError: the folder is not a run, or the run is finished, or has not saved anything yet.
     """
     reporter = reporter or Reporter()
     run = Run(folder)
@@ -61,7 +65,7 @@ def resume(folder: Path, reporter: Reporter | None = None) -> tuple[Run, dict[st
         raise CheckpointError(f"{folder} is finished: start a new run for further training")
     trainer = trainer_of(run, reporter)
     if not (folder / STATE).exists():
-        raise CheckpointError(f"{folder} has not been saved yet: there is nothing to go on with; start a new run")
+        raise CheckpointError(f"{folder} has not been saved yet: there is nothing to resume; start a new run")
     return run, train(run, trainer, reporter, resumed=True)
 
 
@@ -72,29 +76,29 @@ def evaluate_run(
     data_dir: Path | None = None,
     m2nist: Path | None = None,
 ) -> dict[str, Any]:
-    """What result.json holds of the test pictures, measured anew, and perhaps on others than the run's own.
+    """The figures of result.json, measured anew, on the run's own test images or on others.
 
-    dataset, data_dir: see tinyfcn.data.load_digits; m2nist: a folder with the published files. With none of them, the
-    pictures that the run was tested on.
+    dataset, data_dir: see tinyfcn.data.load_digits. m2nist: a folder with the published files. Without any of them, the
+    run is tested on the same images as in its training.
 
     Raises:
-        TinyfcnError: no run, damaged weights, data that are not there.
+        TinyfcnError: the folder is not a run, its weights are damaged, data are missing.
     """
     model = load(folder, device)
     if (dataset, data_dir, m2nist) == ("auto", None, None):
         config = Run(folder).config()
         dataset, m2nist = config.get("dataset", dataset), _folder(config.get("m2nist"))
         data_dir = _folder(config.get("data_dir"))
-        data_dir = data_dir if data_dir and data_dir.is_dir() else None  # it may have moved; look where others do
+        data_dir = data_dir if data_dir and data_dir.is_dir() else None  # it may have moved: search the usual folders
     parallel = ParallelNetwork(model.network, available_threads())
     with parallel.computing():
-        if model.design.name == "classifier":
+        if not model.network.per_pixel:
             if m2nist is not None:
                 raise CheckpointError(f"{folder} is a classifier's run: --m2nist tests FCNs")
-            test = load_digits("test", dataset, data_dir)
-            return evaluate_classifier(parallel, *digits_test(parallel.ops, test))[0]
-        test = evaluation_pictures(parallel.ops, model.design, dataset, data_dir, m2nist)
-        return evaluate_fcn(parallel, model.design, *test)
+            digits = load_digits("test", dataset, data_dir)
+            return evaluate_classifier(parallel, *digits_test(parallel.ops, digits))[0]
+        images, labels = evaluation_images(parallel.ops, model.design, dataset, data_dir, m2nist)
+        return evaluate_fcn(parallel, model.design, images, labels)
 
 
 def _folder(name: str | None) -> Path | None:
@@ -113,4 +117,4 @@ def trainer_of(run: Run, reporter: Reporter) -> Trainer:
             return FcnTrainer(FcnSettings(**config | {"design": Design(**config["design"])}), reporter)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{run.folder / CONFIG} does not describe a run: {error}") from None
-    raise CheckpointError(f"{run.folder / CONFIG} is not tinyfcn's: its command is {command!r}")
+    raise CheckpointError(f"{run.folder / CONFIG} was not written by tinyfcn: its command is {command!r}")

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.data import load_digits
-from tinyfcn.networks import Classifier, Network
+from tinyfcn.devices.device import Array
+from tinyfcn.networks import Design, Network
 from tinyfcn.operations import on
 from tinyfcn.runs import Run
 from tinyfcn.training.loop import Reporter, Trainer
@@ -16,13 +17,14 @@ from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import ClassifierSettings
 from tinyfcn.training.sources import TEST_SEED, Stored, as_bytes, digits_test
 
-EVALUATION_BATCH = {"cpu": 250, "emulator": 250, "cuda": 2500}  # whose layers' outputs take some 90 MB
+EVALUATION_BATCH = {"cpu": 250, "emulator": 250, "cuda": 2500}  # the layers' outputs of such a batch take some 90 MB
 
 
 class ClassifierTrainer(Trainer):
-    """MNIST's digits, or the built-in ones, and the classifier."""
+    """Trains the classifier on MNIST's digits or the built-in ones."""
 
     kind = "cnn"
+    settings: ClassifierSettings
 
     def __init__(self, settings: ClassifierSettings, reporter: Reporter) -> None:
         self.settings = settings
@@ -31,33 +33,34 @@ class ClassifierTrainer(Trainer):
         self.test = load_digits("test", train.source, data_dir, reporter.notice)
         self.source = train.source
         ops = on(settings.device)
-        self.test_pictures, self.test_labels = digits_test(ops, self.test)
-        self.network = Classifier(ops, settings.seed)
+        self.test_images, self.test_labels = digits_test(ops, self.test)
+        self.network = Design("classifier").build(ops, settings.seed)
         self.parallel = ParallelNetwork(self.network, settings.threads)
-        self.pictures = Stored(ops, train.images, train.labels, settings.batch, settings.seed)
+        self.batches = Stored(ops, train.images, train.labels, settings.batch, settings.seed)
         self.steps = ceil(settings.epochs * len(train) / settings.batch)
         self.evaluate_every = ceil(len(train) / settings.batch)
         no_l2 = np.zeros(self.network.parameters.shape, np.float32)
         self.state = self.adam_state(no_l2)
 
     def evaluate(self) -> dict[str, Any]:
-        result, self.probabilities = evaluate_classifier(self.parallel, self.test_pictures, self.test_labels)
+        result, self.probabilities = evaluate_classifier(self.parallel, self.test_images, self.test_labels)
         return result
 
-    def record(self, result: dict[str, Any]) -> dict[str, Any]:
+    def metrics(self, result: dict[str, Any]) -> dict[str, Any]:
         return {"test_loss": result["loss"], "test_accuracy": result["accuracy"]}
 
     def draw(self, run: Run) -> None:
-        from tinyfcn import figures  # matplotlib takes its time to import
+        from tinyfcn import figures  # late, since matplotlib is slow to import
 
         figures.learning_curves(run.folder / "learning-curves.png", run.metrics())
         predicted = self.probabilities.argmax(axis=1)
         confidence = self.probabilities.max(axis=1)
         figures.mistakes(run.folder / "mistakes.png", self.test.images, self.test.labels, predicted, confidence)
         ops = self.network.ops
-        pictures, _ = ops.compose_m2nist(*map(ops.asarray, (self.test.images, self.test.labels)), TEST_SEED, 0, 1)
-        scores = ops.to_numpy(ops.softmax(self.network.forward(pictures)))
-        figures.score_map(run.folder / "score-map.png", as_bytes(ops.to_numpy(pictures))[0], scores[0])
+        digits, labels = ops.asarray(self.test.images), ops.asarray(self.test.labels)
+        images, _ = ops.compose_m2nist(digits, labels, TEST_SEED, 0, 1)
+        scores = ops.to_numpy(ops.softmax(self.network.forward(images)))
+        figures.score_map(run.folder / "score-map.png", as_bytes(ops.to_numpy(images))[0], scores[0])
 
     def config(self) -> dict[str, Any]:
         return {
@@ -69,12 +72,12 @@ class ClassifierTrainer(Trainer):
         }
 
 
-def evaluate_classifier(parallel: ParallelNetwork, pictures: Any, labels: Any) -> tuple[dict[str, Any], np.ndarray]:
+def evaluate_classifier(parallel: ParallelNetwork, images: Array, labels: Array) -> tuple[dict[str, Any], np.ndarray]:
     """{"accuracy", "loss"} on test digits (N, 1, 28, 28), and the probabilities, float32 (N, 10)."""
     ops = parallel.ops
 
-    def work(network: Network, part: slice) -> tuple[Any, Any]:
-        logits = network.forward(pictures[part])[:, :, 0, 0]
+    def work(network: Network, part: slice) -> tuple[Array, Array]:
+        logits = network.forward(images[part])[:, :, 0, 0]
         loss, _ = ops.softmax_cross_entropy(logits, labels[part])
         return ops.softmax(logits), loss
 

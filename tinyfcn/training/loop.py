@@ -1,4 +1,4 @@
-"""The training loop: step, evaluate, save, and stop and go on without losing a bit."""
+"""The training loop: it trains, evaluates and saves. A run that was stopped is resumed to the same bits."""
 
 import json
 import shlex
@@ -8,11 +8,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from tinyfcn.devices.device import Recording
+from tinyfcn.devices.device import Array, Recording
 from tinyfcn.errors import CheckpointError, TinyfcnError
 from tinyfcn.networks import Network
 from tinyfcn.reference.adam import AdamState
@@ -21,39 +21,70 @@ from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import Settings
 from tinyfcn.training.sources import Composed, Stored
 
-# Steps after which the losses are read and reported. Reading makes a GPU wait, which takes longer than a step.
+# How many steps lie between two readings of the losses. Reading makes a GPU wait, which takes longer than a step.
 REPORT_EVERY = {"cpu": 10, "emulator": 10, "cuda": 100}
 
 
 class Reporter:
-    """Told how training goes. This one keeps silent; the command line has one that prints."""
+    """Is told how training proceeds. This one prints nothing; the command line has one that does."""
 
     def notice(self, text: str) -> None:
-        """Something that the user should know."""
+        """Takes a message for the user."""
 
     def started(self, run: Run, trainer: "Trainer", step: int) -> None:
-        """Training begins, or goes on, after `step` steps."""
+        """Training begins after `step` steps: 0, or more if it was resumed."""
 
     def stepped(self, step: int, loss: float) -> None:
-        """So many steps are done; `loss` is the mean of the last few."""
+        """`step` steps are done; `loss` is the mean of the last few."""
 
-    def evaluated(self, record: dict[str, Any]) -> None:
-        """A line was added to metrics.jsonl."""
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """`line` was added to metrics.jsonl."""
 
 
 class Interrupted(TinyfcnError):
-    """Ctrl-C: the run is saved, and the message says how to go on."""
+    """Ctrl-C was pressed: the run is saved, and the message says how to resume it."""
+
+
+class Batches(Protocol):
+    """A source of batches, such as Stored and Composed."""
+
+    def batch(self, step: Array) -> tuple[Array, Array]:
+        """Network input and labels of the step whose number a device array (1,) holds."""
+
+
+def training_step(
+    parallel: ParallelNetwork,
+    batches: Batches,
+    state: AdamState,
+    first_trained: int = 0,
+    ignore_index: int | None = None,
+    unlabelled: str = "zero",
+) -> None:
+    """One step of training: batch, forward, loss, backward, update.
+
+    The step's number and its loss are kept in `state`, on the device. The host sends and reads nothing, so the step can
+    be recorded and replayed.
+
+    Args:
+        first_trained: the index in `network.parameters` of the first one that is trained.
+        ignore_index, unlabelled: see `softmax_cross_entropy`.
+    """
+    network, trained = parallel.network, slice(first_trained, None)
+    network.ops.adam_schedule(state)
+    x, labels = batches.batch(state.step)
+    loss = parallel.gradients(x, labels, ignore_index, unlabelled)
+    network.ops.adam_step(network.parameters[trained], network.gradients[trained], state, loss)
 
 
 class Trainer(ABC):
-    """What the loop trains: a network with its optimiser, its pictures and its evaluation."""
+    """A network with its optimiser, its batches and its evaluation, which the loop trains."""
 
     kind: str  # the run folder's name before its number: "cnn" or "fcn"
     settings: Settings
     network: Network
     parallel: ParallelNetwork
     state: AdamState
-    pictures: Stored | Composed
+    batches: Stored | Composed
     steps: int
     evaluate_every: int
     first_trained: int = 0
@@ -62,16 +93,16 @@ class Trainer(ABC):
     recording: Recording | None = None
 
     def begin(self) -> None:
-        """Prepares a new run, not one that is resumed, by loading pretrained weights where there are any."""
+        """Prepares a new run by loading pretrained weights, where there are any. A resumed run does not need it."""
         return
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any]:
-        """The figures on the test pictures."""
+        """The figures measured on the test images."""
 
     @abstractmethod
-    def record(self, result: dict[str, Any]) -> dict[str, Any]:
-        """The figures as a line of metrics.jsonl has them."""
+    def metrics(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The figures as they stand in a line of metrics.jsonl."""
 
     @abstractmethod
     def draw(self, run: Run) -> None:
@@ -79,10 +110,10 @@ class Trainer(ABC):
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Everything that is needed to make this trainer again."""
+        """Everything that `trainer_of` needs to make this trainer again."""
 
     def adam_state(self, l2: np.ndarray) -> AdamState:
-        """Adam before its first step, as the settings want it; l2 (P,) as AdamState has it."""
+        """Adam before its first step, with the settings' schedule; l2 (P,): see AdamState."""
         chosen = self.settings
         steps = self.steps if chosen.schedule == "cosine" else 0
         return AdamState.create(
@@ -90,21 +121,14 @@ class Trainer(ABC):
         )
 
     def work(self) -> None:
-        """One step of training: batch, forward, loss, backward, update.
-
-        Which step it is, and what its loss was, the state keeps: nothing here comes from the host or goes to it.
-        """
-        network, trained = self.network, slice(self.first_trained, None)
-        network.ops.adam_schedule(self.state)
-        pictures, labels = self.pictures.batch(self.state.step)
-        loss = self.parallel.gradients(pictures, labels, self.ignore_index, self.unlabelled)
-        network.ops.adam_step(network.parameters[trained], network.gradients[trained], self.state, loss)
+        """The next step of training, see `training_step`."""
+        training_step(self.parallel, self.batches, self.state, self.first_trained, self.ignore_index, self.unlabelled)
 
     def step(self, step: int) -> None:
-        """Step 0 .. steps - 1, which is the next one. Where kernels run, it is recorded once, and then replayed."""
-        self.pictures.prepare(step)
+        """The step of this number, 0 .. steps - 1. Where kernels run, the first is recorded, and all are replayed."""
+        self.batches.prepare(step)
         device = self.network.ops.device
-        if device is None:
+        if not device.runs_kernels:
             self.work()
             return
         if self.recording is None:
@@ -112,9 +136,10 @@ class Trainer(ABC):
         self.recording.replay()
 
     def save(self, run: Run, losses: list[float], seconds: float | None = None) -> None:
-        """Writes the weights and all that is needed to go on.
+        """Writes the weights, Adam's state and the losses since the last evaluation.
 
-        `seconds` only between evaluations, which record them: equal runs then end in equal files.
+        `seconds` is given only between evaluations. At an evaluation metrics.jsonl holds it, so that equal runs end in
+        equal files.
         """
         to_numpy = self.network.ops.to_numpy
         adam = {f"adam.{name}": to_numpy(getattr(self.state, name)) for name in ("m", "v", "step")}
@@ -124,7 +149,7 @@ class Trainer(ABC):
         run.save({**self.network.numpy_parameters(), **adam, **recent}, metadata)
 
     def restore(self, run: Run) -> tuple[list[float], float | None]:
-        """Reads what `save` wrote; gives back the losses since the last evaluation and the seconds, if it has any."""
+        """Reads what `save` wrote. Returns the losses since the last evaluation, and the seconds if they were saved."""
         tensors, metadata = run.load()
         source = run.folder / STATE
         self.network.load(checked_parameters(tensors, self.network.parameter_shapes(), source))
@@ -133,7 +158,7 @@ class Trainer(ABC):
         ops.write(self.state.m, checked_parameters(tensors, {"adam.m": size}, source)["adam.m"])
         ops.write(self.state.v, checked_parameters(tensors, {"adam.v": size}, source)["adam.v"])
         if not {"adam.step", "loop.losses"} <= tensors.keys():
-            raise CheckpointError(f"{source} holds weights but no training to go on with")
+            raise CheckpointError(f"{source} holds weights but no training state to resume")
         step = tensors["adam.step"]
         if step.shape != (1,) or step.dtype != np.int32 or not 0 <= step[0] <= self.steps:
             raise CheckpointError(f"{source}: adam.step is {step.tolist()}, expected one integer, 0 to {self.steps}")
@@ -142,20 +167,20 @@ class Trainer(ABC):
 
 
 def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False) -> dict[str, Any]:
-    """Trains to the end, and gives back what result.json then holds.
+    """Trains to the end, and returns the content of result.json.
 
     Raises:
-        Interrupted: on Ctrl-C, after the step at hand is done and saved.
-        TinyfcnError: the loss is no number any more, or the disk takes nothing.
+        Interrupted: on Ctrl-C, after the current step is done and saved.
+        TinyfcnError: the loss became NaN or infinite, or the disk is full.
     """
     losses, seconds_before = trainer.restore(run) if resumed else ([], 0.0)
     step = int(trainer.network.ops.to_numpy(trainer.state.step)[0])
-    records = [record for record in run.metrics() if record["step"] <= step]
+    lines = [line for line in run.metrics() if line["step"] <= step]
     if seconds_before is None:
-        seconds_before = records[-1]["seconds"] if records else 0.0
+        seconds_before = lines[-1]["seconds"] if lines else 0.0
     reporter.started(run, trainer, step)
     report_every = REPORT_EVERY[trainer.network.ops.device_name]
-    waiting = 0  # losses still on the device
+    waiting = 0  # steps whose losses were not read from the device yet
     result: dict[str, Any] | None = None
     start = time.perf_counter()
     with _ctrl_c() as stop, trainer.parallel.computing():
@@ -166,38 +191,38 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
             evaluate_now = step % trainer.evaluate_every == 0 or step == trainer.steps
             if waiting == report_every or evaluate_now or stop.is_set():
                 read = trainer.state.last_losses(trainer.network.ops, waiting)
-                losses += [_finite(trainer, float(loss), step, records) for loss in read]
+                losses += [_finite(trainer, float(loss), step, lines) for loss in read]
                 reporter.stepped(step, float(np.mean(losses[-waiting:])))
                 waiting = 0
             if evaluate_now:
                 result = trainer.evaluate()
-                _finite(trainer, result["loss"], step, records)
+                _finite(trainer, result["loss"], step, lines)
                 seconds = seconds_before + time.perf_counter() - start
-                record = {"step": step, "seconds": round(seconds, 2), "train_loss": float(np.mean(losses))}
-                records.append({**record, **trainer.record(result)})
-                run.write_metrics(records)
+                line = {"step": step, "seconds": round(seconds, 2), "train_loss": float(np.mean(losses))}
+                lines.append({**line, **trainer.metrics(result)})
+                run.write_metrics(lines)
                 losses = []
                 trainer.save(run, losses)
-                reporter.evaluated(records[-1])
+                reporter.evaluated(lines[-1])
             if stop.is_set() and step < trainer.steps:
                 trainer.save(run, losses, seconds_before + time.perf_counter() - start)
                 raise Interrupted(
                     f"stopped after step {step:,} of {trainer.steps:,}, saved in {run.folder}; "
-                    f"to go on: tinyfcn train-{trainer.kind} --resume {shlex.quote(str(run.folder))}"
+                    f"to resume: tinyfcn train-{trainer.kind} --resume {shlex.quote(str(run.folder))}"
                 )
-        if not records:
+        if not lines:
             raise CheckpointError(f"{run.folder} is trained to its end but has no metrics.jsonl: start a new run")
-        if result is None:  # stopped between its last step and its result: it has its weights, and is measured again
+        if result is None:  # the run was stopped after its last step, before its result was written
             result = trainer.evaluate()
         trainer.draw(run)
-    result = {**result, "steps": step, "seconds": records[-1]["seconds"]}
+    result = {**result, "steps": step, "seconds": lines[-1]["seconds"]}
     run.write_json(RESULT, result)
     return result
 
 
-def _finite(trainer: Trainer, loss: float, step: int, records: list[dict[str, Any]]) -> float:
+def _finite(trainer: Trainer, loss: float, step: int, lines: list[dict[str, Any]]) -> float:
     if not np.isfinite(loss):
-        kept = f"the weights of step {records[-1]['step']:,} are kept" if records else "no weights were saved"
+        kept = f"the weights of step {lines[-1]['step']:,} are kept" if lines else "no weights were saved"
         raise TinyfcnError(
             f"the loss became {loss} near step {step:,}: try a lower --learning-rate than "
             f"{trainer.settings.learning_rate:g}; {kept}"
@@ -207,7 +232,7 @@ def _finite(trainer: Trainer, loss: float, step: int, records: list[dict[str, An
 
 @contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one stops at once. In a thread of a notebook there is none."""
+    """An event that the first Ctrl-C sets; a second one stops at once. Only a program's main thread can be told."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,6 +1,6 @@
-"""A network on several threads: each takes a part of the batch through the whole of forward and backward.
+"""A network on several threads: each computes forward and backward of a part of the batch.
 
-NumPy lets other threads run while it computes, so two cores do the work of two. On a GPU one thread is enough: the
+NumPy lets other threads run while it computes, so two threads use two cores. On a GPU one thread is enough: the
 kernels are parallel themselves.
 """
 
@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 import threadpoolctl
 
+from tinyfcn.devices.device import Array
 from tinyfcn.networks import Network
 
 Result = TypeVar("Result")
 
 
 class ParallelNetwork:
-    """`network` and replicas of it that share its parameters, one a thread."""
+    """A network and its replicas, which share its parameters: one for each thread."""
 
     def __init__(self, network: Network, threads: int) -> None:
         self.network = network
@@ -30,22 +31,22 @@ class ParallelNetwork:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Keeps the matrix products to one thread each, so that they do not fight over the cores.
+        """Limits each matrix product to one thread, so that they do not compete for the cores.
 
-        NumPy's warnings of overflow are off: the loop tells of a loss that is no number, in one line.
+        NumPy's warnings of overflow are off: the loop reports a loss that is NaN or infinite, in one line.
         """
         with threadpoolctl.threadpool_limits(1, "blas"), _overflow():
             yield
 
-    def gradients(self, x: Any, labels: Any, ignore_index: int | None, unlabelled: str) -> Any:
-        """The mean loss of a batch, shape (1,), its gradients in `network.gradients`.
+    def gradients(self, x: Array, labels: Array, ignore_index: int | None, unlabelled: str) -> Array:
+        """The mean loss of a batch, shape (1,). Its gradients are written to `network.gradients`.
 
-        The parts are added up in their order, so the same threads give the same bits.
+        The parts are added in their order, so the same number of threads gives the same bits.
         """
         count = len(labels)
         parts = [slice(*bounds) for bounds in _bounds(count, len(self.networks))]
 
-        def work(network: Network, part: slice) -> Any:
+        def work(network: Network, part: slice) -> Array:
             logits = network.forward(x[part])
             logits = logits.reshape(logits.shape[:2] + labels.shape[1:])
             loss, dlogits = self.ops.softmax_cross_entropy(logits, labels[part], ignore_index, unlabelled)
@@ -77,7 +78,7 @@ class ParallelNetwork:
             return [work(*some) for some in arguments]
 
         def quietly(some: tuple[Any, ...]) -> Result:
-            with _overflow():  # each thread has a setting of its own
+            with _overflow():  # NumPy keeps this setting by thread
                 return work(*some)
 
         return list(self.pool.map(quietly, arguments))
