@@ -6,7 +6,7 @@ import click
 import numpy as np
 
 from tinyfcn.checks.gradcheck import TOLERANCES, check_all
-from tinyfcn.checks.pieces import cases_of, operations
+from tinyfcn.checks.pieces import cases_of, is_begun, missing, operations, to_be_written
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.operations import DEVICES, on
@@ -41,7 +41,7 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
     tinyfcn gradcheck --precision double         finite differences on the kernels themselves
     tinyfcn gradcheck --device cuda
     """
-    if operation is not None and operation not in operations():
+    if operation is not None and not is_begun(operation):
         raise click.UsageError(f"no operation is named {operation!r}; there are {', '.join(operations())}")
     if operation is not None and not cases_of(operation).gradcheck_cases(np.random.default_rng(0)):
         raise click.UsageError(f"{operation} has no gradients: try tinyfcn sanitize {operation}")
@@ -71,4 +71,6 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
         click.echo(line)
     failed = sum(not verdict.passed for verdict in verdicts)
     click.echo(f"{len(verdicts)} checks, {failed} wrong")
+    if operation is not None and missing(operation):
+        click.echo(f"{operation}: {to_be_written(missing(operation))}")
     sys.exit(1 if failed else 0)

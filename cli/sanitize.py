@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
+from tinyfcn.checks.pieces import LACKS, cases_of, is_begun
 from tinyfcn.checks.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, conflicts_in_steps, counted
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
@@ -36,6 +37,8 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     """
     declared, operations = kernel_source.kernels(KERNELS), kernel_source.operations(KERNELS)
     if kernel not in (None, *operations, *declared):
+        if is_begun(kernel) and kernel not in LACKS:
+            cases_of(kernel)  # says what is missing
         raise click.UsageError(
             f"no kernel or operation is named {kernel!r}; the operations are {', '.join(operations)}; "
             f"the kernels {', '.join(declared)}"

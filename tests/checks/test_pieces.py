@@ -74,6 +74,7 @@ def test_whoever_adds_an_operation_is_told_what_is_missing(tmp_path: Path, monke
     for piece in [*left]:
         (folders[piece][0] / piece.rpartition("/")[2].format("leaky_relu")).touch()
         left.remove(piece)
+        assert pieces.is_begun("leaky_relu")
         with pytest.raises(KernelError) as caught:
             cases_of("leaky_relu")
         first, *lines = str(caught.value).split("\n    ")
