@@ -1,21 +1,17 @@
 """A new design is one file and one line: it is offered, trained and loaded. An incomplete one is refused at import."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.package_copy import copy_package, run, tinyfcn
 from helpers.tiny_digits import write_tiny_digits
 from PIL import Image
 
 from tinyfcn.networks import DESIGNS, Network, Option, Recipe
 from tinyfcn.networks.options import LABELS, UNLABELLED
 
-ROOT = Path(__file__).parents[2]
 LINE = "from tinyfcn.networks.toy import Toy as Toy\n"
 TOY = '''
 from tinyfcn.networks.encoder import ENCODER
@@ -60,26 +56,12 @@ class Toy(Network):
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package with the design toy: one file, and one line in `__init__`."""
-    folder = tmp_path_factory.mktemp("changed")
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "tinyfcn", folder / "tinyfcn", ignore=ignored)
-    for name in ("cli", "kernels"):
-        shutil.copytree(ROOT / name, folder / "tinyfcn" / name, ignore=ignored)
+    folder = copy_package(tmp_path_factory.mktemp("changed"))
     networks = folder / "tinyfcn" / "networks"
     (networks / "toy.py").write_text(TOY)
     (networks / "__init__.py").write_text((networks / "__init__.py").read_text() + LINE)
     write_tiny_digits(folder / "digits")
     return folder
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in the changed package."""
-    environment = os.environ | {"PYTHONPATH": str(folder), "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "120"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def tinyfcn(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(folder, "-m", "tinyfcn", *arguments)
 
 
 TRAIN = ["train-fcn", "--design", "toy", "--steps", "2", "--evaluations", "1", "--batch", "2", "--device", "cpu"]
