@@ -1,7 +1,7 @@
 // What every kernel file shares; the loader puts this text before each of them.
 //
-// An array `x` of shape (N, C, H, W) lies in memory row by row: element (n, c, h, w) is x[((n * C + c) * H + h) * W + w].
-// Kernels take 32-bit indices; the launchers refuse arrays that these cannot number.
+// An array `x` of shape (N, C, H, W) lies in memory row by row: element (n, c, h, w) is
+// x[((n * C + c) * H + h) * W + w]. Indices have 32 bits; the launchers refuse arrays that these cannot number.
 
 // This thread's number in the whole launch: 0 .. gridDim.x * blockDim.x - 1.
 __device__ inline int thread_number() { return blockIdx.x * blockDim.x + threadIdx.x; }
@@ -9,9 +9,9 @@ __device__ inline int thread_number() { return blockIdx.x * blockDim.x + threadI
 // Threads of a block that together own one sum. See block_sum.
 constexpr int SUM_THREADS = 64;
 
-// The sum of `mine` over the block, returned in thread 0 (0 in the others). The order of the additions is fixed, so
-// the same inputs give the same bits; and SUM_THREADS short sums lose less to rounding than one long one.
-// Call once in a kernel, by all SUM_THREADS threads: a second call would overwrite `partial` while thread 0 still reads.
+// The sum of `mine` over the block, returned in thread 0 (0 in the others). The order of the additions is fixed, so the
+// same inputs give the same bits; and SUM_THREADS short sums lose less to rounding than one long one. All SUM_THREADS
+// threads call it, once in a kernel: a second call would overwrite `partial` while thread 0 still reads.
 __device__ inline float block_sum(float mine) {
     __shared__ float partial[SUM_THREADS];
     partial[threadIdx.x] = mine;

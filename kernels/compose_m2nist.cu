@@ -1,4 +1,4 @@
-// Composes M2NIST images: one to three MNIST digits on black, 64x84; their 28x28 boxes do not overlap.
+// M2NIST images: composed of one to three MNIST digits on black, 64x84; their 28x28 boxes do not overlap.
 //
 //   array           shape         type     place   draw   fast
 //   step            (1)           int      in             in     the step's number, its bits read as unsigned
@@ -41,10 +41,10 @@
 //   fits        .  .  .  .  .  x  .  .  x ..        __ffs finds the lowest, lane 5; __shfl_sync fetches its positions
 //
 // If none fits, the lanes make the next 32. Every warp does this for itself, although all warps of an image find the
-// same: if one warp searched while the others waited at a barrier, it would take as long and need shared memory. Then a
-// thread draws four neighbouring pixels of a row at a time (84 = 4 * 21) and stores them as one float4 and one int4. Six
-// blocks share an image, so that the 16 images of a training step keep 96 multiprocessors busy. Above 128 images each has
-// one block, and the search is repeated less often.
+// same: if one warp searched while the others waited at a barrier, it would take as long and need shared memory. Then
+// a thread draws four neighbouring pixels of a row at a time (84 = 4 * 21) and stores them as one float4 and one int4.
+// Six blocks share an image, so that the 16 images of a training step keep 96 multiprocessors busy. Above 128 images
+// each has one block, and the search is repeated less often.
 //
 // tinyfcn/reference/compose_m2nist.py computes the same integers in NumPy. Read next: tinyfcn/networks/encoder.py.
 

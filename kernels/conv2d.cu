@@ -24,8 +24,8 @@
 // wrote: there are no atomics and no races.
 //
 //   x         .    x0   x1   x2   x3   .        y1  = w0 x0 + w1 x1 + w2 x2
-//                    \   |   /                   dx1 = w2 d0 + w1 d1 + w0 d2       (the weights in reverse: the gradient
-//   y, dout        d0   d1   d2   d3            dw0 = d1 x0 + d2 x1 + d3 x2        of a convolution is a transposed one)
+//                    \   |   /                   dx1 = w2 d0 + w1 d1 + w0 d2      (the weights in reverse: the gradient
+//   y, dout        d0   d1   d2   d3            dw0 = d1 x0 + d2 x1 + d3 x2       of a convolution is a transposed one)
 //
 // Read next: conv_transpose2d.cu, the same sums with forward and backward exchanged; then fast_conv.cu, the fast forms.
 

@@ -21,15 +21,15 @@
 // conv2d_backward_bias_naive computes the gradient of the bias: both operations add a bias to each output channel.
 //
 // One row, kernel 4, stride 2. Each input multiplies the whole kernel and adds the product to the output, 2 further to
-// the right than its neighbour. If threads owned inputs, neighbours would add to one output at once. So a thread owns an
-// output and gathers the inputs that reach it.
+// the right than its neighbour. If threads owned inputs, neighbours would add to one output at once. So a thread owns
+// an output and gathers the inputs that reach it.
 //
 //   x0 *  w0 w1 w2 w3                      y0 = x0 w0     y2 = x0 w2 + x1 w0     y4 = x1 w2 + x2 w0
 //   x1 *        w0 w1 w2 w3                y1 = x0 w1     y3 = x0 w3 + x1 w1     y5 = x1 w3 + x2 w1
 //   x2 *              w0 w1 w2 w3          Even outputs meet only w0 and w2, odd ones only w1 and w3: `stride` phases.
 //
-// The gradient of x is a convolution of dout. In tinyfcn/networks/skip.py two transposed convolutions bring 14x19 back to
-// 64x84.
+// The gradient of x is a convolution of dout. In tinyfcn/networks/skip.py two transposed convolutions bring 14x19 back
+// to 64x84.
 //
 // Read next: fast_conv.cu, the fast forms of both convolutions; or first softmax_cross_entropy.cu.
 

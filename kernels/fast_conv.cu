@@ -1,24 +1,24 @@
-// Fast convolution: the three sums behind conv2d and conv_transpose2d, with bias, skip connection, ReLU and pooling fused.
+// Fast convolution: the three sums behind conv2d and conv_transpose2d, fused with bias, skip connection, ReLU, pooling.
 //
-//   forward          y[n,o,i,j]      = sum over c,u,v of  x[n,c,h,w] * weight[o,c,u,v]        h = i*stride + u - padding
-//   data gradient    dx[n,c,h,w]     = sum over o,u,v of  dout[n,o,i,j] * weight[o,c,u,v]     w = j*stride + v - padding
-//   weight gradient  dweight[o,c,u,v] = sum over n,i,j of  dout[n,o,i,j] * x[n,c,h,w]
+//   forward           y[n,o,i,j]       = sum over c,u,v of x[n,c,h,w] * weight[o,c,u,v]      h = i*stride + u - padding
+//   data gradient     dx[n,c,h,w]      = sum over o,u,v of dout[n,o,i,j] * weight[o,c,u,v]   w = j*stride + v - padding
+//   weight gradient   dweight[o,c,u,v] = sum over n,i,j of dout[n,o,i,j] * x[n,c,h,w]
 //   OH = (H + 2*padding - KH) / stride + 1, OW likewise; x and dout count as 0 outside the image.
 //
 // This file keeps conv2d's names. conv_transpose2d exchanges the two sides: its forward pass is the data gradient here,
 // its own data gradient is the forward pass here, and its weight gradient is the same sum.
 //
-//   array          shape           forward   data gradient   weight gradient
-//   x              (N,C,H,W)       in                        in
-//   weight         (O,C,KH,KW)     in        in
-//   bias           (O) or (C)      in        in                                  may be null
-//   y              (N,O,OH,OW)     out
-//   dout           (N,O,OH,OW)               in              in
-//   dx             (N,C,H,W)                 out
-//   add            as y or dx      in        in                                  may be null: a skip connection's map
-//   relu_mask      as y or dx      in        in                                  may be null: 0 where this is not above 0
-//   max_index      (N,O,OH/2,OW/2) out       in              in                  may be null: see "pooling"
-//   workspace      (splits,length)                           out                 length = all weights, then the biases
+//   array          shape             forward   data gradient   weight gradient
+//   x              (N,C,H,W)         in                        in
+//   weight         (O,C,KH,KW)       in        in
+//   bias           (O) or (C)        in        in                                may be null
+//   y              (N,O,OH,OW)       out
+//   dout           (N,O,OH,OW)                 in              in
+//   dx             (N,C,H,W)                   out
+//   add            as y or dx        in        in                                may be null: a skip connection's map
+//   relu_mask      as y or dx        in        in                                may be null: see "epilogue"
+//   max_index      (N,O,OH/2,OW/2)   out       in              in                may be null: see "pooling"
+//   workspace      (splits,length)                             out               length: all weights, then the biases
 //
 //   kernel                       grid                                block            writes
 //   fast_conv_forward            images, tile rows, tile columns     see "a block"    its outputs, once
@@ -26,8 +26,8 @@
 //   fast_conv_backward_weight    ceil(C/C_TILE), splits              see below        one partial sum for each weight
 //   fast_conv_reduce_split_k     ceil(length/32)                     512              1 for 16 threads
 //
-// Why the naive form is slow. A thread owns one output. For each multiply-add it loads an input and a weight from global
-// memory and tests whether the input lies in the image: two loads and some ten instructions for one useful one.
+// Why the naive form is slow. A thread owns one output. For each multiply-add it loads an input and a weight from
+// global memory and tests whether the input lies in the image: two loads and some ten instructions for one useful one.
 //
 // What the forward pass does about it. A thread owns ROWS x COLUMNS pixels of CHANNELS output channels and keeps their
 // sums in registers. An input in a register serves all its channels, and a weight serves all its pixels: with 4 pixels
@@ -40,7 +40,7 @@
 //             output channel last, so that a float4 holds one weight of 4 channels
 //   split-K   each of SPLITS sets of threads sums its own input channels; reduce_splits adds the sets up
 //   epilogue  y = sum + bias + add, then the ReLU if `relu`, then 0 where relu_mask is not above 0
-//   pooling   with max_index and ROWS 2, the epilogue is ReLU and 2x2 max-pooling: y is the maximum, max_index its place
+//   pooling   with max_index and ROWS 2, the epilogue is ReLU and 2x2 max-pooling, with max_index as in max_pool2d.cu
 //
 // The layer `context` for 16 images, 3x3, 32 -> 32 channels, 14x19 outputs: a block of TX 5 * GROUPS 8 * SPLITS 4 = 160
 // threads computes one row (ROWS, TY and IMAGES are 1). CHANNEL_TILE is 16: each split sums 4 of 16 input channels.
@@ -53,8 +53,8 @@
 //
 // What the data gradient does about it. dx gathers: row h meets only the weight rows u with (h + padding - u) % stride
 // == 0. Rows that share this remainder form a phase, and within a phase dx is a dense convolution with a small kernel:
-// 6x6 with stride 2 is four phases of 3x3. A thread owns all column phases of COLUMNS positions of dout in one row phase.
-// With 4 positions, stride 2 and 8 channels that is 64 sums in registers.
+// 6x6 with stride 2 is four phases of 3x3. A thread owns all column phases of COLUMNS positions of dout in one row
+// phase. With 4 positions, stride 2 and 8 channels that is 64 sums in registers.
 //
 //   pooling   with max_index, dout is the gradient of a 2x2 max-pooling's outputs. Loading the tile puts each gradient
 //             at its max index, so the full-size gradient, three quarters of it 0, never exists in global memory.
@@ -70,9 +70,11 @@
 //
 // for 4*KW*O_EACH*C_EACH multiply-adds.
 //
-//   block     O_THREADS * C_THREADS * KH threads, one for each row u of the weights of its O_EACH * C_EACH channel pairs,
-//             cover all O and C_TILE = C_THREADS * C_EACH of the C; SPLITS_X * SPLITS_Y such sets share a tile's positions
-//   shared    first a tile: IMAGES images, ROWS x COLUMNS positions of dout, and the pixels of x under them; then the sums
+//   block     O_THREADS * C_THREADS * KH threads, one for each row u of the weights of its O_EACH * C_EACH channel
+//             pairs, cover all O and C_TILE = C_THREADS * C_EACH of the C. SPLITS_X * SPLITS_Y such sets share the
+//             positions of a tile
+//   shared    first a tile: IMAGES images, ROWS x COLUMNS positions of dout, and the pixels of x under them; at the end
+//             the sums
 //   split-K   the sums of all blocks add up to a weight's gradient, but a block cannot wait for another. So each of
 //             `splits` blocks takes its share of the tiles and writes its sums into its row of the workspace, and
 //             fast_conv_reduce_split_k adds up the rows, in a fixed order.
@@ -86,7 +88,7 @@ __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 __device__ inline bool within(int index, int size) { return (unsigned int)index < (unsigned int)size; }
 
 // The distance between rows of `count` floats in shared memory. It is a multiple of 4, so that each row begins where a
-// float4 may; and an odd one, so that 8 rows begin in 8 different places of the 32 banks.
+// float4 may; and an odd one, so that 8 rows begin in 8 different banks of the 32.
 __device__ constexpr int pitch_of(int count) { return 4 * (ceil_div(count, 4) | 1); }
 
 // Loads COUNT consecutive floats; BY_FOUR loads four at a time, and `from` then is a multiple of four floats from its
@@ -158,8 +160,8 @@ __device__ inline void store_row(const float* sums, float bias, const float* add
 template <int O, int C, int KH, int KW, int STRIDE, int ROWS, int COLUMNS, int TX, int TY, int GROUPS, int IMAGES,
           int SPLITS, int CHANNEL_TILE>
 __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
-    fast_conv_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y, int N, int H,
-                      int W, int OH, int OW, int padding, int relu, const float* __restrict__ bias = nullptr,
+    fast_conv_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y, int N,
+                      int H, int W, int OH, int OW, int padding, int relu, const float* __restrict__ bias = nullptr,
                       const float* __restrict__ add = nullptr, const float* __restrict__ relu_mask = nullptr,
                       int* __restrict__ max_index = nullptr) {
     constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
@@ -353,13 +355,14 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
     }
 }
 
-// One thread's share of the sum over the tile of one channel; `member` of MEMBERS threads share it. The tile has LINES
-// lines of WIDTH floats, PITCH apart. Of each image's HEIGHT lines the first `rows` count, of a line the first `columns`.
-template <int MEMBERS, int LINES, int HEIGHT, int WIDTH, int PITCH>
-__device__ inline float sum_of_share(const float* tile, int member, int rows, int columns) {
+// One thread's share of the sum over the tile of one channel, which THREADS threads share; this is number `thread`. The
+// tile has LINES lines of WIDTH floats, PITCH apart. The first `rows` of each image's HEIGHT lines count, and the first
+// `columns` of a line.
+template <int THREADS, int LINES, int HEIGHT, int WIDTH, int PITCH>
+__device__ inline float sum_of_share(const float* tile, int thread, int rows, int columns) {
     float sum = 0.0f;
-    if (member >= MEMBERS) return sum;  // where the channels do not divide the block's threads
-    for (int k = member; k < LINES * (WIDTH / 4); k += MEMBERS) {
+    if (thread >= THREADS) return sum;  // where the channels do not divide the block's threads
+    for (int k = thread; k < LINES * (WIDTH / 4); k += THREADS) {
         int line = k / (WIDTH / 4), column = k % (WIDTH / 4) * 4;
         if (line % HEIGHT >= rows || column >= columns) continue;
         float4 four = *reinterpret_cast<const float4*>(tile + line * PITCH + column);
@@ -383,7 +386,7 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
     constexpr int TILE_H = (ROWS - 1) * STRIDE + (KH > STRIDE ? KH : STRIDE);
     constexpr int TILE_W = (COLUMNS - 4) * STRIDE + WINDOW;
     constexpr int PITCH = pitch_of(TILE_W), LINES = IMAGES * TILE_H;
-    constexpr int X_PLANE = LINES * PITCH + ((KH - LINES) * (PITCH / 4) & 7) * 4;  // the next channel goes on as line KH
+    constexpr int X_PLANE = LINES * PITCH + ((KH - LINES) * (PITCH / 4) & 7) * 4;  // the next channel begins as line KH
     constexpr int POSITIONS = IMAGES * ROWS * COLUMNS, DOUT_PLANE = pitch_of(POSITIONS);
     constexpr int TILES = O_TILE * DOUT_PLANE + C_TILE * X_PLANE;
     constexpr int ROW = C_TILE * KH * KW, ROW_PITCH = ROW | 1;  // weights of one output channel; odd, for the banks

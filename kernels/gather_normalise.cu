@@ -1,4 +1,4 @@
-// Gathers a batch of images, normalises their bytes to the network's range, and gathers their labels.
+// Batches gathered on the device: images are bytes, normalised to the network's range, and come with their labels.
 //
 //   batch[n, 0, s] = (images[i, s] - 127) / 127                      s: a pixel; black -1, white 128/127
 //   labels[n, l]   = all_labels[i, l]                                l: a pixel too, or the one label of an image

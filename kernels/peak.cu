@@ -1,8 +1,8 @@
-// What a GPU can do at most, measured: how fast it copies, and how fast it multiplies and adds. No network uses these
-// kernels; `tinyfcn bench` compares the others with them.
+// Peak rates of a GPU: how fast it copies, and how fast it multiplies and adds. No network uses these kernels;
+// `tinyfcn bench` compares the others with them.
 //
 //   copy           y[i] = x[i]
-//   multiply-add   y[i] = sum over k = 0 .. 7 of c_k, where c_k starts as x[i] + k and becomes c_k * scale + shift `rounds` times
+//   multiply-add   y[i] = sum over k = 0 .. 7 of c_k; c_k = x[i] + k, then `rounds` times c_k * scale + shift
 //
 //   array   shape    in or out
 //   x       (I)      in
@@ -12,8 +12,8 @@
 //   peak_copy           ceil(I/4096)     256     4 float4s               4 float4s         0
 //   peak_multiply_add   ceil(I/256)      256     1                       1                 16 * rounds
 //
-// Each thread of the copy has four loads of 16 bytes in flight before its first store, because memory answers late. Each
-// multiply-add needs the one before it and waits some four cycles for it. Eight independent chains give the thread
+// Each thread of the copy has four loads of 16 bytes in flight before its first store, because memory answers late.
+// Each multiply-add needs the one before it and waits some four cycles for it. Eight independent chains give the thread
 // something to do meanwhile, and two such warps keep a scheduler busy.
 //
 //   chain 0   c0 . . . c0' . . . c0"              one chain: a multiply-add every four cycles

@@ -1,4 +1,4 @@
-// Counts, for each image, what every score of a segmentation is made of: predicted against true classes of all pixels.
+// Segmentation counts: for each image the numbers that all scores are made of, predicted against true classes.
 //
 //   confusion[n, t, p] = the number of pixels of image n with label t whose largest logit is in channel p
 //   overlap[n]         = |claimed and true|, |claimed or true|     over all (pixel s, channel k) with k < F

@@ -1,4 +1,4 @@
-// Softmax; and softmax followed by the cross-entropy with integer labels, forward and backward in one kernel.
+// Softmax and cross-entropy, forward and backward in one kernel. Labels are integers. Softmax alone has a kernel too.
 //
 //   p[n,k,s] = exp(logits[n,k,s]) / sum over q of exp(logits[n,q,s])          s: a pixel, or the only position
 //   loss     = mean over all n,s of -log p[n, label[n,s], s]                  a position labelled ignore_index adds 0
@@ -26,17 +26,18 @@
 //
 //   logits  1   2   3      p  .09  .24  .67      label 2:  loss -log .665 = .41,  dlogits  .09  .24  -.33
 //
-// Where there is a label, the gradient sums to 0 over the classes. TensorFlow's softmax_cross_entropy_with_logits returns
-// p - labels whatever the labels add up to. For a one-hot row of zeros that is p, all of it positive, although the loss of
-// such a row is 0: every step pushes all its logits down, for ever. The article's white backgrounds come from this.
+// Where there is a label, the gradient sums to 0 over the classes. TensorFlow's softmax_cross_entropy_with_logits
+// returns p - labels whatever the labels add up to. For a one-hot row of zeros that is p, all of it positive, although
+// the loss of such a row is 0: every step pushes all its logits down, for ever. The article's white backgrounds come
+// from this.
 //
-// Why the naive form is slow. It reads the logits three times and computes each exp twice, because a loop over any number
-// of classes has no registers to keep them in. And 64 threads of one block read the losses of all N*S positions one after
-// another, while the other 131 multiprocessors idle.
+// Why the naive form is slow. It reads the logits three times and computes each exp twice, because a loop over any
+// number of classes has no registers to keep them in. And 64 threads of one block read the losses of all N*S positions
+// one after another, while the other 131 multiprocessors idle.
 //
 // What the fast form does about it. K is a template parameter (1 .. 32; the naive form serves more classes), so a
-// position's logits stay in registers, all K reads are in flight at once, and each exp is computed once. Each block adds
-// up its own losses in a fixed order:
+// position's logits stay in registers, all K reads are in flight at once, and each exp is computed once. Each block
+// adds up its own losses in a fixed order:
 //
 //   thread      0 .. 31   32 .. 63   ...   224 .. 255      one loss each (several, if there are more than 512 * 256)
 //                  |          |                |           shuffles: the sum of a warp, in its first lane
@@ -55,7 +56,7 @@ constexpr int MAX_PARTS = 512;     // blocks: 4 on each of 132 multiprocessors, 
 extern "C" __global__ void softmax(const float* __restrict__ logits, float* __restrict__ p, int N, int K, int S) {
     int position = thread_number();  // 0 .. N*S - 1, and the last block's surplus
     if (position >= N * S) return;
-    int first = position / S * K * S + position % S;  // this position's logits: first, first + S, first + 2*S, ...
+    int first = position / S * K * S + position % S;  // its logits: first, first + S, first + 2*S, ...
 
     float largest = logits[first];
     for (int k = 1; k < K; ++k) largest = fmaxf(largest, logits[first + k * S]);
@@ -69,7 +70,7 @@ extern "C" __global__ void softmax_cross_entropy_naive(const float* __restrict__
                                                        int K, int S, int ignore_index, float unlabelled) {
     int position = thread_number();  // 0 .. N*S - 1, and the last block's surplus
     if (position >= N * S) return;
-    int first = position / S * K * S + position % S;  // this position's logits: first, first + S, first + 2*S, ...
+    int first = position / S * K * S + position % S;  // its logits: first, first + S, first + 2*S, ...
     int label = labels[position];
     bool ignored = label == ignore_index;
 
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(LOSS_THREADS)
     float mine = 0.0f;                            // the sum of this thread's losses
 
     for (unsigned int position = thread_number(); position < positions; position += gridDim.x * LOSS_THREADS) {
-        const int first = position / S * K * S + position % S;  // this position's logits: first, first + S, first + 2*S, ...
+        const int first = position / S * K * S + position % S;  // its logits: first, first + S, first + 2*S, ...
         const int label = labels[position];
         const bool ignored = label == ignore_index;
         float logit[K];

@@ -438,6 +438,7 @@ def test_gradcheck_in_double():
     assert lines[-1] == "4 checks, 0 wrong"
 
 
+@pytest.mark.slow
 def test_gradcheck_in_double_finds_a_wrong_kernel(monkeypatch, tmp_path):
     kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
     monkeypatch.setattr(sys.modules["tinyfcn.cli.gradcheck"], "Emulator", partial(Emulator, kernels))
@@ -948,6 +949,7 @@ def test_a_file_size_limit_as_a_full_disk(data):
     assert sorted(path.name for path in Path("runs/cnn-1").iterdir()) == ["config.json", "metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file_in_another_process(data):
     for name in ("a", "b"):
         process = start(*CLASSIFIER, "--data-dir", data, "--out", name)

@@ -78,6 +78,7 @@ def test_read_fortran_order(tmp_path):
     np.testing.assert_array_equal(read_m2nist(tmp_path).labels, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of the process from /proc")
 def test_files_are_mapped_not_loaded(tmp_path):
     # 300 images of int64 one-hot are 142 MB; what is kept of them and their images is 3 MB.

@@ -322,6 +322,7 @@ def test_the_cache_must_hold_the_official_content(tmp_path, mirrors):
     load()
 
 
+@pytest.mark.slow
 def test_processes_at_once(tmp_path, mirrors):
     for mirror in mirrors:
         mirror.pause = 0.1

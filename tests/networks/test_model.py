@@ -104,6 +104,7 @@ def test_an_image_in_tiles_is_as_in_one_piece(tmp_path):
     np.testing.assert_allclose(masks, whole * 255, atol=0.51)
 
 
+@pytest.mark.slow
 def test_the_kernels_predict_what_numpy_does(ops, tmp_path):
     save_run(tmp_path / "run", Design())
     image = images(1)[0]

@@ -124,6 +124,7 @@ def real_images(name: str) -> tuple[np.ndarray, np.ndarray]:
     return x, batch(Design(name), 64, 84, 1)[1] if name == "classifier" else labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classifier", "skip"])
 def test_fast_kernels_match_the_references_on_real_images(ops: Operations, name: str) -> None:
     """And twice the same bits."""
@@ -135,17 +136,20 @@ def test_fast_kernels_match_the_references_on_real_images(ops: Operations, name:
     assert_equal(ops.to_numpy(network.gradients), first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classifier", "skip"])
 def test_naive_kernels_match_the_references_on_real_images(naive_ops: Operations, name: str) -> None:
     check_kernels(naive_ops, Design(name), *real_images(name))
 
 
+@pytest.mark.slow
 @all_designs
 def test_naive_kernels_in_double_match_the_references(design: Design) -> None:
     """With twelve digits in common, no unit is near enough to a kink to turn out differently."""
     check_kernels(NAIVE_DOUBLE, design, *batch(design, count=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classifier", "skip"])
 def test_fast_kernels_in_double_match_the_references(name: str) -> None:
     design = Design(name)
@@ -154,6 +158,7 @@ def test_fast_kernels_in_double_match_the_references(name: str) -> None:
     check_kernels(DOUBLE, design, x, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "naive"), [("classifier", False), ("skip", False), ("early", True)])
 def test_check_mode_finds_nothing_in_a_training_step(name: str, naive: bool) -> None:
     design = Design(name)

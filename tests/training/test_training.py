@@ -976,6 +976,7 @@ def test_a_run_is_evaluated_on_its_own_digits_unless_told_otherwise(data, cnn, t
 # Devices
 
 
+@pytest.mark.slow
 def test_the_kernels_train_the_classifier_as_numpy_does(ops, data, tmp_path):
     changes = {"batch": 4, "epochs": 1}
     for number, device in enumerate(("cpu", ops.device_name)):
@@ -992,6 +993,7 @@ def test_the_kernels_train_the_classifier_as_numpy_does(ops, data, tmp_path):
     assert_alike(run, expected)
 
 
+@pytest.mark.slow
 def test_the_kernels_train_an_fcn_as_numpy_does(ops, data, cnn, tmp_path, monkeypatch):
     monkeypatch.setattr("tinyfcn.training.sources.TEST_COUNT", 2)
     settings = [fcn(data, cnn, device=device, batch=1, steps=2, evaluations=1) for device in ("cpu", ops.device_name)]
@@ -1009,6 +1011,7 @@ REPLAYED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPLAYED)
 def test_a_recorded_step_is_the_step_to_the_bit(ops, data, cnn, monkeypatch, name):
     """One training records its step and replays it, the other runs in Python every time."""
@@ -1085,6 +1088,7 @@ def test_the_classifiers_figures(data, tmp_path):
     assert pngs(run) == ["learning-curves.png", "mistakes.png", "score-map.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_an_fcns_figures_and_the_effect_of_pretraining(data, cnn, tmp_path):
     brief = {"steps": 1, "evaluations": 1, "design": Design("early")}
