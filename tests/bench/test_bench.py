@@ -538,7 +538,7 @@ if TORCH:
             check(f"{name}_backward", "", given, [dx, dweight, dbias])
         y, max_index = ops.conv2d_pool(x, weight, bias)
         check("conv2d_pool", "", {"x": x, "weight": weight, "bias": bias}, [y, max_index])
-        given = {"dsum": normal(*y.shape), "max_index": max_index, "x": x, "weight": weight, "out": None}
+        given = {"dout": normal(*y.shape), "max_index": max_index, "x": x, "weight": weight, "out": None}
         given |= {"need_dx": True, "through_relu": True, "add": normal(*x.shape)}
         dx, dweight, dbias = ops.conv2d_pool_backward(**given)
         check("conv2d_pool_backward", "dx", given, [dx])
@@ -557,7 +557,7 @@ if TORCH:
         unpooled, right = [], torch_kernels._unpooled
         monkeypatch.setattr(torch_kernels, "_unpooled", lambda *given: unpooled.append(1) or right(*given))
         x, weight = np.ones((1, 1, 4, 4), np.float32), np.ones((2, 1, 3, 3), np.float32)
-        given = {"dsum": np.ones((1, 2, 1, 1), np.float32), "max_index": np.zeros((1, 2, 1, 1), np.int32), "x": x}
+        given = {"dout": np.ones((1, 2, 1, 1), np.float32), "max_index": np.zeros((1, 2, 1, 1), np.int32), "x": x}
         given |= {"weight": weight, "through_relu": False, "add": None}
         for what, need_dx, times in (("dx", True, 1), ("dweight", True, 0), ("", True, 1), ("dweight", False, 1)):
             part = a_part("conv2d_pool_backward", what, given | {"need_dx": need_dx})

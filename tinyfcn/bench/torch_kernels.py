@@ -50,15 +50,16 @@ def _pooled(torch: Any, given: Given, what: str) -> Results:
 
 def _pooled_backward(torch: Any, given: Given, what: str) -> Results:
     """With dx goes the way back through the pooling, as it does in ours; without dx, with dweight."""
+    dconv = given["dconv"]
     if what != "dweight" or not given["need_dx"]:
-        given = {**given, "dout": _unpooled(torch, given, given["dout"])}
-    return _backward(torch, given, what)
+        dconv = _unpooled(torch, given, dconv)
+    return _backward(torch, {**given, "dout": dconv}, what)
 
 
 def _unpooled(torch: Any, given: Given, full: Any) -> Any:
     """The gradient of what the pooling took, of the shape of `full`."""
     window = ([2, 2], [2, 2], [0, 0], [1, 1], False)
-    return torch.ops.aten.max_pool2d_with_indices_backward(given["dsum"], full, *window, given["max_index"])
+    return torch.ops.aten.max_pool2d_with_indices_backward(given["dout"], full, *window, given["max_index"])
 
 
 def _cross_entropy(torch: Any, given: Given, what: str) -> Results:
@@ -110,7 +111,7 @@ class Equivalent:
         if operation == "softmax_cross_entropy":
             given["logits"].requires_grad_()
         if operation == "conv2d_pool_backward":
-            given["dout"] = _unpooled(torch, given, torch.nn.functional.conv2d(given["x"], given["weight"]))
+            given["dconv"] = _unpooled(torch, given, torch.nn.functional.conv2d(given["x"], given["weight"]))
         return given
 
     def _tensors(self, value: Any) -> Any:
