@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,15 +90,9 @@ class Trainer(ABC):
         )
 
     def work(self) -> None:
-        """One step of training: batch, forward, loss, backward, update.
-
-        Which step it is, and what its loss was, the state keeps: nothing here comes from the host or goes to it.
-        """
-        network, trained = self.network, slice(self.first_trained, None)
-        network.ops.adam_schedule(self.state)
-        pictures, labels = self.pictures.batch(self.state.step)
-        loss = self.parallel.gradients(pictures, labels, self.ignore_index, self.unlabelled)
-        network.ops.adam_step(network.parameters[trained], network.gradients[trained], self.state, loss)
+        """One step of training, see training_step."""
+        rest = (self.first_trained, self.ignore_index, self.unlabelled)
+        training_step(self.parallel, self.state, self.pictures.batch, *rest)
 
     def step(self, step: int) -> None:
         """Step 0 .. steps - 1, which is the next one. Where kernels run, it is recorded once, and then replayed."""
@@ -139,6 +133,25 @@ class Trainer(ABC):
             raise CheckpointError(f"{source}: adam.step is {step.tolist()}, expected one integer, 0 to {self.steps}")
         ops.write(self.state.step, step)
         return list(tensors["loop.losses"]), float(metadata["seconds"]) if "seconds" in metadata else None
+
+
+def training_step(
+    parallel: ParallelNetwork,
+    state: AdamState,
+    batch: Callable[[Any], tuple[Any, Any]],
+    first_trained: int = 0,
+    ignore_index: int | None = None,
+    unlabelled: str = "zero",
+) -> None:
+    """Batch, forward, loss, backward, update.
+
+    The state counts the steps, and keeps the loss: nothing here comes from the host or goes to it.
+    """
+    network, trained = parallel.network, slice(first_trained, None)
+    network.ops.adam_schedule(state)
+    images, labels = batch(state.step)
+    loss = parallel.gradients(images, labels, ignore_index, unlabelled)
+    network.ops.adam_step(network.parameters[trained], network.gradients[trained], state, loss)
 
 
 def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False) -> dict[str, Any]:
