@@ -86,7 +86,7 @@ class Recorder(Device):
     def empty(self, shape: Sequence[int], dtype: Any = None) -> np.ndarray:
         return np.empty(shape, self.dtypes["float"] if dtype is None else dtype)
 
-    def _refuse(self, *arguments: Any) -> Any:
+    def _refuse(self, *arguments: Any, **named: Any) -> Any:
         raise NotImplementedError("a recorder runs nothing")
 
     asarray = write = to_numpy = _launch = _refuse

@@ -72,7 +72,7 @@ def part_rows(kernels: Found) -> list[Row]:
         return made | {"PyTorch>": median(part["torch"]), "ratio>": times(part.get("ratio"))}
 
     parts = kernels["parts"]
-    total = {"operation": "all of them", "what": "", "layer": "", "sizes": "", "torch": None}
+    total: dict[str, Any] = {"operation": "all of them", "what": "", "layer": "", "sizes": "", "torch": None}
     total |= {name: sum(part[name] for part in parts) for name in ("flops", "bytes", "roofline")}
     for form in ("fast", "naive", "numpy"):
         total[form] = {"seconds": sum(part[form]["seconds"] for part in parts if part.get(form))}
@@ -104,7 +104,8 @@ def about_rooflines(kernels: Found) -> str:
     if peaks["source"] == MEASURED:
         return f"{what} at {rates}, {MEASURED}; bandwidth, FMA: the fast form's shares of those"
     return (
-        f"{what}\non an {peaks['name']}: {rates} ({peaks['source']}). A bound, not a measurement: there is no GPU here\n"
+        f"{what}\non an {peaks['name']}: {rates} ({peaks['source']}). "
+        "A bound, not a measurement: there is no GPU here\n"
         "NumPy, PyTorch: the same operations on this machine, measured, on one thread each; ratio: PyTorch / NumPy\n"
         "with dx: NumPy gives a layer's dx and dweight at once, so the row of dx has the time of both, on both sides"
     )
@@ -139,28 +140,21 @@ def readme_table(machine: Found, steps: Sequence[Found]) -> str:
 
 
 def expect_markers(path: Path) -> tuple[str, str]:
-    """A README's text before and after the table.
-
-    Raises:
-        DataError: no such file, or not one pair of markers in order.
-    """
+    """A README's text before and after the table; DataError where it has not one pair of markers, in order."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}): name the README to update") from None
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise DataError(
-            f"{path} has no place for the table: put the lines {BEGIN} and {END} where it belongs, once each"
-        )
-    return text.split(BEGIN)[0], text.split(END)[1]
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in after or END in before + after:
+        lines = f"put the lines {BEGIN} and {END} where it belongs, once each"
+        raise DataError(f"{path} has no place for the table: {lines}")
+    return before, after
 
 
 def update_readme(path: Path, machine: Found, steps: Sequence[Found]) -> None:
-    """Puts the table between the markers of a README; the rest stays as it is.
-
-    Raises:
-        DataError: see expect_markers; or a full disk.
-    """
+    """Puts the table between the markers of a README; the rest stays as it is."""
     before, after = expect_markers(path)
     with new_file(path, "free the disk, or name another file") as file:
         file.write(f"{before}{BEGIN}\n{readme_table(machine, steps)}\n{END}{after}".encode())

@@ -99,9 +99,7 @@ def flops(part: Part) -> int:
     arguments = part.arguments
     if part.operation == "adam_step":
         return 16 * arguments["parameters"].size  # 3 for m, 4 for v, 2 for l2, 7 for the parameter
-    if (
-        part.operation == "softmax_cross_entropy"
-    ):  # maximum, difference, exp, sum, quotient, scale; log, difference, sum
+    if part.operation == "softmax_cross_entropy":  # for each logit: max, -, exp, sum, /, *; for each label: log, -, sum
         return 6 * arguments["logits"].size + 3 * arguments["labels"].size
     if not part.operation.startswith("conv"):
         return sum(result.size for result in part.results)
@@ -109,10 +107,7 @@ def flops(part: Part) -> int:
 
 
 def products(part: Part) -> int:
-    """The products that a convolution sums up, without those with the zeros around the image.
-
-    A convolution of ones counts them.
-    """
+    """The products that a convolution sums up, but those with zeros around the image: a convolution of ones counts."""
     arguments = part.arguments
     (n, _, *size), (first, second, *kernel_size) = arguments["x"].shape, arguments["weight"].shape
     if part.operation == "conv2d_pool_backward":  # one gradient for each window, and no padding
@@ -127,9 +122,8 @@ def products(part: Part) -> int:
 # What a kernel uses
 
 WARP = 32
-REGISTERS = 65536  # of a multiprocessor of any architecture, in words of 32 bits
-REGISTER_UNIT = 256  # registers are given to a warp in multiples of this
-QUARTERS = 4  # of a multiprocessor, each with its own registers and warps
+# Of a multiprocessor's registers of 32 bits, each quarter has its own for its own warps, given out by the unit.
+REGISTERS_OF_QUARTER, REGISTER_UNIT, QUARTERS = 16384, 256, 4
 
 
 @dataclass(frozen=True)
@@ -170,7 +164,7 @@ def occupancy(architecture: str, threads: int, registers: int, shared_bytes: int
     blocks = min(most.blocks, most.warps // warps)
     if registers:
         of_a_warp = ceil_div(registers * WARP, REGISTER_UNIT) * REGISTER_UNIT
-        blocks = min(blocks, REGISTERS // QUARTERS // of_a_warp * QUARTERS // warps)
+        blocks = min(blocks, REGISTERS_OF_QUARTER // of_a_warp * QUARTERS // warps)
     needed = ceil_div(shared_bytes + most.reserved, most.unit) * most.unit
     if needed:
         blocks = min(blocks, most.shared_bytes // needed)
@@ -180,16 +174,14 @@ def occupancy(architecture: str, threads: int, registers: int, shared_bytes: int
 def kernel_resources(parts: Iterable[Part], architecture: str) -> list[dict[str, Any]]:
     """What each kernel of the parts uses, compiled for "sm_XX", and how much of a multiprocessor it can fill.
 
-    Raises:
-        DeviceError: NVRTC is not installed.
-        KernelError: a kernel does not compile.
+    Raises DeviceError without NVRTC, KernelError where a kernel does not compile.
     """
     by_kernel: dict[tuple[str, str, int], list[tuple[Launch, Part]]] = {}
     for part in parts:
         for launch in part.launches:
             key = launch.kernel.operation, launch.kernel.expression, prod(launch.block)
             by_kernel.setdefault(key, []).append((launch, part))
-    compiled = {}
+    compiled: dict[str, nvrtc.Resources] = {}
     for file in {file for file, _, _ in by_kernel}:
         instances = sorted({name for other, name, _ in by_kernel if other == file and "<" in name})
         compiled |= {each.kernel: each for each in nvrtc.compile_for(file, architecture, instances=instances)}

@@ -68,10 +68,15 @@ class Bench:
 
     def machine(self) -> dict[str, Any]:
         """What the measurements depend on."""
-        found = {"name": self.name, "device": self.device, "python": platform.python_version()}
-        found |= {"cupy": cuda.import_cupy().__version__} if self.on_gpu else {"threads": self.threads}
-        found |= {"numpy": np.__version__, "torch": pytorch.torch.__version__ if self.modes else None}
-        return found | {"quick": self.plan is QUICK}
+        return {
+            "name": self.name,
+            "device": self.device,
+            "python": platform.python_version(),
+            **({"cupy": cuda.import_cupy().__version__} if self.on_gpu else {"threads": self.threads}),
+            "numpy": np.__version__,
+            "torch": pytorch.torch.__version__ if self.modes else None,
+            "quick": self.plan is QUICK,
+        }
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Of the classifier and of skip at each batch: the step, ours and PyTorch's in every mode, and the ratios."""
@@ -157,26 +162,26 @@ class Bench:
         self.say(f"{task}: its kernels")
         parts, peaks = parts_of(task, batches_of(task), on(self.device)), CARDS[card_name]
         forms = {"numpy": Form(self.ops)}
-        if self.on_gpu:
+        if self.ops.device:
             forms = {"fast": Form(self.ops), "naive": Form(on(self.device, naive=True))}
             self.say("the highest rates of memory and multiply-adds")
             peaks = Peaks(self.name, self.architecture, *measure_peaks(self.ops.device, self.clock, budget))
         if self.modes:
             forms["torch"] = pytorch.TorchForm(self.ops)
         # NumPy gives dx and dweight at once: without a GPU, the row of dx has the time of both.
-        timed = [part if self.on_gpu else part.whole() for part in parts if self.on_gpu or not part.comes_with_dx()]
+        timed = {
+            id(part): part if self.on_gpu else part.whole() for part in parts if self.on_gpu or not part.comes_with_dx()
+        }
         self.say(f"{task}: timing {len(timed)} parts, {', '.join(forms)}")
         with pytorch.switched(pytorch.OPERATIONS, threads=1):
-            times = iter(time_parts(timed, forms, self.clock, budget, self.say))
-        rows = [
-            part_row(part, {} if part.comes_with_dx() and not self.on_gpu else next(times), peaks) for part in parts
-        ]
+            timings = time_parts([*timed.values()], forms, self.clock, budget, self.say)
+        times = dict(zip(timed, timings, strict=True))
         self.say(f"the kernels compiled for {peaks.architecture}")
         return {
             "task": str(task),
             "peaks": asdict(peaks),
             "threads": None if self.on_gpu else 1,
-            "parts": rows,
+            "parts": [part_row(part, times.get(id(part), {}), peaks) for part in parts],
             "used": kernel_resources(parts, peaks.architecture),
         }
 

@@ -1,12 +1,10 @@
 """Whole training steps of ours, and the check that another program's steps do the same before any of them is timed.
 
-A step takes a batch, goes forward and backward, and lets Adam update the parameters. Both sides begin with the same
-weights, see the same images in the same order, and have the same loss and optimiser, at a constant rate.
-
-Their batches differ, in PyTorch's favour: its batches lie on the device as it wants them, as floats and 64-bit labels.
-Ours on a GPU is "gathered" from bytes within the step; on the CPU it is "given" as floats too. "composed" is ours with
-all that training does in a step: it composes fresh M2NIST images. A few batches take turns, which is enough: a step
-touches a hundred times the memory of its batch.
+Both sides begin with the same weights, see the same images in the same order, and have the same loss and optimiser, at
+a constant rate. Their batches differ, in PyTorch's favour: its batches lie on the device as it wants them, as floats
+and 64-bit labels. Ours on a GPU is "gathered" from bytes within the step; on the CPU it is "given" as floats too.
+"composed" is ours with all that training does in a step: it composes fresh M2NIST images. A few batches take turns,
+which is enough: a step touches a hundred times the memory of its batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -89,7 +87,8 @@ class Batches:
 def drawn_digits() -> Digits:
     """Digits drawn by code: what an image shows makes no step faster."""
     drawn = draw_digits(DRAWN, SEED)
-    return Digits(*(np.concatenate([array] * (DIGITS // DRAWN)) for array in drawn), "builtin")
+    images, labels = (np.concatenate([array] * (DIGITS // DRAWN)) for array in drawn)
+    return Digits(images, labels, "builtin")
 
 
 @lru_cache(maxsize=1)
@@ -148,14 +147,14 @@ class Step:
         for array in (self.state.m, self.state.v, self.state.step):
             self.ops.write(array, np.zeros(array.shape, array.dtype))
 
-    def trace(self) -> Trace:
-        """What the first SETS steps do."""
+    def trace(self, steps: int = SETS) -> Trace:
+        """What the first steps do."""
         self.start_again()
-        for _ in range(SETS):
-            self()
-        losses = self.state.last_losses(self.ops, SETS)
+        with self.parallel.computing():
+            for _ in range(steps):
+                self()
         means = views(self.ops.to_numpy(self.state.m), self.network.parameter_shapes())
-        return Trace(losses, means, self.network.numpy_parameters())
+        return Trace(self.state.last_losses(self.ops, steps), means, self.network.numpy_parameters())
 
 
 def differences(found: Trace, expected: Trace, initial: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -179,19 +178,11 @@ def expect_agreement(who: str, differences: Mapping[str, float], tolerances: Map
         if not differences[what] <= tolerance
     ]
     if wrong:
-        raise TinyfcnError(
-            f"{who} and our step do not do the same, so neither is timed: after {SETS} steps they differ in "
-            f"{'; in '.join(wrong)}"
-        )
+        problem = f"{who} and our step do not do the same, so neither is timed: after {SETS} steps they differ in "
+        raise TinyfcnError(problem + "; in ".join(wrong))
 
 
 def same_bits(make: Callable[[], Step], steps: int = SETS * 5) -> bool:
     """Whether two runs of the step that `make` gives end in the same parameters, bit by bit."""
-    ends = []
-    for _ in range(2):
-        step = make()
-        with step.parallel.computing():
-            for _ in range(steps):
-                step()
-        ends.append(step.ops.to_numpy(step.network.parameters).tobytes())
-    return ends[0] == ends[1]
+    first, second = (make().trace(steps).parameters for _ in range(2))
+    return all(first[name].tobytes() == second[name].tobytes() for name in first)

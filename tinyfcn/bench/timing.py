@@ -76,8 +76,11 @@ def in_turn(programs: Mapping[str, Run], clock: Clock, budget: TimeBudget, repea
     for _ in range(turns):
         for name, run in programs.items():
             seconds[name].append(clock(run, counts[name]) / counts[name] / repeats)
-    quartiles = {name: np.quantile(values, (0.5, 0.25, 0.75)).tolist() for name, values in seconds.items()}
-    return {name: Timing(*quartiles[name], turns, counts[name] * repeats) for name in programs}
+    timings = {}
+    for name, values in seconds.items():
+        low, median, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
+        timings[name] = Timing(median, low, high, turns, counts[name] * repeats)
+    return timings
 
 
 def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
