@@ -92,6 +92,7 @@ def bench(
     tinyfcn bench --sweep --json bench.json --update-readme
     """
     from tinyfcn.bench import report
+    from tinyfcn.operations import on
 
     parts = {only or "steps", only or "kernels", *(["sweep"] if sweep else [])}
     if readme is not None:
@@ -103,10 +104,11 @@ def bench(
     if "sweep" in parts:
         make_folder(out, "name another folder with --out")
 
+    ops = on(device)
     click.echo("looking for PyTorch", err=True)
-    from tinyfcn.bench import run  # which imports it, and takes its time
+    from tinyfcn.bench import run  # which imports PyTorch, and so takes its time
 
-    measure = run.Bench(device, lambda text: click.echo(text, err=True), run.QUICK if quick else None)
+    measure = run.Bench(ops, lambda text: click.echo(text, err=True), run.QUICK if quick else None)
     found: dict[str, Any] = {"machine": measure.machine()}
     if batches:
         measure.plan = replace(measure.plan, batches=batches)

@@ -50,7 +50,7 @@ def alone(monkeypatch):
 
 
 def bench(**changes):
-    return run.Bench("cpu", lambda text: None, replace(run.QUICK, **changes))
+    return run.Bench(on("cpu"), lambda text: None, replace(run.QUICK, **changes))
 
 
 def command(*arguments):
@@ -206,4 +206,5 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(monkeypatch,
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr("tinyfcn.devices.cuda.why_not", lambda: "no NVIDIA GPU with a working driver was found")
     result = command("--device", "cuda")
-    assert result.exit_code == 1 and "'cuda' cannot be used: no NVIDIA GPU" in result.stderr
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+    assert "'cuda' cannot be used: no NVIDIA GPU" in result.stderr

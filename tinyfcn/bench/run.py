@@ -19,7 +19,7 @@ from tinyfcn.bench.steps import Step, Task, batches_of
 from tinyfcn.bench.timing import TimeBudget, Timing, fit_line, gpu_clock, in_turn, wall_clock
 from tinyfcn.devices import cuda
 from tinyfcn.errors import TinyfcnError
-from tinyfcn.operations import on
+from tinyfcn.operations import Operations, on
 from tinyfcn.training.settings import available_threads
 
 
@@ -54,11 +54,10 @@ QUICK = Plan(HASTE, HASTE, HASTE, (1,), 4, 1, (1, 2), (1, 2), 1)
 class Bench:
     """Measures by a plan. `say` is told what comes next, before it begins."""
 
-    def __init__(self, device: str, say: Callable[[str], None], plan: Plan | None = None) -> None:
-        self.say = say
+    def __init__(self, ops: Operations, say: Callable[[str], None], plan: Plan | None = None) -> None:
+        self.ops, self.say = ops, say
         self.disagreeing: list[str] = []  # why programs did not do the same work as ours, and so were not timed
-        self.ops = on(device)
-        self.device = self.ops.device_name
+        self.device = ops.device_name
         self.on_gpu = self.device == "cuda"
         self.name, self.architecture = gpu() if self.on_gpu else (processor(), "")
         self.plan = plan or PLANS[self.device]

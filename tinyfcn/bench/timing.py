@@ -43,11 +43,8 @@ def wall_clock(run: Run, count: int) -> float:
 
 
 def gpu_clock(run: Run, count: int) -> float:
-    """CUDA events around all runs, on the default stream, which is PyTorch's stream too.
-
-    No run waits for the one before. Where the host is slower than the GPU, as with a framework that launches kernel
-    after kernel, the time between the events is the host's.
-    """
+    """CUDA events around all runs, on the default stream, which is PyTorch's too. No run waits for the one before, so
+    that the time is the host's where the host is slower than the GPU."""
     from cupyx.profiler import benchmark
 
     def repeat() -> None:
