@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tinyfcn.bench.resources import CARDS
+from tinyfcn.bench.roofline import CARDS
 from tinyfcn.cli.options import FOLDER
 from tinyfcn.cli.tables import show, table
 from tinyfcn.files import make_folder, new_file
@@ -24,7 +24,7 @@ def batch_sizes(context: click.Context, parameter: click.Parameter, value: str |
     except ValueError:
         sizes = ()
     if sizes is not None and (not sizes or min(sizes) < 1):
-        raise click.BadParameter(f"{value!r} is no list of numbers from 1, such as 16,64")
+        raise click.BadParameter(f"{value!r} is not a list of numbers from 1, such as 16,64")
     return sizes
 
 
@@ -45,13 +45,13 @@ def batch_sizes(context: click.Context, parameter: click.Parameter, value: str |
 @click.option(
     "--only", type=click.Choice(["steps", "kernels", "sweep"]), help="Measure just this. Default: steps and kernels."
 )
-@click.option("--sweep", is_flag=True, help=f"Also how time grows with batch and pictures, drawn in OUT/{PLOT}.")
+@click.option("--sweep", is_flag=True, help=f"Also how time grows with batch and images, drawn in OUT/{PLOT}.")
 @click.option(
     "--card",
     type=click.Choice([*CARDS]),
     default="h200",
     show_default=True,
-    help="Without a GPU: the card from whose datasheet the kernels' floors are reckoned.",
+    help="Without a GPU: the card from whose datasheet the kernels' rooflines are reckoned.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all numbers here.")
 @click.option("--out", type=FOLDER, default=Path("bench"), show_default=True, help="Folder for the plot.")
@@ -80,7 +80,7 @@ def bench(
     Both sides do the same work, which is checked before anything is timed, and take turns. Times are medians. PyTorch
     runs as it comes (eager) and in each of its fast modes in float32, of which the fastest is shown. TF32, which is
     less exact, is shown beside. Without a GPU, steps and their operations are NumPy's beside PyTorch's on the same
-    cores, and of the kernels you see what they use, and the least time that their bytes and operations would take on a
+    cores, and of the kernels you see what they use, and the least time that their bytes and flops would take on a
     card.
 
     Exits with 1 if the two sides disagree, or if two runs with one seed do not end in the same bits.
@@ -91,7 +91,8 @@ def bench(
     tinyfcn bench --only kernels --card a100
     tinyfcn bench --sweep --json bench.json --update-readme
     """
-    from tinyfcn.bench import report, run
+    from tinyfcn.bench import report
+    from tinyfcn.operations import on
 
     parts = {only or "steps", only or "kernels", *(["sweep"] if sweep else [])}
     if readme is not None:
@@ -103,12 +104,16 @@ def bench(
     if "sweep" in parts:
         make_folder(out, "name another folder with --out")
 
-    measure = run.Bench(device, lambda text: click.echo(text, err=True), run.QUICK if quick else None)
+    ops = on(device)
+    click.echo("looking for PyTorch", err=True)
+    from tinyfcn.bench import run  # which imports PyTorch, and so takes its time
+
+    measure = run.Bench(ops, lambda text: click.echo(text, err=True), run.QUICK if quick else None)
     found: dict[str, Any] = {"machine": measure.machine()}
     if batches:
         measure.plan = replace(measure.plan, batches=batches)
     click.echo(report.described(found["machine"]))
-    if measure.torch is None:
+    if not measure.modes:
         click.echo("PyTorch is not installed, or not for this device: ours alone. pip install torch")
 
     def keep() -> None:
@@ -122,7 +127,7 @@ def bench(
             found["steps"].append(step)
             keep()  # what is measured stays, whatever comes next
         print_rows(report.step_rows(found["steps"]))
-        click.echo("composing: ours with fresh pictures composed in the step, as in training; PyTorch best: in float32")
+        click.echo("composing: ours with fresh images composed in the step, as in training; PyTorch best: in float32")
         for step in found["steps"]:
             name = f"{step['design']}, batch {step['batch']}"
             if step["equal_bits"] is not None:
@@ -136,13 +141,13 @@ def bench(
         keep()
         click.echo(f"\nthe kernels of a step, {kernels['task']}")
         print_rows(report.part_rows(kernels))
-        click.echo(report.about_floors(kernels))
-        click.echo(f"\nwhat they use, compiled for {kernels['architecture']}")
+        click.echo(report.about_rooflines(kernels))
+        click.echo(f"\nwhat they use, compiled for {kernels['peaks']['architecture']}")
         print_rows(report.used_rows(kernels))
     if "sweep" in parts:
         found["sweep"] = measure.sweep()
         for growth in found["sweep"]:
-            click.echo(f"\ntime of a step of skip against {'the batch' if growth['by'] == 'batch' else 'the picture'}")
+            click.echo(f"\ntime of a step of skip against {'the batch' if growth['by'] == 'batch' else 'the image'}")
             for name, line in report.growth_lines(growth).items():
                 why = growth["stopped"].get(name)
                 click.echo(f"  {line}" + (f"; ended at {why}" if why else ""))

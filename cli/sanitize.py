@@ -36,7 +36,7 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     tinyfcn sanitize conv2d_forward_naive --seeds 1000
     """
     declared, operations = kernel_source.kernels(KERNELS), kernel_source.operations(KERNELS)
-    if kernel not in (None, *operations, *declared):
+    if kernel is not None and kernel not in (*operations, *declared):
         if is_begun(kernel) and kernel not in LACKS:
             cases_of(kernel)  # says what is missing
         raise click.UsageError(

@@ -8,11 +8,7 @@ from helpers.bugs import OUTSIDE, RACE, Bug, Planted
 from helpers.closeness import assert_close, assert_equal
 
 from tinyfcn import Operations
-from tinyfcn.bench.ceilings import measure
-from tinyfcn.bench.timing import Patience, wall_clock
-from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
-from tinyfcn.errors import TinyfcnError
 from tinyfcn.ops import peak
 from tinyfcn.reference import peak as reference
 
@@ -51,25 +47,6 @@ def test_constants_that_the_launcher_and_the_kernels_share() -> None:
     text = (KERNELS / "peak.cu").read_text()
     for module, name in ((peak, "COPY_THREADS"), (peak, "COPY_FOURS"), (reference, "CHAINS")):
         assert re.search(rf"^constexpr int {name} = {getattr(module, name)};", text, re.MULTILINE), name
-
-
-def test_rates() -> None:
-    rates = measure(Emulator(), wall_clock, Patience(0.01, 2, 0), copied=4096, threads=512, rounds=16)
-    assert rates.bandwidth > 1e6 and rates.operations > 1e6
-
-
-@pytest.mark.parametrize("kernel", ["copy", "multiply_add"])
-def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
-    right = getattr(peak, kernel)
-
-    def wrong(device, x, *rest):
-        result = right(device, x, *rest)
-        result[-1] += 1
-        return result
-
-    monkeypatch.setattr(f"tinyfcn.bench.ceilings.{kernel}", wrong)
-    with pytest.raises(TinyfcnError, match=f"peak_{kernel} gives a wrong"):
-        measure(Emulator(), wall_clock, Patience(), copied=64, threads=64, rounds=4)
 
 
 def check_two_blocks(ops: Operations) -> None:

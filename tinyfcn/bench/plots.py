@@ -1,4 +1,4 @@
-"""How the time of a step grows, drawn: with the batch, and with the pictures."""
+"""How the time of a step grows, drawn: with the batch, and with the size of the images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +12,9 @@ from tinyfcn.figures import HEADER, INK, LINES, _axes, _page
 
 
 def step_times(path: Path, machine: Mapping[str, Any], sweep: Sequence[Mapping[str, Any]]) -> Path:
-    """The time of a training step against the batch, and against the pictures' size, both axes by factors of ten.
+    """The time of a training step against the batch, and against the size of the images, all axes logarithmic.
 
-    Dots were measured. Through ours goes the line floor + each * size that fits them best, and dashed its two parts:
-    the floor, which even the smallest step takes, and what grows with the size.
+    Dots were measured. Through them goes the line constant + slope * size that fits best; of ours its summands too.
     """
     with _page(path, 1800, 900, "How the time of a training step grows", f"skip on {described(machine)}") as figure:
         for x, growth in zip((150, 1040), sweep, strict=True):
@@ -34,17 +33,17 @@ def _draw(axes: Axes, growth: Mapping[str, Any]) -> None:
         sizes = np.array(series["sizes"], float) / unit
         axes.plot(sizes, series["seconds"], "o", color=colour, markersize=5, label=label, zorder=4)
         if "slope" in series:
-            floor, dense = series["constant"], np.geomspace(sizes[0], sizes[-1], 200)
+            constant, dense = series["constant"], np.geomspace(sizes[0], sizes[-1], 200)
             grows = series["slope"] * unit * dense
-            axes.plot(dense, floor + grows, color=colour, linewidth=1.4 if number else 2.2)
+            axes.plot(dense, constant + grows, color=colour, linewidth=1.4 if number else 2.2)
             if name == "ours":
-                axes.plot(dense, np.full(200, floor), "--", color=colour, linewidth=1.2, label="the floor of ours")
-                axes.plot(dense, grows, ":", color=colour, linewidth=1.8, label="what grows with the size")
-                lowest = max(min(lowest, floor), lowest / 20)  # a floor of next to nothing is not worth the room
+                axes.plot(dense, np.full(200, constant), "--", color=colour, linewidth=1.2, label="ours: constant")
+                axes.plot(dense, grows, ":", color=colour, linewidth=1.8, label="ours: what grows with the size")
+                lowest = max(min(lowest, constant), lowest / 20)  # a constant of next to nothing gets no room
     axes.set_ylim(lowest / 3, max(measured, default=1) * 30)  # the legend has its place above
     axes.yaxis.set_major_formatter(lambda seconds, _: in_words(seconds).replace(".00", "").replace(".0", ""))
-    axes.set_title("against the batch" if by_batch else f"against the pictures' size, batch {growth['batch']}")
-    axes.set_xlabel("pictures a batch" if by_batch else "pixels of a picture, in multiples of 64x84")
+    axes.set_title("against the batch" if by_batch else f"against the size of the images, batch {growth['batch']}")
+    axes.set_xlabel("images a batch" if by_batch else "pixels of an image, in multiples of 64x84")
     axes.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
     ticks = sorted({size / unit for series in growth["series"].values() for size in series["sizes"]})
     axes.set_xticks(ticks[:: 2 if len(ticks) > 8 else 1])

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinyfcn.bench.roofline import MEASURED
 from tinyfcn.errors import DataError
 from tinyfcn.files import new_file
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
-NOTHING = "-"  # what was not measured
-PIXELS = 64 * 84  # of an M2NIST picture
+PIXELS = 64 * 84  # of an M2NIST image
 
 Found = Mapping[str, Any]
 Row = dict[str, str]  # cells by their column; the name of a column of numbers ends with ">"
@@ -18,18 +18,18 @@ Row = dict[str, str]  # cells by their column; the name of a column of numbers e
 def in_words(seconds: float | None) -> str:
     """ "95.3 µs", "3.21 ms", "1.05 s"."""
     if not seconds:
-        return NOTHING if seconds is None else "0 s"
+        return "-" if seconds is None else "0 s"
     size, unit = (1.0, "s") if seconds >= 1 else (1e-3, "ms") if seconds >= 1e-3 else (1e-6, "µs")
     return f"{seconds / size:,.{max(0, 2 - (seconds >= 10 * size) - (seconds >= 100 * size))}f} {unit}"
 
 
 def times(ratio: float | None) -> str:
     """ "3.1x"."""
-    return NOTHING if ratio is None else f"{ratio:.{0 if ratio >= 20 else 1 if ratio >= 2 else 2}f}x"
+    return "-" if ratio is None else f"{ratio:.{0 if ratio >= 20 else 1 if ratio >= 2 else 2}f}x"
 
 
 def percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
+    return "-" if share is None else f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
 
 
 def median(timing: Found | None) -> str:
@@ -38,45 +38,45 @@ def median(timing: Found | None) -> str:
 
 def step_rows(steps: Sequence[Found]) -> list[Row]:
     """A row for each task; the column of TF32 only if that was measured."""
-
-    def row(step: Found) -> Row:
-        made = {
+    has_tf32 = any(step["tf32"] for step in steps)
+    return [
+        {
             "training step": f"{step['design']}, batch {step['batch']}",
             "ours>": median(step["ours"]),
             "composing>": median(step["trained"]) if step["design"] == "skip" else "",
             "PyTorch eager>": median(step["torch"].get("eager")),
             "PyTorch best>": median(step["torch"].get(step["best"])),
-            "which is": step["best"] or NOTHING,
+            "which is": step["best"] or "-",
+            **({"TF32>": median(step["tf32"])} if has_tf32 else {}),
+            "eager / ours>": times(step["eager_ratio"]),
+            "best / ours>": times(step["best_ratio"]),
         }
-        made |= {"TF32>": median(step["tf32"])} if any(each["tf32"] for each in steps) else {}
-        return made | {"eager / ours>": times(step["eager_ratio"]), "best / ours>": times(step["best_ratio"])}
-
-    return [row(step) for step in steps]
+        for step in steps
+    ]
 
 
 def part_rows(kernels: Found) -> list[Row]:
-    """A row for each part of a step, and their sum: the times if they were measured, or what the floor is made of."""
+    """A row for each part of a step, and their sum. Without a GPU: with what the roofline is made of."""
+    on_gpu = kernels["peaks"]["source"] == MEASURED
 
     def row(part: Found) -> Row:
-        name = f"{part['operation'].removesuffix('_backward')} {part['what']}" if part["what"] else part["operation"]
+        name = f"{part['operation'].removesuffix('_backward')} {part['what']}".strip()
         made = {"operation": name, "layer": part["layer"], "input": part["sizes"].split(",")[0]}
-        if not kernels["ceilings"]:
-            made |= {"MFLOP>": f"{part['operations'] / 1e6:.1f}", "MB>": f"{part['bytes'] / 1e6:.2f}"}
-            together = part["what"] == "dweight" and not part["numpy"]
-            made |= {"floor>": in_words(part["floor"]), "NumPy>": "with dx" if together else median(part["numpy"])}
-            return made | {"PyTorch>": median(part["torch"]), "ratio>": times(part.get("ratio"))}
-        made |= {"floor>": in_words(part["floor"]), "fast>": median(part["fast"]), "naive>": median(part["naive"])}
-        made |= {"PyTorch>": median(part["torch"]), "bandwidth>": percent(part.get("of_bandwidth"))}
-        return made | {"FMA>": percent(part.get("of_operations"))}
+        if on_gpu:
+            made |= {"roofline>": in_words(part["roofline"]), "fast>": median(part["fast"])}
+            made |= {"naive>": median(part["naive"]), "PyTorch>": median(part["torch"])}
+            return made | {"bandwidth>": percent(part.get("of_bandwidth")), "FMA>": percent(part.get("of_flops"))}
+        made |= {"MFLOP>": f"{part['flops'] / 1e6:.1f}", "MB>": f"{part['bytes'] / 1e6:.2f}"}
+        with_dx = part["what"] == "dweight" and not part["numpy"]
+        made |= {"roofline>": in_words(part["roofline"]), "NumPy>": "with dx" if with_dx else median(part["numpy"])}
+        return made | {"PyTorch>": median(part["torch"]), "ratio>": times(part.get("ratio"))}
 
     parts = kernels["parts"]
-    whole = {"operation": "all of them", "what": "", "layer": "", "sizes": "", "torch": None}
-    whole |= {name: sum(part[name] for part in parts) for name in ("operations", "bytes", "floor")}
-    if kernels["ceilings"]:
-        whole |= {form: {"seconds": sum(part[form]["seconds"] for part in parts)} for form in ("fast", "naive")}
-    else:
-        whole["numpy"] = {"seconds": sum(part["numpy"]["seconds"] for part in parts if part["numpy"])}
-    return [*map(row, parts), row(whole)]
+    total: dict[str, Any] = {"operation": "all of them", "what": "", "layer": "", "sizes": "", "torch": None}
+    total |= {name: sum(part[name] for part in parts) for name in ("flops", "bytes", "roofline")}
+    for form in ("fast", "naive", "numpy"):
+        total[form] = {"seconds": sum(part[form]["seconds"] for part in parts if part.get(form))}
+    return [*map(row, parts), row(total)]
 
 
 def used_rows(kernels: Found) -> list[Row]:
@@ -96,39 +96,37 @@ def used_rows(kernels: Found) -> list[Row]:
     ]
 
 
-def about_floors(kernels: Found) -> str:
-    """Where the floors come from, and whether anything was measured."""
-    most = kernels["ceilings"] or kernels["datasheet"]
-    rates = f"{most['bandwidth'] / 1e12:.2f} TB/s and {most['operations'] / 1e12:.1f} TFLOP/s"
-    what = "floor: the least time that a part's operations, or its bytes, take"
-    if kernels["ceilings"]:
-        return f"{what} at {rates}, measured in this run; bandwidth, FMA: the fast form's shares of those"
+def about_rooflines(kernels: Found) -> str:
+    """Where the rooflines come from, and whether anything was measured."""
+    peaks = kernels["peaks"]
+    rates = f"{peaks['bandwidth'] / 1e12:.2f} TB/s and {peaks['flops'] / 1e12:.1f} TFLOP/s"
+    what = "roofline: the least time that a part's flops, or its bytes, take"
+    if peaks["source"] == MEASURED:
+        return f"{what} at {rates}, {MEASURED}; bandwidth, FMA: the fast form's shares of those"
     return (
-        f"{what}\non an {most['name']}: {rates} ({most['source']}). A bound, not a measurement: there is no GPU here\n"
+        f"{what}\non an {peaks['name']}: {rates} ({peaks['source']}). "
+        "A bound, not a measurement: there is no GPU here\n"
         "NumPy, PyTorch: the same operations on this machine, measured, on one thread each; ratio: PyTorch / NumPy\n"
         "with dx: NumPy gives a layer's dx and dweight at once, so the row of dx has the time of both, on both sides"
     )
 
 
 def growth_lines(growth: Found) -> dict[str, str]:
-    """Of each program of a sweep, whose it is and how its time grows: "ours: 2.41 ms + 6.84 ms a picture"."""
+    """Of each program of a sweep, whose it is and how its time grows: "ours: 2.41 ms + 6.84 ms an image"."""
     lines = {}
+    unit, each = (1, "an image") if growth["by"] == "batch" else (PIXELS, "for each 64x84 pixels")
     for name, series in growth["series"].items():
         lines[name] = name if name == "ours" else f"PyTorch, {name}"
         if "slope" in series:
-            each = "a picture" if growth["by"] == "batch" else "for each 64x84 pixels"
-            slope = series["slope"] * (1 if growth["by"] == "batch" else PIXELS)
-            lines[name] += f": {in_words(series['constant'])} + {in_words(slope)} {each}"
+            lines[name] += f": {in_words(series['constant'])} + {in_words(series['slope'] * unit)} {each}"
     return lines
 
 
 def described(machine: Found) -> str:
     """ "Intel Xeon, 2 threads; NumPy 2.4.6; PyTorch 2.13.0+cpu"."""
-    found = machine["name"]
-    if "threads" in machine:
-        found += f", {machine['threads']} threads; NumPy {machine['numpy']}"
-    found += f"; PyTorch {machine['torch']}" if machine["torch"] else "; no PyTorch"
-    return found + ("; --quick: too hasty to be quoted" if machine["quick"] else "")
+    threads = f", {machine['threads']} threads; NumPy {machine['numpy']}" if "threads" in machine else ""
+    pytorch = f"PyTorch {machine['torch']}" if machine["torch"] else "no PyTorch"
+    return f"{machine['name']}{threads}; {pytorch}" + ("; --quick: too hasty to be quoted" if machine["quick"] else "")
 
 
 def readme_table(machine: Found, steps: Sequence[Found]) -> str:
@@ -142,28 +140,21 @@ def readme_table(machine: Found, steps: Sequence[Found]) -> str:
 
 
 def expect_markers(path: Path) -> tuple[str, str]:
-    """A README's text before and after the table.
-
-    Raises:
-        DataError: no such file, or not with one pair of markers, in order.
-    """
+    """A README's text before and after the table; DataError where it has not one pair of markers, in order."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}): name the README to update") from None
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise DataError(
-            f"{path} has no place for the table: put the lines {BEGIN} and {END} where it belongs, once each"
-        )
-    return text.split(BEGIN)[0], text.split(END)[1]
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in after or END in before + after:
+        lines = f"put the lines {BEGIN} and {END} where it belongs, once each"
+        raise DataError(f"{path} has no place for the table: {lines}")
+    return before, after
 
 
 def update_readme(path: Path, machine: Found, steps: Sequence[Found]) -> None:
-    """Puts the table between the markers of a README; the rest stays as it is.
-
-    Raises:
-        DataError: see expect_markers; or a full disk.
-    """
+    """Puts the table between the markers of a README; the rest stays as it is."""
     before, after = expect_markers(path)
     with new_file(path, "free the disk, or name another file") as file:
         file.write(f"{before}{BEGIN}\n{readme_table(machine, steps)}\n{END}{after}".encode())

@@ -1,106 +1,100 @@
 """What `tinyfcn bench` measures: that a step is right, how long it takes, where the time goes, how it grows.
 
-Every result is of dictionaries, lists, numbers and texts: what --json writes. Times are in seconds.
+Results are dictionaries, lists, numbers and texts, as --json writes them. Times are in seconds.
 """
 
 import gc
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tinyfcn.bench import ceilings, kernels, torch_kernels
-from tinyfcn.bench.resources import CARDS, floor_seconds
-from tinyfcn.bench.steps import (
-    TF32_TOLERANCES,
-    TOLERANCES,
-    Batches,
-    Step,
-    Task,
-    batches_of,
-    expect_agreement,
-    same_bits,
-)
-from tinyfcn.bench.timing import Patience, Timing, gpu_clock, in_turn, line_through, wall_clock
-from tinyfcn.bench.torch_steps import EAGER, GRAPH, ON_CPU, ON_GPU, Mode, TorchStep, import_torch, settings
+from tinyfcn.bench import pytorch, steps
+from tinyfcn.bench.kernels import Form, time_parts
+from tinyfcn.bench.parts import Part, parts_of
+from tinyfcn.bench.roofline import CARDS, Peaks, flops, kernel_resources, least_bytes, measure_peaks
+from tinyfcn.bench.steps import Step, Task, batches_of
+from tinyfcn.bench.timing import TimeBudget, Timing, fit_line, gpu_clock, in_turn, wall_clock
 from tinyfcn.devices import cuda
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.operations import on
+from tinyfcn.ops import Operations
 from tinyfcn.training.settings import available_threads
-
-FOR_STEPS, FOR_KERNELS, FOR_SWEEP, HASTE = Patience(1, 100), Patience(0.2), Patience(0.5), Patience(0.01, 2, 0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, and how long. `batches` are the design skip's.
+    """What to measure, and how long.
 
-    The sweep goes over batches, and over pictures `scales` times as high and wide, by `scales_batch`; each program
-    leaves it when its step takes longer than `longest` seconds.
+    `batches` are the design skip's. The sweep goes over batches, and over images `scales` times as high and wide, by
+    `scales_batch`; a program leaves it when its step takes longer than `max_seconds`.
     """
 
+    for_steps: TimeBudget
+    for_kernels: TimeBudget
+    for_sweep: TimeBudget
     batches: tuple[int, ...] = (16, 64, 256, 1024)
     classifier_batch: int = 128
     kernel_batch: int = 16
     sweep_batches: tuple[int, ...] = tuple(1 << k for k in range(13))
     scales: tuple[int, ...] = (1, 2, 3, 4)
     scales_batch: int = 16
-    longest: float = 1.0
-    for_steps: Patience = FOR_STEPS
-    for_kernels: Patience = FOR_KERNELS
-    for_sweep: Patience = FOR_SWEEP
+    max_seconds: float = 1.0
 
 
-ON_A_GPU = Plan()
-ON_THE_CPU = Plan(batches=(16, 64), scales_batch=4, for_steps=Patience(10, 60, 0), for_kernels=Patience(0.5))
-QUICK = Plan((1,), 4, 1, (1, 2), (1, 2), 1, for_steps=HASTE, for_kernels=HASTE, for_sweep=HASTE)
+PLANS = {
+    "cuda": Plan(TimeBudget(1, 100), TimeBudget(0.2), TimeBudget(0.5)),
+    "cpu": Plan(TimeBudget(10, 60, 0), TimeBudget(0.5), TimeBudget(0.5), batches=(16, 64), scales_batch=4),
+}
+HASTE = TimeBudget(0.01, 2, 0)
+QUICK = Plan(HASTE, HASTE, HASTE, (1,), 4, 1, (1, 2), (1, 2), 1)
 
 
 class Bench:
     """Measures by a plan. `say` is told what comes next, before it begins."""
 
-    def __init__(self, device: str, say: Callable[[str], None], plan: Plan | None = None) -> None:
-        self.say = say
-        self.disagreeing: list[str] = []  # what was not the same work as ours, and so was not timed
-        self.ops = on(device)
-        self.device = self.ops.device_name
+    def __init__(self, ops: Operations, say: Callable[[str], None], plan: Plan | None = None) -> None:
+        self.ops, self.say = ops, say
+        self.disagreeing: list[str] = []  # why programs did not do the same work as ours, and so were not timed
+        self.device = ops.device_name
         self.on_gpu = self.device == "cuda"
-        self.plan = plan or (ON_A_GPU if self.on_gpu else ON_THE_CPU)
+        self.name, self.architecture = gpu() if self.on_gpu else (processor(), "")
+        self.plan = plan or PLANS[self.device]
         self.threads = available_threads()
         self.clock = gpu_clock if self.on_gpu else wall_clock
-        say(f"{machine_name(self.device)}: looking for PyTorch")
-        self.torch = import_torch(self.device)
+        self.modes = pytorch.modes_on(self.device)
 
     def machine(self) -> dict[str, Any]:
         """What the measurements depend on."""
-        found = {"name": machine_name(self.device), "device": self.device, "python": platform.python_version()}
-        found |= {"cupy": cuda.import_cupy().__version__} if self.on_gpu else {"threads": self.threads}
-        found |= {"numpy": np.__version__, "torch": self.torch.__version__ if self.torch else None}
-        return found | {"quick": self.plan is QUICK}
+        return {
+            "name": self.name,
+            "device": self.device,
+            "python": platform.python_version(),
+            **({"cupy": cuda.import_cupy().__version__} if self.on_gpu else {"threads": self.threads}),
+            "numpy": np.__version__,
+            "torch": pytorch.torch.__version__ if self.modes else None,
+            "quick": self.plan is QUICK,
+        }
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Of the classifier and of skip at each batch: the step, ours and PyTorch's in every mode, and the ratios."""
-        plan = self.plan
-        tasks = [Task("classifier", plan.classifier_batch), *(Task("skip", batch) for batch in plan.batches)]
-        for task in tasks:
-            yield self.step(task, check_bits=task in tasks[:2])
+        tasks = [Task("classifier", self.plan.classifier_batch), *(Task("skip", batch) for batch in self.plan.batches)]
+        for number, task in enumerate(tasks):
+            yield self.step(task, check_bits=number < 2)
 
     def step(self, task: Task, check_bits: bool = False) -> dict[str, Any]:
         equal_bits = None
         if check_bits:
             self.say(f"{task}: two runs with one seed")
-            batches = batches_of(task)
-            equal_bits = same_bits(lambda: self.ours(task, batches, "gathered"))
-        modes = ON_GPU if self.on_gpu else ON_CPU
-        times, differences, failed = self.side_by_side(task, modes, self.plan.for_steps, trained=True)
+            equal_bits = steps.same_bits(lambda: self.ours(task, "gathered"))
+        times, differences, failed = self.side_by_side(task, self.modes, self.plan.for_steps, trained=True)
         ours, trained = times.pop("ours"), times.pop("trained")
         best = min(times, key=lambda name: times[name].seconds, default=None)
         tf32 = None
-        if best and self.on_gpu:  # less exact: to be seen beside, not to be compared with
-            mode = replace(next(mode for mode in modes if mode.name == best), name="TF32", tf32=True)
+        if best and self.on_gpu:  # less exact: shown beside, not compared
+            mode = replace(next(mode for mode in self.modes if mode.name == best), name="TF32", tf32=True)
             with_tf32, _, why = self.side_by_side(task, [mode], self.plan.for_steps)
             tf32, failed = with_tf32.get("TF32"), failed | why
         return {
@@ -119,103 +113,80 @@ class Bench:
         }
 
     def side_by_side(
-        self, task: Task, modes: Sequence[Mode], patience: Patience, trained: bool = False
+        self, task: Task, modes: Sequence[pytorch.Mode], budget: TimeBudget, trained: bool = False
     ) -> tuple[dict[str, Timing], dict[str, dict[str, float]], dict[str, str]]:
         """Times "ours", "trained" if asked for (ours, with all that training does in a step), and PyTorch's modes.
 
         Also by mode: how far its results were from ours, and why it was not timed.
         """
-        self.free()
+        self.free_memory()
         self.say(f"{task}: our step")
-        batches = batches_of(task)
-        mine = self.ours(task, batches, "gathered" if self.on_gpu else "given")
-        runs: dict[str, Any] = {"ours": mine}
+        ours = self.ours(task, "gathered" if self.on_gpu else "given")
+        programs: dict[str, Callable[[], None]] = {"ours": ours}
         if trained:
-            runs["trained"] = self.ours(task, batches, "composed" if task.design == "skip" else "gathered")
+            programs["trained"] = self.ours(task, "composed" if task.design == "skip" else "gathered")
         differences, failed = {}, {}
-        with mine.parallel.computing():
-            expected = mine.trace()
-            for mode in modes if self.torch else ():
+        with ours.parallel.computing():
+            expected = ours.trace()
+            for mode in modes:
                 self.say(f"{task}: PyTorch, {mode.name}")
-                tolerances = TF32_TOLERANCES if mode.tf32 else TOLERANCES
-                with settings(self.torch, mode, self.threads):
-                    try:
-                        step = TorchStep(self.torch, task, batches, mine.initial, mode, self.device)
-                        who = f"{task}: PyTorch ({mode.name})"
-                        differences[mode.name] = expect_agreement(who, expected, step.trace(), mine.initial, tolerances)
-                        runs[mode.name] = step
-                    except TinyfcnError as error:  # the others are still worth their time; the command then ends with 1
-                        failed[mode.name] = reason(error)
-                        if not mode.tf32:
-                            self.disagreeing.append(failed[mode.name])
-                    except Exception as error:  # a compiler that is missing, too little memory: there are other modes
-                        failed[mode.name] = reason(error)
-            self.say(f"{task}: timing {len(runs)} programs in turn, {patience.seconds:g} s for each")
-            with settings(self.torch, replace(EAGER, tf32=any(mode.tf32 for mode in modes)), self.threads):
-                times = in_turn(runs, self.clock, patience)
+                try:
+                    with pytorch.switched(mode, self.threads):
+                        step = pytorch.TorchStep(task, batches_of(task), ours.initial, mode, self.device)
+                        found = steps.differences(step.trace(), expected, ours.initial)
+                    tolerances = steps.TF32_TOLERANCES if mode.tf32 else steps.TOLERANCES
+                    steps.expect_agreement(f"{task}: PyTorch ({mode.name})", found, tolerances)
+                    differences[mode.name], programs[mode.name] = found, step
+                except Exception as error:  # a compiler or memory may be missing: the other modes are worth their time
+                    failed[mode.name] = reason(error)
+                    if isinstance(error, TinyfcnError) and not mode.tf32:
+                        self.disagreeing.append(failed[mode.name])
+            self.say(f"{task}: timing {len(programs)} programs in turn, {budget.seconds:g} s for each")
+            with pytorch.switched(replace(pytorch.EAGER, tf32=any(mode.tf32 for mode in modes)), self.threads):
+                times = in_turn(programs, self.clock, budget)
         return times, differences, failed
 
-    def ours(self, task: Task, batches: Batches, source: str) -> Step:
-        return Step(task, batches, self.ops, source, self.threads)
+    def ours(self, task: Task, source: str) -> Step:
+        return Step(task, batches_of(task), self.ops, source, self.threads)
 
     def kernels(self, card_name: str) -> dict[str, Any]:
-        """The kernels of a step: what they must do, what they use, and on a GPU how long they take.
+        """The parts of a step: their rooflines, what their kernels use, and how long each takes in each form.
 
-        Without a GPU, how long NumPy and PyTorch take for the same operations, on one thread.
-
-        card_name: in CARDS; without a GPU, the floors are by its datasheet.
+        Without a GPU, rooflines are those of a card in CARDS, and NumPy and PyTorch are timed, on one thread.
 
         Raises:
-            TinyfcnError: two ways to do the same differ.
+            TinyfcnError: two forms of a part differ.
         """
-        task, card = Task("skip", self.plan.kernel_batch), CARDS[card_name]
-        self.free()
+        task, budget = Task("skip", self.plan.kernel_batch), self.plan.for_kernels
+        self.free_memory()
         self.say(f"{task}: its kernels")
-        device = self.ops.device if self.on_gpu else kernels.Recorder()
-        batches, equivalent = batches_of(task), partial(torch_kernels.equivalent, self.torch, self.ops)
-        parts = kernels.parts_of(task, batches, device, runs=self.on_gpu)
-        measured = None
+        parts, peaks = parts_of(task, batches_of(task), on(self.device)), CARDS[card_name]
+        forms = {"numpy": Form(self.ops)}
         if self.on_gpu:
-            self.say("how fast memory and multiply-adds are at most")
-            measured = ceilings.measure(device, self.clock, self.plan.for_kernels)
-            self.say(f"{task}: timing {len(parts)} parts, fast and naive{', and PyTorch' if self.torch else ''}")
-            times = kernels.time_parts(parts, device, self.clock, self.plan.for_kernels, equivalent)
-        else:
-            self.say(f"{task}: timing its operations in NumPy{' and PyTorch' if self.torch else ''}, on one thread")
-            step = Step(task, batches, kernels.Traced(None, runs=True), "composed")
-            with settings(self.torch, EAGER, threads=1):
-                times = kernels.time_operations(parts, step, self.clock, self.plan.for_kernels, equivalent, self.say)
-        most, rows = measured or card, []
-        for part, timed in zip(parts, times, strict=True):
-            size, operations = kernels.least_bytes(part), kernels.operations_of(part)
-            row = {"operation": part.fast.operation, "what": part.what, "layer": part.layer, "sizes": part.sizes()}
-            row |= {"bytes": size, "operations": operations}
-            row["floor"] = floor_seconds(size, operations, most.bandwidth, most.operations)
-            row["kernels"] = [launch.kernel.expression for launch in part.fast.launches]
-            row |= {
-                form: asdict(timed[form]) if form in timed else None for form in ("fast", "naive", "numpy", "torch")
-            }
-            if "fast" in timed:
-                row["of_bandwidth"] = size / timed["fast"].seconds / most.bandwidth
-                row["of_operations"] = operations / timed["fast"].seconds / most.operations
-            if {"numpy", "torch"} <= {*timed}:
-                row["ratio"] = timed["torch"].seconds / timed["numpy"].seconds
-            rows.append(row)
-        architecture = gpu_architecture() if self.on_gpu else card.architecture
-        self.say(f"the kernels compiled for {architecture}")
-        found = kernels.used(parts, architecture)
+            forms = {"fast": Form(self.ops), "naive": Form(on(self.device, naive=True))}
+            self.say("the highest rates of memory and multiply-adds")
+            peaks = Peaks(self.name, self.architecture, *measure_peaks(self.ops.device, self.clock, budget))
+        if self.modes:
+            forms["torch"] = pytorch.TorchForm(self.ops)
+        # NumPy gives dx and dweight at once: without a GPU, the row of dx has the time of both.
+        timed = {
+            id(part): part if self.on_gpu else part.whole() for part in parts if self.on_gpu or not part.comes_with_dx()
+        }
+        self.say(f"{task}: timing {len(timed)} parts, {', '.join(forms)}")
+        with pytorch.switched(pytorch.OPERATIONS, threads=1):
+            timings = time_parts([*timed.values()], forms, self.clock, budget, self.say)
+        times = dict(zip(timed, timings, strict=True))
+        self.say(f"the kernels compiled for {peaks.architecture}")
         return {
             "task": str(task),
-            "architecture": architecture,
-            "ceilings": asdict(measured) if measured else None,
-            "datasheet": None if measured else asdict(card),
+            "peaks": asdict(peaks),
             "threads": None if self.on_gpu else 1,
-            "parts": rows,
-            "used": found,
+            "parts": [part_row(part, times.get(id(part), {}), peaks) for part in parts],
+            "used": kernel_resources(parts, peaks.architecture),
         }
 
     def sweep(self) -> list[dict[str, Any]]:
-        """How a step's time grows with the batch, and with the pictures' size."""
+        """How a step's time grows with the batch, and with the size of the images."""
         batch = self.plan.scales_batch
         by_size = [(scale**2 * 64 * 84, Task("skip", batch, scale)) for scale in self.plan.scales]
         return [
@@ -225,38 +196,51 @@ class Bench:
 
     def growth(self, tasks: Sequence[tuple[int, Task]]) -> dict[str, Any]:
         """The times of some tasks, from small to large, and a line through each: seconds = constant + slope * size."""
-        modes = [EAGER, GRAPH] if self.on_gpu else [EAGER]
+        modes = [mode for mode in self.modes if mode in (pytorch.EAGER, pytorch.GRAPH)]
         series: dict[str, dict[str, Any]] = {"ours": {"sizes": [], "seconds": []}}
         stopped: dict[str, str] = {}
         for size, task in tasks:
             try:
                 times, _, failed = self.side_by_side(task, modes, self.plan.for_sweep)
             except MemoryError as error:
-                stopped["ours"] = f"{task}: {reason(error)}"
-                break
+                times, failed = {}, {"ours": reason(error)}
             for name, timing in times.items():
-                of = series.setdefault(name, {"sizes": [], "seconds": []})
-                of["sizes"].append(size)
-                of["seconds"].append(timing.seconds)
-            failed |= {name: "slow enough" for name, timing in times.items() if timing.seconds > self.plan.longest}
+                points = series.setdefault(name, {"sizes": [], "seconds": []})
+                points["sizes"].append(size)
+                points["seconds"].append(timing.seconds)
+            failed |= {name: "slow enough" for name, timing in times.items() if timing.seconds > self.plan.max_seconds}
             stopped |= {name: f"{task}: {why}" for name, why in failed.items()}
             modes = [mode for mode in modes if mode.name not in failed]
             if "ours" in failed:
                 break
-        for of in series.values():
-            if len(of["sizes"]) > 1:
-                of["constant"], of["slope"] = line_through(of["sizes"], of["seconds"])
+        for points in series.values():
+            if len(points["sizes"]) > 1:
+                points["constant"], points["slope"] = fit_line(points["sizes"], points["seconds"])
         return {"series": series, "stopped": stopped}
 
-    def free(self) -> None:
+    def free_memory(self) -> None:
         """Gives back the memory that nobody uses any more, so that the other side can have it."""
-        if self.on_gpu and self.torch:
-            self.torch._dynamo.reset()  # what it compiled; of one function it would do so only a few times
+        if self.on_gpu and self.modes:
+            pytorch.torch._dynamo.reset()  # what it compiled; it would compile one function only a few times
         gc.collect()
         if self.on_gpu:
             cuda.import_cupy().get_default_memory_pool().free_all_blocks()
-            if self.torch:
-                self.torch.cuda.empty_cache()
+            if self.modes:
+                pytorch.torch.cuda.empty_cache()
+
+
+def part_row(part: Part, times: dict[str, Timing], peaks: Peaks) -> dict[str, Any]:
+    byte_count, flop_count = least_bytes(part), flops(part)
+    row: dict[str, Any] = {"operation": part.operation, "what": part.what, "layer": part.layer, "sizes": part.sizes()}
+    row |= {"bytes": byte_count, "flops": flop_count, "roofline": peaks.least_seconds(byte_count, flop_count)}
+    row |= {"kernels": [launch.kernel.expression for launch in part.launches]}
+    row |= {name: asdict(times[name]) if name in times else None for name in ("fast", "naive", "numpy", "torch")}
+    if "fast" in times:
+        row["of_bandwidth"] = byte_count / times["fast"].seconds / peaks.bandwidth
+        row["of_flops"] = flop_count / times["fast"].seconds / peaks.flops
+    if {"numpy", "torch"} <= {*times}:
+        row["ratio"] = times["torch"].seconds / times["numpy"].seconds
+    return row
 
 
 def reason(error: Exception) -> str:
@@ -264,18 +248,15 @@ def reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def gpu_architecture() -> str:
-    """The current GPU's, "sm_90"."""
+def gpu() -> tuple[str, str]:
+    """The current GPU's name and architecture, "sm_90"."""
     runtime = cuda.import_cupy().cuda.runtime
     properties = runtime.getDeviceProperties(runtime.getDevice())
-    return f"sm_{properties['major']}{properties['minor']}"
+    return properties["name"].decode(), f"sm_{properties['major']}{properties['minor']}"
 
 
-def machine_name(device: str) -> str:
-    """The graphics card's name, or the processor's."""
-    if device == "cuda":
-        runtime = cuda.import_cupy().cuda.runtime
-        return runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
+def processor() -> str:
+    """The processor's name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -1,24 +1,22 @@
-"""How long things take: warmed up, one after another in turn, the median of many."""
+"""How long programs take: warmed up, then timed in turn, the median of many turns."""
 
-import time
-from collections.abc import Callable, Mapping
+import timeit
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tinyfcn.devices import cuda
-
 Run = Callable[[], Any]
-Clock = Callable[[Run, int], float]  # (what to run, how often) -> the seconds that all of it takes
+Clock = Callable[[Run, int], float]  # (program, how many runs) -> the seconds of all runs
 
-WARM_UP, WARM_ENOUGH = 3, 1.0  # runs before any is timed, and seconds after which no more of them are needed
+WARM_UP_RUNS, MAX_WARM_UP_SECONDS = 3, 1.0  # before a program is timed; a slow one is warm after fewer runs
 MIN_TURNS = 5
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one run: the median over `turns` of `runs` each, and the quartiles, between which half of them lie."""
+    """Seconds of one run: the median over `turns` of `runs` each, and the quartiles `low` and `high`."""
 
     seconds: float
     low: float
@@ -26,82 +24,70 @@ class Timing:
     turns: int
     runs: int
 
-    def divided(self, count: int) -> "Timing":
-        """The timing of one, where each run did so many."""
-        return Timing(self.seconds / count, self.low / count, self.high / count, self.turns, self.runs * count)
-
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to measure: for about `seconds` each, in at most `turns`, none shorter than `shortest` seconds.
+class TimeBudget:
+    """How long to measure: about `seconds` for each program, in at most `turns`, each at least `min_turn` seconds long.
 
-    A turn that is too short measures the clock: the GPU's events are half a microsecond apart at the least.
+    A shorter turn would measure the clock: the GPU's events are half a microsecond apart at the least.
     """
 
     seconds: float = 1.0
     turns: int = 50
-    shortest: float = 0.005
+    min_turn: float = 0.005
 
 
 def wall_clock(run: Run, count: int) -> float:
-    """By the clock on the wall, of what is done when it returns."""
-    start = time.perf_counter()
-    for _ in range(count):
-        run()
-    return time.perf_counter() - start
+    """The host's clock, for work that is done when `run` returns."""
+    return timeit.timeit(run, number=count)
 
 
 def gpu_clock(run: Run, count: int) -> float:
-    """By CUDA events on the default stream, on which PyTorch's work goes too unless it is told otherwise.
+    """CUDA events around all runs, on the default stream, which is PyTorch's too. No run waits for the one before, so
+    that the time is the host's where the host is slower than the GPU."""
+    from cupyx.profiler import benchmark
 
-    The work is put there without waiting for it. Where the host is slower than the GPU, as with a framework that
-    launches kernel after kernel, the time between the events is the host's.
+    def repeat() -> None:
+        for _ in range(count):
+            run()
+
+    return float(benchmark(repeat, n_repeat=1, n_warmup=0).gpu_times[0, 0])
+
+
+def in_turn(programs: Mapping[str, Run], clock: Clock, budget: TimeBudget, repeats: int = 1) -> dict[str, Timing]:
+    """Times programs that do the same work, by turns, so that a busy machine slows all of them.
+
+    repeats: how many times each run does the work; the timings are of one time.
     """
-    events = cuda.import_cupy().cuda
-    start, end = events.Event(), events.Event()
-    start.record()
-    for _ in range(count):
-        run()
-    end.record()
-    end.synchronize()
-    return events.get_elapsed_time(start, end) / 1e3
-
-
-def in_turn(runs: Mapping[str, Run], clock: Clock, patience: Patience) -> dict[str, Timing]:
-    """Times some ways to do the same thing, by turns, so that what else the machine does meets all of them."""
-    counts, turns = dict.fromkeys(runs, 1), patience.turns
-    for name, run in runs.items():
-        warming = 0.0
-        for _ in range(WARM_UP):
-            once = clock(run, 1)
-            warming += once
-            if warming > WARM_ENOUGH:
-                break
-        for _ in range(2 if once < patience.shortest else 0):  # the second time by a better estimate
-            counts[name] = max(1, round(patience.shortest / max(once, 1e-9)))
+    counts, turns = dict.fromkeys(programs, 1), budget.turns
+    for name, run in programs.items():
+        warm_up: list[float] = []
+        while len(warm_up) < WARM_UP_RUNS and sum(warm_up) <= MAX_WARM_UP_SECONDS:
+            warm_up.append(clock(run, 1))
+        once = warm_up[-1]
+        for _ in range(2 if once < budget.min_turn else 0):  # the second estimate is the better one
+            counts[name] = max(1, round(budget.min_turn / max(once, 1e-9)))
             once = clock(run, counts[name]) / counts[name]
-        turns = min(turns, max(MIN_TURNS, int(patience.seconds / max(once * counts[name], 1e-9))))
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+        turns = min(turns, max(MIN_TURNS, int(budget.seconds / max(once * counts[name], 1e-9))))
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(turns):
-        for name, run in runs.items():
-            taken[name].append(clock(run, counts[name]) / counts[name])
+        for name, run in programs.items():
+            seconds[name].append(clock(run, counts[name]) / counts[name] / repeats)
     timings = {}
-    for name, seconds in taken.items():
-        low, median, high = (float(value) for value in np.quantile(seconds, (0.25, 0.5, 0.75)))
-        timings[name] = Timing(median, low, high, turns, counts[name])
+    for name, values in seconds.items():
+        low, median, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
+        timings[name] = Timing(median, low, high, turns, counts[name] * repeats)
     return timings
 
 
-def line_through(sizes: list[float], seconds: list[float]) -> tuple[float, float]:
-    """(a, b) of seconds = a + b * size, both at least 0, with the least relative errors squared.
+def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """(a, b) of seconds = a + b * size, both at least 0, with the least sum of squared relative errors.
 
-    Relative ones, since times from microseconds to seconds are to count alike.
+    Relative errors, so that times from microseconds to seconds weigh the same.
     """
     x, y = np.array(sizes, float), np.array(seconds, float)
-    columns = np.stack([1 / y, x / y], axis=1)
-    (a, b), *_ = np.linalg.lstsq(columns, np.ones(len(y)), rcond=None)
-    if a < 0 or b < 0:  # the best line within bounds has one of the two at 0
-        ones = [columns[:, k] @ np.ones(len(y)) / (columns[:, k] @ columns[:, k]) for k in (0, 1)]
-        errors = [np.sum((columns[:, k] * ones[k] - 1) ** 2) for k in (0, 1)]
-        a, b = (ones[0], 0.0) if errors[0] < errors[1] else (0.0, ones[1])
+    columns, ones = np.stack([1 / y, x / y], axis=1), np.ones(len(y))
+    # Where the best line has a negative coefficient, the best one within bounds has 0 for one of the two.
+    fits = [kept * np.linalg.lstsq(columns * kept, ones, rcond=None)[0] for kept in np.array([[1, 1], [1, 0], [0, 1]])]
+    a, b = min((fit for fit in fits if fit.min() >= 0), key=lambda fit: np.linalg.norm(columns @ fit - ones))
     return float(a), float(b)

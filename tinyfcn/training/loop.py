@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -54,8 +54,8 @@ class Batches(Protocol):
 
 def training_step(
     parallel: ParallelNetwork,
-    batches: Batches,
     state: AdamState,
+    batch: Callable[[Array], tuple[Array, Array]],
     first_trained: int = 0,
     ignore_index: int | None = None,
     unlabelled: str = "zero",
@@ -66,12 +66,13 @@ def training_step(
     be recorded and replayed.
 
     Args:
+        batch: gives the network's input and the labels of the step that a device array (1,) counts.
         first_trained: the index in `network.parameters` of the first one that is trained.
         ignore_index, unlabelled: see `softmax_cross_entropy`.
     """
     network, trained = parallel.network, slice(first_trained, None)
     network.ops.adam_schedule(state)
-    x, labels = batches.batch(state.step)
+    x, labels = batch(state.step)
     loss = parallel.gradients(x, labels, ignore_index, unlabelled)
     network.ops.adam_step(network.parameters[trained], network.gradients[trained], state, loss)
 
@@ -121,8 +122,9 @@ class Trainer(ABC):
         )
 
     def work(self) -> None:
-        """The next step of training, see `training_step`."""
-        training_step(self.parallel, self.batches, self.state, self.first_trained, self.ignore_index, self.unlabelled)
+        """One step of training, see training_step."""
+        rest = (self.first_trained, self.ignore_index, self.unlabelled)
+        training_step(self.parallel, self.state, self.batches.batch, *rest)
 
     def step(self, step: int) -> None:
         """The step of this number, 0 .. steps - 1. Where kernels run, the first is recorded, and all are replayed."""
