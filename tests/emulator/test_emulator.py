@@ -458,7 +458,7 @@ def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_pat
     assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 4", scale=SCALE)) == 4
     assert compiled == [*runtime, "scale", "scale"]
     suffixes = sorted(path.suffix for path in own_cache.iterdir())
-    assert suffixes == [".so", ".so", ".so"], "the runtime, two kernels, and nothing half-made"
+    assert suffixes == [".so", ".so", ".so", ".symbols", ".symbols"], "the runtime, two kernels, and nothing half-made"
 
 
 def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
