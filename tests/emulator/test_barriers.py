@@ -45,7 +45,7 @@ def divergent(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "arguments", "says"),
+    ("kernel", "arguments", "expected"),
     [
         (
             "early_return",
@@ -73,13 +73,13 @@ def divergent(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
         ),
     ],
 )
-def test_threads_that_would_wait_for_ever_are_an_error_that_says_where(divergent, kernel, arguments, says):
+def test_a_deadlock_is_reported_with_its_lines(divergent, kernel, arguments, expected):
     x = divergent.asarray(np.zeros(64, np.float32))
     with pytest.raises(KernelError) as caught:
         divergent.launch(kernel, 3, 64, [x, *arguments])
     assert str(caught.value).startswith(f"{kernel} in divergent.cu: ")
-    assert says in str(caught.value)
-    assert (x != 2).all(), "nobody went past the barrier"
+    assert expected in str(caught.value)
+    assert (x != 2).all(), "no thread passed the barrier"
 
 
 def test_the_next_launch_after_an_error_is_sound(divergent):
@@ -121,7 +121,7 @@ extern "C" __global__ void lanes_that_there_are(float* y, const float* x, int n)
 
 
 @pytest.mark.parametrize("mode", ["trap", "check"])
-def test_a_warp_of_fewer_than_32_lanes_waits_for_those_that_there_are(tmp_path: Path, mode: str) -> None:
+def test_an_incomplete_warp_waits_for_its_existing_lanes(tmp_path: Path, mode: str) -> None:
     device = Emulator(folder_with(tmp_path, parts=PARTS_OF_WARPS), mode)
     x, y = device.asarray(np.arange(48, dtype=np.float32)), device.empty((48,))
     device.launch("lanes_that_there_are", 1, 48, [y, x, 1], 48 * 4)

@@ -25,7 +25,7 @@ extern "C" __global__ void scale(float* x) {
 
 
 def scaled(kernels: Path) -> float:
-    """What the kernel of SCALE in a folder makes of 1."""
+    """The result of the kernel of SCALE for an input of 1."""
     device = Emulator(kernels)
     x = device.asarray(np.ones(1, np.float32))
     device.launch("scale", 1, 1, [x])
@@ -33,20 +33,20 @@ def scaled(kernels: Path) -> float:
 
 
 @pytest.mark.parametrize(
-    ("common", "text", "place", "quoted"),
+    ("common", "text", "location", "quoted"),
     [
         ("", SCALE, "scale.cu:4:", "x[threadIdx.x] *= FACTOR;"),
         ("\nint f() { return none; }", SCALE.replace("FACTOR", "2"), "common.cuh:2:", "return none;"),
         ("", SCALE.replace("FACTOR", "INFINITY"), "scale.cu:4:", "INFINITY"),  # NVRTC has none either
     ],
 )
-def test_a_kernel_that_does_not_compile_gives_file_line_and_text(tmp_path, common, text, place, quoted):
+def test_a_kernel_that_does_not_compile_gives_file_line_and_text(tmp_path, common, text, location, quoted):
     with pytest.raises(KernelError) as caught:
         scaled(folder_with(tmp_path, common, scale=text))
     message = str(caught.value)
     assert message.startswith("scale.cu does not compile:\n")
-    assert place in message and "error:" in message and quoted in message
-    assert "kernels::" not in message, "what the emulator puts around a kernel is none of the reader's business"
+    assert location in message and "error:" in message and quoted in message
+    assert "kernels::" not in message, "the namespaces of the emulator do not show"
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_pat
     assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 4", scale=SCALE)) == 4
     assert compiled == [*runtime, "scale", "scale"]
     suffixes = sorted(path.suffix for path in own_cache.iterdir())
-    assert suffixes == [".so", ".so", ".so", ".symbols", ".symbols"], "the runtime, two kernels, and nothing half-made"
+    assert suffixes == [".so", ".so", ".so", ".symbols", ".symbols"], "the runtime, two kernels, and no temporary files"
 
 
 def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
@@ -120,7 +120,7 @@ def test_two_processes_of_two_threads_compile_a_library_once(tmp_path, own_cache
     assert scaled(kernels) == 7
 
 
-def test_a_process_that_dies_while_it_compiles_holds_up_nobody(tmp_path, own_cache, monkeypatch):
+def test_a_process_that_dies_while_it_compiles_leaves_no_lock(tmp_path, own_cache, monkeypatch):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
     logging_compiler(tmp_path, monkeypatch, seconds=0.2)
     process = build_elsewhere(kernels)
@@ -142,7 +142,7 @@ def test_a_kernel_that_does_not_compile_leaves_nothing_in_the_cache(tmp_path, ow
     assert [path.name.split("-")[0] for path in own_cache.iterdir()] == ["runtime"]
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+def test_an_unusable_cache_folder_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder can be made in here")
     monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "file"))
     assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 6", scale=SCALE)) == 6
@@ -158,7 +158,7 @@ def test_a_damaged_library_is_named(tmp_path, own_cache):
         scaled(kernels)
 
 
-def test_a_missing_compiler_is_an_error_that_names_what_supplies_one(tmp_path, monkeypatch):
+def test_a_missing_compiler_is_an_error_with_the_command_that_installs_one(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O3")
     with pytest.raises(DeviceError, match="'no-such-compiler', which CXX names, was not found"):
         Emulator(tmp_path)
@@ -181,7 +181,7 @@ def test_dynamic_shared_memory_outside_of_a_kernel_is_refused(tmp_path: Path) ->
         launch(Emulator(folder_with(tmp_path, outside=text)), "outside", 5)
 
 
-def test_an_accumulator_without_a_first_value_does_not_compile(tmp_path: Path) -> None:
+def test_an_accumulator_without_an_initial_value_does_not_compile(tmp_path: Path) -> None:
     text = """extern "C" __global__ void total(float* y, const float* x, int n) {
         float sum;
         for (int i = 0; i < n; ++i) sum += x[i];
@@ -201,6 +201,6 @@ def test_structures_are_as_large_in_python_as_in_cpp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["mode", "order", "precision"])
-def test_an_unknown_mode_is_named_with_those_there_are(tmp_path: Path, what: str) -> None:
+def test_an_unknown_mode_is_refused_with_the_known_ones(tmp_path: Path, what: str) -> None:
     with pytest.raises(ValueError, match=f"no {what} named 'quick'; there are .*(check|reverse|double)"):
         Emulator(wrong_folder(tmp_path), **{what: "quick"})

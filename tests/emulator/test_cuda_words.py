@@ -180,7 +180,7 @@ def test_every_thread_of_every_block_runs_with_its_own_indices(words, grid, bloc
     np.testing.assert_array_equal(out, expected)
 
 
-def test_arguments_arrive_as_what_they_are(words):
+def test_arguments_keep_their_types_and_values(words):
     out, octets = words.empty((5,)), words.asarray(np.array([1, 255], np.uint8))
     words.launch("arguments", 2, 32, [out, octets, -7, 0.1, 0xFFFFFFFE, 0xFEDCBA9876543210])
     np.testing.assert_array_equal(out, np.float32([255, -7, 0.1, 1, 1]))
@@ -199,7 +199,7 @@ def test_a_barrier_lets_every_thread_see_shared_memory(words, kernel, shared_byt
 def test_without_the_barrier_the_result_is_visibly_wrong_in_every_block(words):
     x = words.asarray(np.ones(3 * 64, np.float32))
     words.launch("reverse_without_barrier", 3, 64, [x], 256)
-    assert np.isnan(x.reshape(3, 64)[:, :32]).all(), "shared memory starts as NaN, the first half reads it so"
+    assert np.isnan(x.reshape(3, 64)[:, :32]).all(), "unwritten shared memory is NaN, and the first half reads it"
 
 
 def test_barriers_inside_a_loop_of_a_template(words):
@@ -278,7 +278,7 @@ def test_arithmetic_vectors_and_constants(words):
     np.testing.assert_allclose(out, [4, 6, 2, 2, -1, 7, np.e + 0.5, 1, 2], rtol=1e-6)
 
 
-def test_new_arrays_are_conspicuous_and_moved_ones_are_copies(words):
+def test_new_arrays_hold_fill_bytes_and_copies_are_independent(words):
     assert np.isnan(words.empty((3, 2))).all()
     assert np.isnan(words.empty((), np.float64))
     assert (words.empty((4,), np.int32) == -1515870811).all()
@@ -308,7 +308,7 @@ def test_more_shared_memory_than_a_gpu_gives_is_refused(words):
         words.launch("reverse_dynamic", 1, 64, [x], 48 * 1024 + 4)
 
 
-def test_more_blocks_than_anybody_waits_for_are_refused(words):
+def test_too_many_blocks_are_refused(words):
     with pytest.raises(KernelError, match="4294836225 blocks are more than the emulator's 268435456"):
         words.launch("indices", (65535, 65535), 1, [words.empty((6,), np.int32)])
 
@@ -343,14 +343,14 @@ def test_double_precision_reaches_every_float_literal_and_function(tmp_path: Pat
     np.testing.assert_allclose(y, expected, rtol=1e-15)
 
 
-def test_a_double_device_takes_no_floats_of_32_bits(tmp_path: Path) -> None:
+def test_double_precision_refuses_float32_arrays(tmp_path: Path) -> None:
     device = Emulator(folder_with(tmp_path, double=DOUBLE), precision="double")
     x = device.asarray(np.ones(256, np.float32))
     with pytest.raises(TypeError, match="widened: argument 'y' expects float64, got float32"):
         device.launch("widened", 1, 64, [x, x, 1])
 
 
-def test_what_a_kernel_prints_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_kernel_can_print(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = """extern "C" __global__ void talk(float* y, const float* x, int n) {
         if (threadIdx.x == 63) printf("thread %d of block %d: %d\\n", threadIdx.x, blockIdx.x, n);
     }"""

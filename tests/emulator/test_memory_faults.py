@@ -171,7 +171,7 @@ def test_an_index_may_be_wrong_by_millions(wrong: Path, mode: str) -> None:
         launch(Emulator(wrong, mode), "far_away", 3_000_000)
 
 
-def test_arrays_are_a_processs_own(wrong: Path) -> None:
+def test_a_forked_process_has_its_own_arrays(wrong: Path) -> None:
     device = Emulator(wrong)
     x = device.asarray(np.ones(3, np.float32))
     child = os.fork()

@@ -31,7 +31,7 @@ extern "C" __global__ void endless_barriers(float* y, const float* x, int n) {
 
 @pytest.mark.parametrize("kernel", ["endless", "endless_barriers"])
 @pytest.mark.parametrize("mode", ["trap", "check"])
-def test_ctrl_c_ends_a_kernel_that_does_not_end(tmp_path: Path, kernel: str, mode: str) -> None:
+def test_ctrl_c_ends_an_endless_kernel(tmp_path: Path, kernel: str, mode: str) -> None:
     device = Emulator(folder_with(tmp_path, endless=ENDLESS), mode)
     launch(device, kernel, 0)
     ctrl_c = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
@@ -42,8 +42,8 @@ def test_ctrl_c_ends_a_kernel_that_does_not_end(tmp_path: Path, kernel: str, mod
     launch(device, kernel, 0)
 
 
-def test_ctrl_c_is_left_to_a_handler_that_somebody_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training has one, which lets the step at hand finish."""
+def test_ctrl_c_is_left_to_another_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training installs one, which lets the current step finish."""
     device = Emulator(folder_with(tmp_path, endless=ENDLESS.replace("x[0] * 0", "1.0f")))
     launch(device, "endless", 0)
     handled: list[int] = []
@@ -56,7 +56,7 @@ def test_ctrl_c_is_left_to_a_handler_that_somebody_set(tmp_path: Path, monkeypat
     assert (y[:64] == 5_000_000).all() and handled == [signal.SIGINT]
 
 
-def test_ctrl_c_is_pythons_where_another_thread_launches(tmp_path: Path) -> None:
+def test_ctrl_c_goes_to_python_if_another_thread_launches(tmp_path: Path) -> None:
     device = Emulator(folder_with(tmp_path, endless=ENDLESS.replace("x[0] * 0", "1.0f")))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(launch, device, "endless", 5_000_000)
@@ -105,11 +105,11 @@ extern "C" __global__ void infinity_over_infinity(float* y, const float* x, int 
     y[threadIdx.x] = e / (e + n);
 }
 """
-MESSAGES = {
-    "past_the_end": r"reads x\[256\] \(x has 256 elements\)",
-    "too_large_for_the_stack": "needs more memory for its local variables than a thread has",
-    "no_barrier": r"a race: thread \(\d+,0,0\) writes tile\[\d+\].*thread \(\d+,0,0\) read it",
-    "infinity_over_infinity": r"thread \(0,0,0\) computes a NaN",
+MESSAGES = {  # kernel -> n, and the message
+    "past_the_end": (256, r"reads x\[256\] \(x has 256 elements\)"),
+    "too_large_for_the_stack": (256, "needs more memory for its local variables than a thread has"),
+    "no_barrier": (1, r"a race: thread \(\d+,0,0\) writes tile\[\d+\].*thread \(\d+,0,0\) read it"),
+    "infinity_over_infinity": (1, r"thread \(0,0,0\) computes a NaN"),
 }
 
 
@@ -118,12 +118,10 @@ def test_faults_in_several_python_threads(tmp_path: Path) -> None:
 
     def fault(kernel: str) -> str:
         with pytest.raises(KernelError) as caught:
-            launch(
-                Emulator(folder, "check"), kernel, 256 if kernel in ("past_the_end", "too_large_for_the_stack") else 1
-            )
+            launch(Emulator(folder, "check"), kernel, MESSAGES[kernel][0])
         return str(caught.value)
 
     kernels = [*MESSAGES] * 4
     with ThreadPoolExecutor(4) as pool:
         for kernel, message in zip(kernels, pool.map(fault, kernels), strict=True):
-            assert re.search(MESSAGES[kernel], message), message
+            assert re.search(MESSAGES[kernel][1], message), message
