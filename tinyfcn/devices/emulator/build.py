@@ -216,7 +216,7 @@ def _build_once(path: Path, build: Callable[[Path], None], *suffixes: str) -> Pa
 def _lock(path: Path) -> Iterator[None]:
     """Holds a lock that one thread of one process can hold at a time. The system releases it if the process dies.
 
-    On a file system without locks this waits for nobody: a library may be compiled twice then, which is harmless.
+    A file system without locks makes no difference to the result: a library may then be compiled twice.
     """
     if sys.platform == "win32":
         yield

@@ -1,31 +1,32 @@
-// CUDA's words, in C++ for a CPU. Included before a kernel file that is otherwise compiled as it is.
+// Defines CUDA's keywords and functions in C++ for a CPU. The emulator includes it before the text of a kernel file.
 //
-// What runs a block's threads is in threads.cpp. Here is only what a kernel can name.
+// This file holds only what a kernel can name. The code that runs the threads is in threads.cpp.
 #pragma once
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // no Bessel functions and their like: reading them would take half of a compilation
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // without Bessel functions and the like, which take longer to parse than a kernel
 #include <math.h>
 
 #include "runtime.h"
 
-// To a kernel its indices are constants, so the compiler may keep them; a thread that has waited finds its own again.
+// Constant for a kernel, so the compiler may keep them in registers. When a thread goes on after a wait, the runtime
+// has restored the thread's own values.
 extern const uint3 threadIdx, blockIdx;
 extern const dim3 blockDim, gridDim;
 
-// NVRTC has no INFINITY and no NAN, so a kernel that uses them must not compile here either.
+// NVRTC does not define INFINITY and NAN, so a kernel that uses them must not compile on the emulator either.
 #undef INFINITY
 #undef NAN
 
-#ifdef EMULATOR_DOUBLE  // all that a kernel calls float; build.py sees to functions and literals
+#ifdef EMULATOR_DOUBLE  // widens the types; build.py replaces the functions and literals
 #define float double
 #endif
 
 // --- Where functions and variables live. Blocks run one at a time, so shared memory can be static. ---
-#define __global__ __attribute__((noinline))  // its accesses are watched, its caller's are not
+#define __global__ __attribute__((noinline))  // check mode watches the accesses of a kernel, but not of its caller
 #define __device__
 #define __host__
 #define __constant__
@@ -33,8 +34,8 @@ extern const dim3 blockDim, gridDim;
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// `used`: after a barrier the compiler must read again what another thread may have written. The gap keeps variables
-// apart, so that one step too far is not yet the next variable.
+// `used`: after a barrier the compiler must read a variable again, because another thread may have written to it. The
+// gap separates variables, so that an index one past the end does not reach the next variable.
 #define __shared__ \
     static __attribute__((used)) char EMULATOR_UNIQUE(__COUNTER__)[16]; \
     static __attribute__((used, aligned(16)))
@@ -53,71 +54,74 @@ EMULATOR_VECTORS(unsigned int, uint, 8, 16)
 EMULATOR_VECTORS(unsigned char, uchar, 2, 4)
 
 // --- Threads that wait for each other ---
-using emulator::Here;
+using emulator::SourceLocation;
 
-inline void __syncthreads(Here here = Here()) {
-    emulator::wait("__syncthreads", here, 0, emulator::BARRIER, 0);
+inline void __syncthreads(SourceLocation location = SourceLocation()) {
+    emulator::wait("__syncthreads", location, 0, emulator::BARRIER, 0);
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
 constexpr unsigned EMULATOR_ALL_LANES = 0xffffffff;
 
-inline unsigned emulator_vote(const char* operation, Here here, unsigned mask, bool mine) {
-    return static_cast<unsigned>(emulator::wait(operation, here, mask, emulator::VOTE, mine));
+inline unsigned emulator_vote(const char* operation, SourceLocation location, unsigned mask, bool mine) {
+    return static_cast<unsigned>(emulator::wait(operation, location, mask, emulator::VOTE, mine));
 }
-inline void __syncwarp(unsigned mask = EMULATOR_ALL_LANES, Here here = Here()) {
-    emulator_vote("__syncwarp", here, mask, true);
+inline void __syncwarp(unsigned mask = EMULATOR_ALL_LANES, SourceLocation location = SourceLocation()) {
+    emulator_vote("__syncwarp", location, mask, true);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate, Here here = Here()) {
-    return emulator_vote("__ballot_sync", here, mask, predicate);
+inline unsigned __ballot_sync(unsigned mask, int predicate, SourceLocation location = SourceLocation()) {
+    return emulator_vote("__ballot_sync", location, mask, predicate);
 }
-inline int __any_sync(unsigned mask, int predicate, Here here = Here()) {
-    return emulator_vote("__any_sync", here, mask, predicate) != 0;
+inline int __any_sync(unsigned mask, int predicate, SourceLocation location = SourceLocation()) {
+    return emulator_vote("__any_sync", location, mask, predicate) != 0;
 }
-inline int __all_sync(unsigned mask, int predicate, Here here = Here()) {
-    return emulator_vote("__all_sync", here, mask, !predicate) == 0;
+inline int __all_sync(unsigned mask, int predicate, SourceLocation location = SourceLocation()) {
+    return emulator_vote("__all_sync", location, mask, !predicate) == 0;
 }
 
-// A shuffle's lanes fall into groups of `width`. Where the source lane would lie outside, a thread gets its
-// own value.
+// The lanes of a shuffle form groups of `width`. If the source lane would lie outside its group, a thread gets its own
+// value.
 template <typename T>
-T emulator_shuffle(const char* operation, Here here, unsigned mask, T value, int source) {
+T emulator_shuffle(const char* operation, SourceLocation location, unsigned mask, T value, int source) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move values of 4 or 8 bytes");
     unsigned long long bits = 0;
     memcpy(&bits, &value, sizeof value);
-    bits = emulator::wait(operation, here, mask, source, bits);
+    bits = emulator::wait(operation, location, mask, source, bits);
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 template <typename T>
-T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, Here here = Here()) {
+T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, SourceLocation location = SourceLocation()) {
     const int group = emulator::lane() & -width;
-    return emulator_shuffle("__shfl_sync", here, mask, value, group + (source & (width - 1)));
+    return emulator_shuffle("__shfl_sync", location, mask, value, group + (source & (width - 1)));
 }
 template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize, Here here = Here()) {
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
+                   SourceLocation location = SourceLocation()) {
     const int lane = emulator::lane(), source = lane + delta, last = lane | (width - 1);
-    return emulator_shuffle("__shfl_down_sync", here, mask, value, source <= last ? source : lane);
+    return emulator_shuffle("__shfl_down_sync", location, mask, value, source <= last ? source : lane);
 }
 template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize, Here here = Here()) {
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
+                 SourceLocation location = SourceLocation()) {
     const int lane = emulator::lane(), source = lane - delta, first = lane & -width;
-    return emulator_shuffle("__shfl_up_sync", here, mask, value, source >= first ? source : lane);
+    return emulator_shuffle("__shfl_up_sync", location, mask, value, source >= first ? source : lane);
 }
 template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize, Here here = Here()) {
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize,
+                  SourceLocation location = SourceLocation()) {
     const int lane = emulator::lane(), source = lane ^ lanes, last = lane | (width - 1);
-    return emulator_shuffle("__shfl_xor_sync", here, mask, value, source <= last ? source : lane);
+    return emulator_shuffle("__shfl_xor_sync", location, mask, value, source <= last ? source : lane);
 }
 
-// --- Atomics: no other thread runs meanwhile, so plain arithmetic will do. Each returns the old value. ---
+// --- Atomics. No other thread runs at the same time, so plain arithmetic is enough. Each returns the old value. ---
 #define EMULATOR_UNWATCHED __attribute__((noinline, no_sanitize_thread))
-#define EMULATOR_TOUCH emulator::touch(address, sizeof *address, emulator::ATOMIC, __builtin_return_address(0))
+#define EMULATOR_ON_ACCESS emulator::on_access(address, sizeof *address, emulator::ATOMIC, __builtin_return_address(0))
 #define EMULATOR_ATOMIC(name, updated) \
     template <typename T, typename V> \
     EMULATOR_UNWATCHED T name(T* address, V v) { \
-        EMULATOR_TOUCH; \
+        EMULATOR_ON_ACCESS; \
         const T old = *address, value = T(v); \
         *address = updated; \
         return old; \
@@ -131,13 +135,13 @@ EMULATOR_ATOMIC(atomicMax, value > old ? value : old)
 EMULATOR_ATOMIC(atomicExch, value)
 template <typename T, typename U, typename V>
 EMULATOR_UNWATCHED T atomicCAS(T* address, U expected, V value) {
-    EMULATOR_TOUCH;
+    EMULATOR_ON_ACCESS;
     const T old = *address;
     if (old == T(expected)) *address = T(value);
     return old;
 }
 
-// --- Arithmetic. glibc keeps the names __expf and so on for itself: here they are macros. ---
+// --- Arithmetic. glibc reserves names such as __expf, so they are macros here. ---
 #define __expf(x) exp(x)
 #define __logf(x) log(x)
 #define __log2f(x) log2(x)
@@ -154,7 +158,7 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fmaf_rn(float a, float b, float c) { return fma(a, b, c); }
 inline int __float2int_rn(float x) { return static_cast<int>(rint(x)); }
 
-// Of two types their common one; of a number and a NaN the number.
+// The result has the common type of the two. If one argument is a NaN, the result is the other one.
 template <typename A, typename B, typename Common = decltype(A() + B())>
 Common min(A a, B b) {
     return Common(a) < Common(b) || b != b ? a : b;
@@ -172,7 +176,7 @@ inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 
-#ifndef EMULATOR_DOUBLE  // what looks at a float's 32 bits cannot be widened
+#ifndef EMULATOR_DOUBLE  // a function that reads the 32 bits of a float cannot be widened
 template <typename To, typename From>
 To emulator_same_bits(From from) {
     static_assert(sizeof(To) == sizeof(From));
@@ -186,21 +190,20 @@ inline float __int_as_float(int x) { return emulator_same_bits<float>(x); }
 inline float __uint_as_float(unsigned x) { return emulator_same_bits<float>(x); }
 #endif
 
-// --- Check mode sees these as the reads and writes that they are. ---
+// --- Memory functions, which check mode sees as reads and writes. ---
 EMULATOR_UNWATCHED inline void* emulator_memset(void* to, int byte, size_t bytes) {
-    if (bytes) emulator::touch(to, bytes, emulator::WRITE, __builtin_return_address(0));
+    if (bytes) emulator::on_access(to, bytes, emulator::WRITE, __builtin_return_address(0));
     return memset(to, byte, bytes);
 }
 EMULATOR_UNWATCHED inline void* emulator_memcpy(void* to, const void* from, size_t bytes) {
-    if (bytes) emulator::touch(from, bytes, emulator::READ, __builtin_return_address(0));
-    if (bytes) emulator::touch(to, bytes, emulator::WRITE, __builtin_return_address(0));
+    if (bytes) emulator::on_access(from, bytes, emulator::READ, __builtin_return_address(0));
+    if (bytes) emulator::on_access(to, bytes, emulator::WRITE, __builtin_return_address(0));
     return memcpy(to, from, bytes);
 }
 #define memset emulator_memset
 #define memcpy emulator_memcpy
 
-// --- For Python: one exported function a kernel, which takes its arguments from a list of pointers to them, as
-// cuLaunchKernel does. ---
+// --- For Python: one exported function per kernel. Like cuLaunchKernel, it takes pointers to the arguments. ---
 struct EmulatorCall {
     template <typename... T>
     EMULATOR_UNWATCHED EmulatorCall(void (*kernel)(T...), T... arguments) {
@@ -209,7 +212,7 @@ struct EmulatorCall {
 };
 template <typename... T>
 EMULATOR_UNWATCHED void emulator_call(void (*kernel)(T...), void** list) {
-    EmulatorCall{kernel, *static_cast<T*>(*list++)...};  // braces: from left to right
+    EmulatorCall{kernel, *static_cast<T*>(*list++)...};  // braces evaluate the arguments from left to right
 }
 
 #define EMULATOR_EXPORT(name, ...) \

@@ -1,10 +1,13 @@
-// What goes wrong in a kernel, caught and said in words.
+// Catches faults of a kernel, reports them in words, and ends the launch.
 //
-// Three ways lead here. The compiler is told (-fsanitize=bounds,...) to call a __ubsan_handle function where an
-// index leaves its array, an int overflows or a vector is not aligned; the functions stand here instead of the
-// compiler's own. The processor raises a signal where memory is touched that is not there: arrays end at a page
-// that must not be touched. And shadow.cpp calls `say` for what only it sees. Each says what happened in
-// `message` and leaves the kernel.
+// Faults are found in three ways:
+//
+// - The compiler is told (-fsanitize=bounds,...) to call a __ubsan_handle function if an index is out of bounds, an int
+//   overflows or a vector is misaligned. These functions are defined here, and not in the compiler's own library.
+// - The processor raises a signal if a kernel accesses protected memory, which begins where an array ends.
+// - shadow.cpp calls `report` for the faults that only check mode finds.
+//
+// Each of them writes to `message` and ends the launch.
 #include "state.h"
 
 #include <dlfcn.h>
@@ -22,17 +25,17 @@ namespace emulator {
 
 char message[2048];
 
-static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGINT};  // the last is Ctrl-C's
+static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGINT};  // the last one is raised by Ctrl-C
 constexpr int SIGNAL_COUNT = sizeof SIGNALS / sizeof *SIGNALS;
 
-static int signals;  // how many of them are caught
+static int signals;  // the number of them that are caught
 static struct sigaction actions_before[SIGNAL_COUNT];
 static stack_t stack_before;
-static char signal_stack[64 * 1024];  // a fiber's own may be the one that is full
+static char signal_stack[64 * 1024];  // because the stack of the fiber may be full
 static pthread_t launching;
-static bool telling;  // of a fault; a second one meanwhile is the emulator's own
+static bool reporting;  // whether a fault is being reported; another one meanwhile is a fault of the emulator
 
-void say(const char* format, ...) {
+void report(const char* format, ...) {
     const size_t used = strlen(message);
     va_list values;
     va_start(values, format);
@@ -40,12 +43,12 @@ void say(const char* format, ...) {
     va_end(values);
 }
 
-static void say_thread(const char* does) {
+static void report_thread(const char* does) {
     const uint3 index = thread_index(current);
-    say("thread (%u,%u,%u) %s ", index.x, index.y, index.z, does);
+    report("thread (%u,%u,%u) %s ", index.x, index.y, index.z, does);
 }
 
-// The offset of an instruction in the kernel's library; -1 if it lies in another.
+// The offset of an instruction in the kernel's library, or -1 if it lies in another library.
 static long offset(const void* code) {
     Dl_info kernels, its;
     dladdr(reinterpret_cast<void*>(launch->kernel), &kernels);
@@ -53,43 +56,44 @@ static long offset(const void* code) {
     return static_cast<const char*>(code) - static_cast<char*>(its.dli_fbase);
 }
 
-void say_line(const void* code) { say("<%lx>", offset(code)); }
+void report_line(const void* code) { report("<%lx>", offset(code)); }
 
-// The region that an address lies in, or, if it lies in none, the one that it missed by least. What lies between two
-// arrays is put there behind the first: to miss the second, an index must be negative, which few are by much.
+// The region that an address lies in. If it lies in none: the nearest region, where a distance before a region counts
+// 256 times. So an address between two arrays is taken for an index past the end of the first, and not for a negative
+// index of the second, since few negative indices are large.
 const Region* nearest_region(const char* address) {
     const Region* nearest = nullptr;
     size_t least = SIZE_MAX;
     for (int r = 0; r < launch->region_count; r++) {
         const Region& region = launch->regions[r];
         const char* end = region.start + region.bytes;
-        const size_t missed = address < region.start ? (region.start - address) * 256
-                              : address < end        ? 0
-                                                     : address - end + 1;
-        if (missed < least) {
-            least = missed;
+        const size_t distance = address < region.start ? (region.start - address) * 256
+                                : address < end        ? 0
+                                                       : address - end + 1;
+        if (distance < least) {
+            least = distance;
             nearest = &region;
         }
     }
     return nearest;
 }
 
-// "y[560]", and of an element that is not there " (y has 560 elements)"
-void say_element(const void* address) {
+// Reports "y[559]" or, of an element that does not exist, "y[560] (y has 560 elements)".
+void report_element(const void* address) {
     const char* at = static_cast<const char*>(address);
     const Region* region = nearest_region(at);
     const long distance = region ? at - region->start : LONG_MAX;
     if (distance < -FAR || distance > long(region ? region->bytes : 0) + FAR) {
-        say("an address far from all its arrays (a null pointer, or an index that is negative or wrapped round?)");
+        report("an address far from all its arrays (a null pointer, or an index that is negative or wrapped round?)");
         return;
     }
-    say("%s[%ld]", region->name, distance / long(region->unit));
+    report("%s[%ld]", region->name, distance / long(region->unit));
     if (at < region->start || at >= region->start + region->bytes)
-        say(" (%s has %zu elements)", region->name, region->bytes / region->unit);
+        report(" (%s has %zu elements)", region->name, region->bytes / region->unit);
 }
 
 static void on_signal(int number, siginfo_t* info, void*) {
-    if (telling || !pthread_equal(launching, pthread_self())) {  // not the kernel's doing, or not its thread
+    if (reporting || !pthread_equal(launching, pthread_self())) {  // a fault of another part of the program
         if (number == SIGINT) actions_before[SIGNAL_COUNT - 1].sa_handler(number);
         else signal(number, SIG_DFL);
         return;
@@ -97,55 +101,55 @@ static void on_signal(int number, siginfo_t* info, void*) {
     if (number == SIGINT) {
         launch->stopped = true;
         if (!in_kernel) {
-            if (!message[0]) say("stopped by Ctrl-C");
+            if (!message[0]) report("stopped by Ctrl-C");
             return;
         }
     }
-    telling = true;
-    if (number == SIGFPE) shadow_block_ends();  // what nothing wrote is a NaN
-    if (message[0]) leave();
+    reporting = true;
+    if (number == SIGFPE) shadow_block_ends();  // the NaN may be an unwritten element
+    if (message[0]) leave_kernel();
     if (number == SIGINT) {
-        say("stopped by Ctrl-C ");
+        report("stopped by Ctrl-C ");
     } else if (number == SIGFPE) {
-        say_thread(
+        report_thread(
             "computes a NaN (0 / 0, inf - inf, inf / inf, 0 * inf ...), compares with one, or makes an int of a number"
             " that none holds,");
     } else if (on_a_stack(info->si_addr)) {
-        say_thread("needs more memory for its local variables than a thread has,");
+        report_thread("needs more memory for its local variables than a thread has,");
     } else {
-        say_thread("touches");
-        say_element(info->si_addr);
-        say(" ");
+        report_thread("touches");
+        report_element(info->si_addr);
+        report(" ");
     }
-    // The fault may have come up in a function of the C library: the kernel's line is among the callers'.
+    // The fault may have occurred in a function of the C library, so the kernel's line may be that of a caller.
     void* frames[32];
     const int count = backtrace(frames, 32);
-    say("at <");
-    for (int f = 2; f < count; f++) {  // after this function and the system's, which called it
-        const long at = offset(static_cast<char*>(frames[f]) - (f > 2));  // a caller goes on after its call
-        if (at >= 0) say("%lx,", at);
+    report("at <");
+    for (int f = 2; f < count; f++) {  // 0 is this function, 1 is the function of the system that called it
+        const long at = offset(static_cast<char*>(frames[f]) - (f > 2));  // from a return address back to the call
+        if (at >= 0) report("%lx,", at);
     }
-    say(">");
-    leave();
+    report(">");
+    leave_kernel();
 }
 
-void catch_faults() {
+void install_handlers() {
     launching = pthread_self();
-    telling = false;
+    reporting = false;
     void* frame;
-    backtrace(&frame, 1);  // loads what it needs now, not in a signal handler
+    backtrace(&frame, 1);  // the first call loads a library, which a signal handler must not do
     stack_t stack = {};
     stack.ss_sp = signal_stack;
     stack.ss_size = sizeof signal_stack;
     sigaltstack(&stack, &stack_before);
     struct sigaction action = {};
     action.sa_sigaction = on_signal;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // the handler is left by a jump
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // because a jump leaves the handler
     signals = SIGNAL_COUNT - !launch->stoppable;
     for (int s = 0; s < signals; s++) sigaction(SIGNALS[s], &action, &actions_before[s]);
 }
 
-void let_go() {
+void restore_handlers() {
     for (int s = 0; s < signals; s++) sigaction(SIGNALS[s], &actions_before[s], nullptr);
     sigaltstack(&stack_before, nullptr);
 #ifdef __GLIBC__
@@ -154,10 +158,10 @@ void let_go() {
 #endif
 }
 
-// What the compiler hands to the __ubsan_handle functions: all begin like this.
+// The data that the compiler passes to the __ubsan_handle functions begins with these fields.
 struct Type {
-    unsigned short kind, info;  // of an integer: info & 1, whether it is signed; info / 2, the logarithm of its bits
-    char name[1];               // in quotes: 'float [64]'
+    unsigned short kind, info;  // for an integer: info & 1 tells whether it is signed, info / 2 is log2 of its bits
+    char name[1];               // in quotes, such as 'float [64]'
 };
 struct Case {
     const char* file;
@@ -171,9 +175,9 @@ struct Case {
     va_start(values, format);
     vsnprintf(text, sizeof text, format, values);
     va_end(values);
-    say_thread(text);
-    say("at %s:%u", at->file, at->line);
-    leave();
+    report_thread(text);
+    report("at %s:%u", at->file, at->line);
+    leave_kernel();
 }
 
 static long long number(const Type* type, size_t value) {
@@ -200,11 +204,11 @@ void __ubsan_handle_out_of_bounds(Case* at, size_t index) {
     stop(at, "uses the index %lld of an array of type %s", number(at->other, index), at->type->name);
 }
 void __ubsan_handle_type_mismatch_v1(Case* at, void* address) {
-    say_thread("takes a");
-    say("%s from the address of ", at->type->name);
-    say_element(address);
-    say(", which is not a multiple of its size, at %s:%u", at->file, at->line);
-    leave();
+    report_thread("takes a");
+    report("%s from the address of ", at->type->name);
+    report_element(address);
+    report(", which is not a multiple of its size, at %s:%u", at->file, at->line);
+    leave_kernel();
 }
 }
 

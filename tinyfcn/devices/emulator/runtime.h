@@ -1,4 +1,4 @@
-// What a kernel and the runtime that runs it know of each other.
+// The interface between a kernel and the runtime that runs it.
 #pragma once
 
 #include <stddef.h>
@@ -15,27 +15,30 @@ constexpr int warpSize = 32;
 
 namespace emulator {
 
-// A call in a kernel that makes threads wait. As a default argument, `Here()` is the line of the call.
-struct Here {
+// The file and line of a call in a kernel that makes threads wait. As a default argument, `SourceLocation()` is the
+// location of the caller.
+struct SourceLocation {
     const char* file;
     int line;
-    constexpr Here(const char* f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l) {}
+    constexpr SourceLocation(const char* f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l) {}
 };
 
-constexpr int VOTE = -1;     // it wants one bit from each lane: whether that lane's value is not 0
-constexpr int BARRIER = -2;  // it waits for the whole block
+// Instead of a source lane:
+constexpr int VOTE = -1;     // the thread asks every lane for one bit, which tells whether the lane's value is not 0
+constexpr int BARRIER = -2;  // the thread waits for the whole block
 
-// Called by a thread that cannot go on alone. Returns when all those it waits for have come, with what it asked for:
-// the value of the lane `source`, or the votes. `mask`: the lanes of its warp that it waits for.
-unsigned long long wait(const char* operation, Here here, unsigned mask, int source, unsigned long long value);
+// Waits until all threads that the calling thread depends on have arrived. `mask` names those lanes of its warp.
+// Returns the value of the lane `source`, or the votes.
+unsigned long long wait(const char* operation, SourceLocation location, unsigned mask, int source,
+                        unsigned long long value);
 
-int lane();  // of the running thread, within its warp
+int lane();  // the running thread's number within its warp
 
-char* dynamic_shared();  // of the running launch
+char* dynamic_shared();  // the dynamic shared memory of the launch
 
 enum Kind { READ, WRITE, ATOMIC };
 
-// Check mode's look at an access before it happens, by the instruction at `code`.
-void touch(const void* address, size_t bytes, Kind kind, const void* code);
+// Check mode examines an access before it happens. `code` is the return address of the call before the instruction.
+void on_access(const void* address, size_t bytes, Kind kind, const void* code);
 
 }  // namespace emulator

@@ -1,10 +1,10 @@
-// What the parts of the runtime share: threads.cpp runs the threads, faults.cpp says what went wrong, and shadow.cpp
-// watches every access in check mode.
+// Declarations that the parts of the runtime share. threads.cpp runs the threads, faults.cpp reports faults, and
+// shadow.cpp examines every access in check mode.
 #pragma once
 
-#undef _FORTIFY_SOURCE     // its longjmp refuses to leave a fiber's stack
-#define _XOPEN_SOURCE 700  // macOS declares ucontext only with this,
-#define _DARWIN_C_SOURCE   // and mmap's MAP_ANONYMOUS with this
+#undef _FORTIFY_SOURCE     // its longjmp refuses to jump from a fiber's stack to another one
+#define _XOPEN_SOURCE 700  // macOS declares ucontext only if this is defined,
+#define _DARWIN_C_SOURCE   // and MAP_ANONYMOUS of mmap only if this is defined
 
 #include "runtime.h"
 
@@ -13,26 +13,26 @@ extern dim3 blockDim, gridDim;
 
 namespace emulator {
 
-constexpr int MAX_THREADS = 1024;         // in a block, on every GPU
+constexpr int MAX_THREADS = 1024;         // threads of a block, on every GPU
 constexpr size_t MAX_SHARED = 96 * 1024;  // bytes: 48 KiB of floats, widened to double
-constexpr long FAR = 1 << 24;             // bytes; as far as the memory reaches that emulator.py puts behind each array
+constexpr long FAR = 1 << 24;             // bytes of protected memory that emulator.py puts behind each array
 
 struct Record;
 
-// Memory that a kernel may use: an argument, or a shared variable. A ctypes.Structure of library.py.
+// Memory that a kernel may use: an array, or a variable of the kernel file. library.py has the same structure.
 struct Region {
     const char* name;
-    char* start;     // null: the dynamic shared memory
+    char* start;      // null: the dynamic shared memory
     size_t bytes;
-    unsigned unit;   // bytes of an element
-    int fill_byte;   // the value of all bytes of an unwritten element; -1: an element may have any value
-    int shared;      // it belongs to a block, and starts anew with each
-    Record* records; // one an element, in check mode
+    unsigned unit;    // bytes of an element
+    int fill_byte;    // the value of all bytes of an unwritten element; -1: an element may have any value
+    int shared;       // whether it is shared memory, which every block starts with unwritten
+    Record* records;  // in check mode, one for each element
 };
 
 enum Order { FORWARD, REVERSE, RANDOM };
 
-// All that a launch is. A ctypes.Structure of library.py.
+// A launch. library.py has the same structure.
 struct Launch {
     void (*kernel)(void** arguments);
     void** arguments;
@@ -40,38 +40,38 @@ struct Launch {
     int order;
     unsigned seed;
     int check;
-    int stoppable;                // by Ctrl-C
+    int stoppable;                // whether Ctrl-C may end it
     Region* regions;
     int region_count;
-    unsigned long long accesses;  // that check mode looked at
-    int stopped;                  // so
+    unsigned long long accesses;  // result: the number of accesses that check mode examined
+    int stopped;                  // result: whether Ctrl-C ended it
 };
 
 extern Launch* launch;
-extern int thread_count;  // of this launch's blocks
-extern int current;       // the thread that runs now
-extern volatile bool in_kernel;  // and not in what runs it
-extern int block_number;  // counted from 1 in the order in which they run
-extern char message[2048];  // why the launch failed; empty while it has not
+extern int thread_count;         // threads of a block
+extern int current;              // the number of the running thread
+extern volatile bool in_kernel;  // whether the kernel runs, and not the runtime
+extern int block_number;         // the running block's number, counted from 1 in the order of execution
+extern char message[2048];       // why the launch failed, or an empty text
 
 uint3 thread_index(int thread);
 uint3 block_index(int number);
 bool on_a_stack(const void* address);
-bool is_index(const void* address);  // threadIdx and its like
-[[noreturn]] void leave();  // the kernel, for good
+bool is_builtin_index(const void* address);  // threadIdx, blockIdx, blockDim or gridDim
+[[noreturn]] void leave_kernel();  // ends the launch
 
 // faults.cpp
-__attribute__((format(printf, 1, 2))) void say(const char* format, ...);
-void say_line(const void* code);  // as an offset in its library, which library.py turns into a file's line
-void say_element(const void* address);
+__attribute__((format(printf, 1, 2))) void report(const char* format, ...);  // adds to `message`
+void report_line(const void* code);  // as an offset in the library, which library.py replaces by the source line
+void report_element(const void* address);
 const Region* nearest_region(const char* address);
-void catch_faults();  // until let_go
-void let_go();
+void install_handlers();
+void restore_handlers();
 
 // shadow.cpp
 void shadow_block_begins();
 void shadow_block_ends();
 void shadow_barrier();
-void shadow_syncwarp(const int* members, int count);
+void shadow_syncwarp(const int* waiting, int count);
 
 }  // namespace emulator

@@ -1,17 +1,17 @@
-// How the threads of a block take turns on one CPU core.
+// Runs the threads of a block in turn on one CPU core.
 //
-// A launch runs its blocks one after another, and a block's threads as fibers: functions with a stack of
-// their own that can stop in the middle and go on later. A fiber runs one thread after another in a plain
-// loop. Only when a thread has to wait, at a barrier or for the other lanes of its warp, does that fiber stop
-// there with it, and another fiber takes up the threads that have not started. So a block without barriers
-// runs on one fiber, as a `for` loop would, and one with a barrier on as many fibers as it has threads.
+// A launch runs its blocks one after another. The threads of a block run on fibers. A fiber is a function with a stack
+// of its own, so it can stop in the middle and go on later. It runs threads in a plain loop. When a thread has to wait,
+// at a barrier or for other lanes of its warp, its fiber stops with it, and another fiber runs the threads that have
+// not started. So a block without barriers needs one fiber and runs like a `for` loop. A block with a barrier needs as
+// many fibers as it has threads.
 //
-// When every thread has exited or waits, `release_block` and `release_warps` look for threads whose wait is
-// over. If there are none, no thread can ever go on: the launch ends with a message that says who waits
-// where.
+// When every thread has exited or waits, `release_block` and `release_warps` look for threads that need not wait any
+// longer. If there are none, the threads are deadlocked: the launch ends with a message that tells how many threads
+// wait at which line.
 //
-// The stacks are made with ucontext. Switching between them is left to _setjmp and _longjmp, which, unlike
-// swapcontext, make no system call (10 ns rather than 200).
+// The stacks are set up with ucontext. The switches between them use _setjmp and _longjmp, because swapcontext makes a
+// system call (200 ns instead of 10).
 #include "state.h"
 
 #include <fenv.h>
@@ -30,11 +30,11 @@ dim3 blockDim, gridDim;
 
 namespace emulator {
 
-constexpr size_t STACK_BYTES = 256 * 1024;  // taken from the machine only as far as it is used
+constexpr size_t STACK_BYTES = 256 * 1024;  // the system provides pages only when they are used
 
 struct Fiber {
-    jmp_buf registers;     // where it stopped
-    ucontext_t beginning;  // where it enters `run_threads`
+    jmp_buf registers;     // the point where it stopped
+    ucontext_t beginning;  // the entry into `run_threads`
     bool entered;
 };
 
@@ -43,12 +43,13 @@ enum State { READY, WAITING, EXITED };
 struct Thread {
     uint3 index;  // its threadIdx
     State state;
-    Fiber* fiber;              // the rest is for a thread that waits: the fiber that stopped with it,
-    const char* operation;     // "__syncthreads", "__shfl_down_sync", ...
-    Here here;                 // and its line;
-    unsigned mask;             // the lanes of its warp that it waits for;
-    int source;                // the lane whose value it wants, or VOTE, or BARRIER;
-    unsigned long long value;  // what it brings, and when it goes on, what it gets
+    // While it waits:
+    Fiber* fiber;              // the fiber that stopped with it
+    const char* operation;     // the call that waits: "__syncthreads", "__shfl_down_sync", ...
+    SourceLocation location;   // the source location of the call
+    unsigned mask;             // the lanes of its warp that it waits for
+    int source;                // the lane whose value it asks for, or VOTE, or BARRIER
+    unsigned long long value;  // its own value; when it goes on, the result of the call
 };
 
 Launch* launch;
@@ -56,19 +57,19 @@ int thread_count, current, block_number;
 volatile bool in_kernel;
 
 static Thread threads[MAX_THREADS];
-static int order[MAX_THREADS];  // in which the threads take their turns until the next barrier
-static int started;             // threads of this block that have started
-static int exited;              // and those that have reached their end
+static int order[MAX_THREADS];  // the threads in the order in which they run until the next barrier
+static int started;             // the number of threads of this block that have started
+static int exited;              // the number of threads of this block that have exited
 static int block_count;
-static std::vector<int> blocks;  // in the order in which they run, if that is random
-static unsigned dice;             // the state of a linear congruential generator (Numerical Recipes)
+static std::vector<int> blocks;  // in random order: the blocks in the order in which they run
+static unsigned random_state;    // of a linear congruential generator (Numerical Recipes)
 
 static Fiber fibers[MAX_THREADS];
-static Fiber* idle[MAX_THREADS];  // fibers that hold no thread
+static Fiber* idle[MAX_THREADS];  // fibers without a thread
 static int fiber_count, idle_count;
 static Fiber* running;
 static jmp_buf scheduler;
-static char* stacks;  // of all fibers, each above a page that must not be touched
+static char* stacks;  // the stacks of all fibers; below each lies a protected page
 static size_t page;
 
 uint3 thread_index(int thread) { return threads[thread].index; }
@@ -82,24 +83,24 @@ int lane() { return current % warpSize; }
 bool on_a_stack(const void* address) {
     return address >= stacks && address < stacks + MAX_THREADS * (page + STACK_BYTES);
 }
-bool is_index(const void* address) {
+bool is_builtin_index(const void* address) {
     return (address >= &threadIdx && address < &threadIdx + 1) || (address >= &blockIdx && address < &blockIdx + 1) ||
            (address >= &blockDim && address < &blockDim + 1) || (address >= &gridDim && address < &gridDim + 1);
 }
 
-static int roll(int sides) {
-    dice = dice * 1664525u + 1013904223u;
-    return (dice >> 8) % sides;  // its low bits are the worse ones
+static int random_below(int count) {
+    random_state = random_state * 1664525u + 1013904223u;
+    return (random_state >> 8) % count;  // the low bits are less random
 }
 
-// The numbers 0 .. count - 1 in this launch's order.
+// Writes the numbers 0 .. count - 1 in the order of this launch.
 static void arrange(int* numbers, int count) {
     for (int i = 0; i < count; i++) numbers[i] = launch->order == REVERSE ? count - 1 - i : i;
     if (launch->order == RANDOM)
-        for (int i = count - 1; i > 0; i--) std::swap(numbers[i], numbers[roll(i + 1)]);
+        for (int i = count - 1; i > 0; i--) std::swap(numbers[i], numbers[random_below(i + 1)]);
 }
 
-// From the scheduler into a fiber, until that fiber pauses.
+// Switches from the scheduler to a fiber. Returns when the fiber pauses.
 __attribute__((noinline)) static void resume(Fiber* fiber) {
     running = fiber;
     if (_setjmp(scheduler)) return;
@@ -108,22 +109,22 @@ __attribute__((noinline)) static void resume(Fiber* fiber) {
     setcontext(&fiber->beginning);
 }
 
-// From a fiber back to the scheduler, until that fiber is resumed.
+// Switches from the running fiber to the scheduler. Returns when the fiber is resumed.
 __attribute__((noinline)) static void pause() {
     if (!_setjmp(running->registers)) _longjmp(scheduler, 1);
 }
 
-void leave() {
+void leave_kernel() {
     in_kernel = false;
     _longjmp(scheduler, 1);
 }
 
-// What every fiber does, for ever: run threads that have not started. In the kernel it may stop, with a thread
-// that waits.
+// The endless loop of every fiber: it runs threads that have not started. The fiber may stop inside the kernel,
+// together with a thread that waits.
 static void run_threads() {
     for (;;) {
 #ifdef __GLIBC__
-        if (launch->check) feenableexcept(FE_INVALID);  // 0 / 0, inf - inf: a fault, where it happens
+        if (launch->check) feenableexcept(FE_INVALID);  // makes 0 / 0 and inf - inf a fault
 #endif
         while (started < thread_count) {
             current = order[started++];
@@ -139,8 +140,8 @@ static void run_threads() {
     }
 }
 
-// A fiber at its beginning. The page below its stack stops a stack that grows too far, before it writes into
-// another thread's variables.
+// Sets a fiber to its beginning. The page below its stack is protected, so a stack that grows too far cannot overwrite
+// the variables of another thread.
 static void begin(Fiber* fiber) {
     char* below = stacks + (fiber - fibers) * (page + STACK_BYTES);
     mprotect(below, page, PROT_NONE);
@@ -158,10 +159,11 @@ static Fiber* idle_fiber() {
     return idle[--idle_count];
 }
 
-unsigned long long wait(const char* operation, Here here, unsigned mask, int source, unsigned long long value) {
+unsigned long long wait(const char* operation, SourceLocation location, unsigned mask, int source,
+                        unsigned long long value) {
     const int me = current;
     Thread& thread = threads[me];
-    thread = {thread.index, WAITING, running, operation, here, mask, source, value};
+    thread = {thread.index, WAITING, running, operation, location, mask, source, value};
     in_kernel = false;
     pause();
     in_kernel = true;
@@ -170,46 +172,46 @@ unsigned long long wait(const char* operation, Here here, unsigned mask, int sou
     return thread.value;
 }
 
-static bool wait_together(const Thread& a, const Thread& b) {
-    return a.state == WAITING && b.state == WAITING && a.mask == b.mask && a.here.line == b.here.line &&
-           !strcmp(a.here.file, b.here.file) && !strcmp(a.operation, b.operation);
+static bool wait_at_same_call(const Thread& a, const Thread& b) {
+    return a.state == WAITING && b.state == WAITING && a.mask == b.mask && a.location.line == b.location.line &&
+           !strcmp(a.location.file, b.location.file) && !strcmp(a.operation, b.operation);
 }
 
-// A barrier is over when every thread of the block waits at it, all at the same line.
+// Ends a barrier if every thread of the block waits at it, all at the same line.
 static bool release_block() {
     if (threads[0].source != BARRIER) return false;
     for (int t = 0; t < thread_count; t++)
-        if (!wait_together(threads[t], threads[0])) return false;
+        if (!wait_at_same_call(threads[t], threads[0])) return false;
     for (int t = 0; t < thread_count; t++) threads[t].state = READY;
     shadow_barrier();
     return true;
 }
 
-// A warp operation is over when all the lanes that its mask names wait at it, all at the same line.
+// Ends a warp operation if all lanes that its mask names wait at it, all at the same line.
 static bool release_warps() {
     bool released = false;
     for (int t = 0; t < thread_count; t++) {
         if (threads[t].state != WAITING || threads[t].source == BARRIER) continue;
         const int first = t / warpSize * warpSize, missing = first + warpSize - thread_count;
-        const unsigned mask = threads[t].mask & ~0u >> (missing > 0 ? missing : 0);  // of the lanes that there are
+        const unsigned mask = threads[t].mask & ~0u >> (missing > 0 ? missing : 0);  // a warp may be incomplete
         unsigned present = 0, votes = 0;
         unsigned long long values[warpSize] = {};
-        int members[warpSize], count = 0;
+        int waiting[warpSize], count = 0;
         for (int other = first; other < first + warpSize && other < thread_count; other++) {
-            if (!wait_together(threads[other], threads[t])) continue;
-            members[count++] = other;
+            if (!wait_at_same_call(threads[other], threads[t])) continue;
+            waiting[count++] = other;
             present |= 1u << (other - first);
             values[other - first] = threads[other].value;
             if (threads[other].value) votes |= 1u << (other - first);
         }
         if (present != mask) continue;
 
-        if (!strcmp(threads[t].operation, "__syncwarp")) shadow_syncwarp(members, count);
+        if (!strcmp(threads[t].operation, "__syncwarp")) shadow_syncwarp(waiting, count);
         for (int i = 0; i < count; i++) {
-            Thread& thread = threads[members[i]];
+            Thread& thread = threads[waiting[i]];
             if (thread.source != VOTE && !(mask >> thread.source & 1)) {
-                say("%s at %s:%d reads lane %d, which its mask 0x%08x leaves out", thread.operation,
-                    thread.here.file, thread.here.line, thread.source, mask);
+                report("%s at %s:%d reads lane %d, which its mask 0x%08x leaves out", thread.operation,
+                    thread.location.file, thread.location.line, thread.source, mask);
                 return false;
             }
             thread.value = thread.source == VOTE ? votes : values[thread.source];
@@ -221,29 +223,29 @@ static bool release_warps() {
 }
 
 // "of 64 threads 60 wait at __syncthreads, reverse.cu:8 (the first is thread (0,0,0)); 4 have exited"
-static void say_who_waits_where() {
-    say("of %d threads", thread_count);
+static void report_deadlock() {
+    report("of %d threads", thread_count);
     for (int t = 0; t < thread_count; t++) {
         const Thread& first = threads[t];
         if (first.state != WAITING) continue;
-        int together = 0;
-        bool told = false;
+        int count = 0;
+        bool reported = false;
         for (int other = 0; other < thread_count; other++) {
-            if (!wait_together(threads[other], first)) continue;
-            told |= other < t;
-            together++;
+            if (!wait_at_same_call(threads[other], first)) continue;
+            reported |= other < t;
+            count++;
         }
-        if (told) continue;
-        const char* waits = together == 1 ? "waits" : "wait";
-        say(" %d %s at %s, %s:%d", together, waits, first.operation, first.here.file, first.here.line);
-        if (first.source != BARRIER) say(", for the lanes 0x%08x of their warp", first.mask);
-        say(" (the first is thread (%u,%u,%u));", first.index.x, first.index.y, first.index.z);
+        if (reported) continue;
+        const char* waits = count == 1 ? "waits" : "wait";
+        report(" %d %s at %s, %s:%d", count, waits, first.operation, first.location.file, first.location.line);
+        if (first.source != BARRIER) report(", for the lanes 0x%08x of their warp", first.mask);
+        report(" (the first is thread (%u,%u,%u));", first.index.x, first.index.y, first.index.z);
     }
-    say(" %d %s exited", exited, exited == 1 ? "has" : "have");
+    report(" %d %s exited", exited, exited == 1 ? "has" : "have");
 }
 
 static void run_block() {
-    for (int r = 0; r < launch->region_count; r++)  // NaN: no block may count on what the one before it left
+    for (int r = 0; r < launch->region_count; r++)  // to NaN, so that no block finds the values of the block before it
         if (launch->regions[r].shared) memset(launch->regions[r].start, 0xff, launch->regions[r].bytes);
     shadow_block_begins();
     arrange(order, thread_count);
@@ -252,7 +254,7 @@ static void run_block() {
     while (started < thread_count && !message[0]) resume(idle_fiber());
     while (exited < thread_count && !message[0]) {
         if (!release_block() && !release_warps()) {
-            if (!message[0]) say_who_waits_where();
+            if (!message[0]) report_deadlock();
             return;
         }
         arrange(order, thread_count);
@@ -262,14 +264,14 @@ static void run_block() {
     if (!message[0]) shadow_block_ends();
 }
 
-// Shared memory and stacks, once for all launches. False, with a message, where there is no memory for them.
+// Allocates the stacks and the dynamic shared memory at the first launch. Returns false, with a message, if that fails.
 static bool reserve() {
     if (stacks) return true;
     page = sysconf(_SC_PAGESIZE);
     const size_t bytes = MAX_THREADS * (page + STACK_BYTES) + MAX_SHARED + page;
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) {
-        say("no memory for the stacks of %d threads", MAX_THREADS);
+        report("no memory for the stacks of %d threads", MAX_THREADS);
         return false;
     }
     stacks = static_cast<char*>(memory);
@@ -277,12 +279,12 @@ static bool reserve() {
     return true;
 }
 
-// It ends where a page begins that must not be touched.
+// The page behind its end is protected.
 char* dynamic_shared() {
     return stacks + MAX_THREADS * (page + STACK_BYTES) + MAX_SHARED - (launch->shared_bytes + 15) / 16 * 16;
 }
 
-// Runs a kernel over grid x block threads. Returns an empty text, or why it failed.
+// Runs a kernel over grid x block threads. Returns why it failed, or an empty text.
 extern "C" const char* emulator_launch(Launch* it) {
     launch = it;
     message[0] = 0;
@@ -290,7 +292,7 @@ extern "C" const char* emulator_launch(Launch* it) {
     gridDim = {it->grid[0], it->grid[1], it->grid[2]};
     blockDim = {it->block[0], it->block[1], it->block[2]};
     thread_count = it->block[0] * it->block[1] * it->block[2];
-    dice = it->seed;
+    random_state = it->seed;
     for (int r = 0; r < it->region_count; r++)
         if (!it->regions[r].start) it->regions[r].start = dynamic_shared();
 
@@ -302,19 +304,19 @@ extern "C" const char* emulator_launch(Launch* it) {
     block_count = it->grid[0] * it->grid[1] * it->grid[2];
     blocks.resize(it->order == RANDOM ? block_count : 0);
     arrange(blocks.data(), blocks.size());
-    catch_faults();
+    install_handlers();
     for (block_number = 1; block_number <= block_count && !message[0]; block_number++) {
         blockIdx = block_index(block_number);
         run_block();
-        if (message[0]) say("; in block (%u,%u,%u)", blockIdx.x, blockIdx.y, blockIdx.z);
+        if (message[0]) report("; in block (%u,%u,%u)", blockIdx.x, blockIdx.y, blockIdx.z);
     }
-    let_go();
+    restore_handlers();
 
-    if (message[0]) {  // threads that will never go on: their fibers begin anew
+    if (message[0]) {  // some threads still wait, so their fibers start again
         idle_count = 0;
         for (int f = 0; f < fiber_count; f++) begin(&fibers[f]);
     }
-    fflush(stdout);  // what the kernel printed
+    fflush(stdout);  // the output of the kernel
     return message;
 }
 

@@ -1,18 +1,16 @@
-"""The emulator itself, on small kernels whose results can be told without it."""
+"""CUDA's keywords and functions on the emulator: small kernels whose results are known without it."""
 
 import itertools
-import shlex
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.kernel_folders import folder_with
+from helpers.small_kernels import launch
 
-from tinyfcn.devices.emulator import Emulator, build
-from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.errors import KernelError
 
 WORDS = r"""
 extern "C" __global__ void indices(int* out) {
@@ -182,7 +180,7 @@ def test_every_thread_of_every_block_runs_with_its_own_indices(words, grid, bloc
     np.testing.assert_array_equal(out, expected)
 
 
-def test_arguments_arrive_as_what_they_are(words):
+def test_arguments_keep_their_types_and_values(words):
     out, octets = words.empty((5,)), words.asarray(np.array([1, 255], np.uint8))
     words.launch("arguments", 2, 32, [out, octets, -7, 0.1, 0xFFFFFFFE, 0xFEDCBA9876543210])
     np.testing.assert_array_equal(out, np.float32([255, -7, 0.1, 1, 1]))
@@ -201,7 +199,7 @@ def test_a_barrier_lets_every_thread_see_shared_memory(words, kernel, shared_byt
 def test_without_the_barrier_the_result_is_visibly_wrong_in_every_block(words):
     x = words.asarray(np.ones(3 * 64, np.float32))
     words.launch("reverse_without_barrier", 3, 64, [x], 256)
-    assert np.isnan(x.reshape(3, 64)[:, :32]).all(), "shared memory starts as NaN, the first half reads it so"
+    assert np.isnan(x.reshape(3, 64)[:, :32]).all(), "unwritten shared memory is NaN, and the first half reads it"
 
 
 def test_barriers_inside_a_loop_of_a_template(words):
@@ -280,7 +278,7 @@ def test_arithmetic_vectors_and_constants(words):
     np.testing.assert_allclose(out, [4, 6, 2, 2, -1, 7, np.e + 0.5, 1, 2], rtol=1e-6)
 
 
-def test_new_arrays_are_conspicuous_and_moved_ones_are_copies(words):
+def test_new_arrays_hold_fill_bytes_and_copies_are_independent(words):
     assert np.isnan(words.empty((3, 2))).all()
     assert np.isnan(words.empty((), np.float64))
     assert (words.empty((4,), np.int32) == -1515870811).all()
@@ -304,95 +302,13 @@ def test_launches_from_several_python_threads_do_not_disturb_each_other(words):
             np.testing.assert_array_equal(x, np.roll(np.arange(threads), -1000))
 
 
-DIVERGENT = r"""
-extern "C" __global__ void early_return(float* x, int n) {
-    if (threadIdx.x >= n) return;
-    x[threadIdx.x] = 1;
-    __syncthreads();
-    x[threadIdx.x] = 2;
-}
-extern "C" __global__ void two_barriers(float* x) {
-    if (threadIdx.x % 4 == 0)
-        __syncthreads();
-    else
-        __syncthreads();
-    x[threadIdx.x] = 1;
-}
-extern "C" __global__ void lanes_missing(float* x) {
-    if (threadIdx.x < 20)
-        x[threadIdx.x] = __shfl_down_sync(0xffffffff, x[threadIdx.x], 1);
-    __syncthreads();
-}
-extern "C" __global__ void empty_mask(float* x) {
-    x[threadIdx.x] = __shfl_sync(0, x[threadIdx.x], 0);
-}
-extern "C" __global__ void lane_left_out(float* x) {
-    if (threadIdx.x < 16)
-        x[threadIdx.x] = __shfl_sync(0xffff, x[threadIdx.x], 16);
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def divergent(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
-    return Emulator(folder_with(tmp_path_factory.mktemp("divergent"), divergent=DIVERGENT))
-
-
-@pytest.mark.parametrize(
-    ("kernel", "arguments", "says"),
-    [
-        (
-            "early_return",
-            [60],
-            "of 64 threads 60 wait at __syncthreads, divergent.cu:5 (the first is thread (0,0,0)); "
-            "4 have exited; in block (0,0,0)",
-        ),
-        (
-            "two_barriers",
-            [],
-            "of 64 threads 16 wait at __syncthreads, divergent.cu:10 (the first is thread (0,0,0)); "
-            "48 wait at __syncthreads, divergent.cu:12 (the first is thread (1,0,0)); 0 have exited",
-        ),
-        (
-            "lanes_missing",
-            [],
-            "20 wait at __shfl_down_sync, divergent.cu:17, for the lanes 0xffffffff of their warp "
-            "(the first is thread (0,0,0)); 44 wait at __syncthreads, divergent.cu:18",
-        ),
-        ("empty_mask", [], "64 wait at __shfl_sync, divergent.cu:21, for the lanes 0x00000000 of their warp"),
-        (
-            "lane_left_out",
-            [],
-            "__shfl_sync at divergent.cu:25 reads lane 16, which its mask 0x0000ffff leaves out",
-        ),
-    ],
-)
-def test_threads_that_would_wait_for_ever_are_an_error_that_says_where(divergent, kernel, arguments, says):
-    x = divergent.asarray(np.zeros(64, np.float32))
-    with pytest.raises(KernelError) as caught:
-        divergent.launch(kernel, 3, 64, [x, *arguments])
-    assert str(caught.value).startswith(f"{kernel} in divergent.cu: ")
-    assert says in str(caught.value)
-    assert (x != 2).all(), "nobody went past the barrier"
-
-
-def test_the_next_launch_after_an_error_is_sound(divergent):
-    x = divergent.asarray(np.zeros(64, np.float32))
-    for _ in range(20):
-        with pytest.raises(KernelError):
-            divergent.launch("early_return", 1, 64, [x, 9])
-        x[:] = 0
-        divergent.launch("early_return", 1, 64, [x, 64])
-        assert (x == 2).all()
-
-
 def test_more_shared_memory_than_a_gpu_gives_is_refused(words):
     x = words.asarray(np.zeros(64, np.float32))
     with pytest.raises(KernelError, match="49156 bytes of dynamic shared memory are more than 49152"):
         words.launch("reverse_dynamic", 1, 64, [x], 48 * 1024 + 4)
 
 
-def test_more_blocks_than_anybody_waits_for_are_refused(words):
+def test_too_many_blocks_are_refused(words):
     with pytest.raises(KernelError, match="4294836225 blocks are more than the emulator's 268435456"):
         words.launch("indices", (65535, 65535), 1, [words.empty((6,), np.int32)])
 
@@ -402,116 +318,41 @@ def test_an_unknown_kernel_is_named(words):
         words.launch("upside_down", 1, 1, [])
 
 
-SCALE = """// Multiplies by a number.
-extern "C" __global__ void scale(float* x) {
-    extern __shared__ float unused[];
-    x[threadIdx.x] *= FACTOR;
+DOUBLE = r"""
+__device__ float third(float x) { return x / 3.0f; }
+extern "C" __global__ void widened(float* y, const float* x, int n) {
+    __shared__ float tile[64];
+    extern __shared__ float ring[];
+    float2 pair = {x[threadIdx.x], 1e-10f};
+    tile[threadIdx.x] = ring[threadIdx.x] = pair.x + pair.y;
+    __syncthreads();
+    y[threadIdx.x] = third(expf(tile[63 - threadIdx.x])) + .1f + sqrtf(fmaxf(ring[threadIdx.x], 0.5F)) + rsqrtf(2.f)
+        + __shfl_xor_sync(0xffffffff, x[threadIdx.x], 1) + sizeof(float) * n + powf(1e-3f, 2);
 }
 """
 
 
-def scaled(kernels: Path) -> float:
-    """What the kernel of SCALE in a folder makes of 1."""
-    device = Emulator(kernels)
-    x = device.asarray(np.ones(1, np.float32))
-    device.launch("scale", 1, 1, [x])
-    return float(x[0])
+@pytest.mark.parametrize("mode", ["trap", "check"])
+def test_double_precision_reaches_every_float_literal_and_function(tmp_path: Path, mode: str) -> None:
+    device = Emulator(folder_with(tmp_path, double=DOUBLE), mode, precision="double")
+    y = launch(device, "widened", 1)[:64]
+    assert y.dtype == np.float64
+    x = np.random.default_rng(0).uniform(0.5, 1.5, 256)[:64]
+    tile = x + 1e-10
+    expected = np.exp(tile[::-1]) / 3 + 0.1 + np.sqrt(tile) + np.sqrt(0.5) + x[np.arange(64) ^ 1] + 8 + 1e-6
+    np.testing.assert_allclose(y, expected, rtol=1e-15)
 
 
-@pytest.mark.parametrize(
-    ("common", "text", "place", "quoted"),
-    [
-        ("", SCALE, "scale.cu:4:", "x[threadIdx.x] *= FACTOR;"),
-        ("\nint f() { return none; }", SCALE.replace("FACTOR", "2"), "common.cuh:2:", "return none;"),
-        ("", SCALE.replace("FACTOR", "INFINITY"), "scale.cu:4:", "INFINITY"),  # NVRTC has none either
-    ],
-)
-def test_a_kernel_that_does_not_compile_gives_file_line_and_text(tmp_path, common, text, place, quoted):
-    with pytest.raises(KernelError) as caught:
-        scaled(folder_with(tmp_path, common, scale=text))
-    message = str(caught.value)
-    assert message.startswith("scale.cu does not compile:\n")
-    assert place in message and "error:" in message and quoted in message
-    assert "kernels::" not in message, "what the emulator puts around a kernel is none of the reader's business"
+def test_double_precision_refuses_float32_arrays(tmp_path: Path) -> None:
+    device = Emulator(folder_with(tmp_path, double=DOUBLE), precision="double")
+    x = device.asarray(np.ones(256, np.float32))
+    with pytest.raises(TypeError, match="widened: argument 'y' expects float64, got float32"):
+        device.launch("widened", 1, 64, [x, x, 1])
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TINYFCN_CACHE", "cache")
-    return tmp_path / "cache" / "emulator"
-
-
-def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_path, own_cache, monkeypatch):
-    compiled = []
-    run = build._run_compiler
-
-    def recorded(*arguments: str, **options: Path) -> str:
-        compiled.extend(Path(argument).stem for argument in arguments if argument.endswith(".cpp"))
-        return run(*arguments, **options)
-
-    monkeypatch.setattr(build, "_run_compiler", recorded)
-    kernels = folder_with(tmp_path / "kernels", "#define FACTOR 3", scale=SCALE)
-    assert scaled(kernels) == scaled(kernels) == 3
-    runtime = sorted(path.stem for path in build.RUNTIME)
-    assert compiled == [*runtime, "scale"]
-    assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 4", scale=SCALE)) == 4
-    assert compiled == [*runtime, "scale", "scale"]
-    suffixes = sorted(path.suffix for path in own_cache.iterdir())
-    assert suffixes == [".so", ".so", ".so"], "the runtime, two kernels, and nothing half-made"
-
-
-def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
-    folders = [folder_with(tmp_path / str(factor), scale=SCALE.replace("FACTOR", str(factor))) for factor in (2, 5)]
-    devices = [Emulator(folder) for folder in folders]
-    x = devices[0].asarray(np.ones(1, np.float32))
-    for device in [*devices, *devices]:
-        device.launch("scale", 1, 1, [x])
-    assert x[0] == 100
-
-
-def build_elsewhere(kernels: Path) -> subprocess.Popen:
-    """Builds scale.cu in another process."""
-    code = "import sys, pathlib; from tinyfcn.devices.emulator import build; "
-    code += "build.library('scale', pathlib.Path(sys.argv[1]))"
-    return subprocess.Popen([sys.executable, "-c", code, str(kernels)])
-
-
-def test_two_processes_may_build_at_once(tmp_path, own_cache):
-    kernels = folder_with(tmp_path / "kernels", "#define FACTOR 7", scale=SCALE)
-    both = [build_elsewhere(kernels) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
-    assert [path.name.split("-")[0] for path in sorted(own_cache.iterdir())] == ["runtime", "scale"]
-    assert scaled(kernels) == 7
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("no folder can be made in here")
-    monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "file"))
-    assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 6", scale=SCALE)) == 6
-    assert tmp_path not in build.cache_folder().parents
-
-
-def test_a_damaged_library_is_named(tmp_path, own_cache):
-    kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
-    assert build_elsewhere(kernels).wait() == 0
-    (library,) = own_cache.glob("scale-*.so")
-    library.write_bytes(b"not a library")
-    with pytest.raises(DeviceError, match=rf"cannot load {library}.*delete it"):
-        scaled(kernels)
-
-
-def test_a_missing_compiler_is_an_error_that_names_what_supplies_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler -O3")
-    with pytest.raises(DeviceError, match="'no-such-compiler', which CXX names, was not found"):
-        Emulator(tmp_path)
-    monkeypatch.delenv("CXX")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    supply = "xcode-select --install" if sys.platform == "darwin" else r"apt install g\+\+"
-    with pytest.raises(DeviceError, match=supply):
-        Emulator(tmp_path)
-
-
-def test_the_compiler_that_CXX_names_is_used(tmp_path, own_cache, monkeypatch):
-    monkeypatch.setenv("CXX", shlex.join([*build.compiler(), "-DFACTOR=9"]))
-    assert scaled(folder_with(tmp_path / "kernels", scale=SCALE)) == 9
+def test_a_kernel_can_print(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = """extern "C" __global__ void talk(float* y, const float* x, int n) {
+        if (threadIdx.x == 63) printf("thread %d of block %d: %d\\n", threadIdx.x, blockIdx.x, n);
+    }"""
+    launch(Emulator(folder_with(tmp_path, talk=text)), "talk", 5, 2)
+    assert capfd.readouterr().out == "thread 63 of block 0: 5\nthread 63 of block 1: 5\n"

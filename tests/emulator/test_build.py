@@ -1,0 +1,206 @@
+"""How kernel files are compiled: messages, the cache, and several threads and processes at the same time."""
+
+import ctypes
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.kernel_folders import folder_with
+from helpers.small_kernels import launch, wrong_folder
+
+from tinyfcn.devices.emulator import Emulator, build, emulator, library
+from tinyfcn.errors import DeviceError, KernelError
+
+SCALE = """// Multiplies by a number.
+extern "C" __global__ void scale(float* x) {
+    extern __shared__ float unused[];
+    x[threadIdx.x] *= FACTOR;
+}
+"""
+
+
+def scaled(kernels: Path) -> float:
+    """The result of the kernel of SCALE for an input of 1."""
+    device = Emulator(kernels)
+    x = device.asarray(np.ones(1, np.float32))
+    device.launch("scale", 1, 1, [x])
+    return float(x[0])
+
+
+@pytest.mark.parametrize(
+    ("common", "text", "location", "quoted"),
+    [
+        ("", SCALE, "scale.cu:4:", "x[threadIdx.x] *= FACTOR;"),
+        ("\nint f() { return none; }", SCALE.replace("FACTOR", "2"), "common.cuh:2:", "return none;"),
+        ("", SCALE.replace("FACTOR", "INFINITY"), "scale.cu:4:", "INFINITY"),  # NVRTC has none either
+    ],
+)
+def test_a_kernel_that_does_not_compile_gives_file_line_and_text(tmp_path, common, text, location, quoted):
+    with pytest.raises(KernelError) as caught:
+        scaled(folder_with(tmp_path, common, scale=text))
+    message = str(caught.value)
+    assert message.startswith("scale.cu does not compile:\n")
+    assert location in message and "error:" in message and quoted in message
+    assert "kernels::" not in message, "the namespaces of the emulator do not show"
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYFCN_CACHE", "cache")
+    return tmp_path / "cache" / "emulator"
+
+
+def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_path, own_cache, monkeypatch):
+    compiled = []
+    run = build._run_compiler
+
+    def recorded(*arguments: str, **options: Path) -> str:
+        compiled.extend(Path(argument).stem for argument in arguments if argument.endswith(".cpp"))
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(build, "_run_compiler", recorded)
+    kernels = folder_with(tmp_path / "kernels", "#define FACTOR 3", scale=SCALE)
+    assert scaled(kernels) == scaled(kernels) == 3
+    runtime = sorted(path.stem for path in build.RUNTIME)
+    assert compiled == [*runtime, "scale"]
+    assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 4", scale=SCALE)) == 4
+    assert compiled == [*runtime, "scale", "scale"]
+    suffixes = sorted(path.suffix for path in own_cache.iterdir())
+    assert suffixes == [".so", ".so", ".so", ".symbols", ".symbols"], "the runtime, two kernels, and no temporary files"
+
+
+def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
+    folders = [folder_with(tmp_path / str(factor), scale=SCALE.replace("FACTOR", str(factor))) for factor in (2, 5)]
+    devices = [Emulator(folder) for folder in folders]
+    x = devices[0].asarray(np.ones(1, np.float32))
+    for device in [*devices, *devices]:
+        device.launch("scale", 1, 1, [x])
+    assert x[0] == 100
+
+
+def build_elsewhere(kernels: Path, times: int = 1) -> subprocess.Popen:
+    """Builds scale.cu in another process, in several threads at the same time."""
+    code = "import sys, pathlib, concurrent.futures; from tinyfcn.devices.emulator import build\n"
+    code += "with concurrent.futures.ThreadPoolExecutor() as pool:\n"
+    code += "    print(*pool.map(lambda _: build.library('scale', pathlib.Path(sys.argv[1])), range(int(sys.argv[2]))))"
+    return subprocess.Popen([sys.executable, "-c", code, str(kernels), str(times)], stdout=subprocess.PIPE, text=True)
+
+
+def logging_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float = 0) -> Path:
+    """Makes CXX a script that takes so long, logs its arguments and calls the compiler. Returns the log."""
+    script, log = folder / "compiler", folder / "log"
+    command = shlex.join(build.compiler())
+    script.write_text(f'#!/bin/sh\nsleep {seconds}\necho "$@" >> {shlex.quote(str(log))}\nexec {command} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    return log
+
+
+def test_two_processes_of_two_threads_compile_a_library_once(tmp_path, own_cache, monkeypatch):
+    kernels = folder_with(tmp_path / "kernels", "#define FACTOR 7", scale=SCALE)
+    log = logging_compiler(tmp_path, monkeypatch, seconds=0.3)
+    processes = [build_elsewhere(kernels, 2) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        paths = {*pool.map(lambda _: str(build.library("scale", kernels)), range(2))}
+    for process in processes:
+        paths |= {*process.communicate()[0].split()}
+        assert process.returncode == 0
+    assert len(paths) == 1
+    calls = [line for line in log.read_text().splitlines() if line != "--version"]
+    made = sorted(Path(call.split()[-1]).name for call in calls)
+    assert made == ["runtime.so", "scale.o", "scale.so"], "each is the output of one call"
+    assert sorted(path.name.split("-")[0] for path in own_cache.iterdir()) == ["runtime", "scale", "scale"]
+    monkeypatch.delenv("CXX")
+    assert scaled(kernels) == 7
+
+
+def test_a_process_that_dies_while_it_compiles_leaves_no_lock(tmp_path, own_cache, monkeypatch):
+    kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
+    logging_compiler(tmp_path, monkeypatch, seconds=0.2)
+    process = build_elsewhere(kernels)
+    while not [*own_cache.glob("scale-*.lock")]:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert [*own_cache.glob("scale-*.lock")]
+    assert scaled(kernels) == 8
+    assert not [*own_cache.glob("*.lock")]
+
+
+def test_a_kernel_that_does_not_compile_leaves_nothing_in_the_cache(tmp_path, own_cache):
+    kernels = folder_with(tmp_path / "kernels", scale=SCALE)
+    for _ in range(2):
+        with pytest.raises(KernelError, match="FACTOR"):
+            scaled(kernels)
+    assert [path.name.split("-")[0] for path in own_cache.iterdir()] == ["runtime"]
+
+
+def test_an_unusable_cache_folder_is_replaced(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder can be made in here")
+    monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "file"))
+    assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 6", scale=SCALE)) == 6
+    assert tmp_path not in build.cache_folder().parents
+
+
+def test_a_damaged_library_is_named(tmp_path, own_cache):
+    kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
+    assert build_elsewhere(kernels).wait() == 0
+    (library,) = own_cache.glob("scale-*.so")
+    library.write_bytes(b"not a library")
+    with pytest.raises(DeviceError, match=rf"cannot load {library}.*delete it"):
+        scaled(kernels)
+
+
+def test_a_missing_compiler_is_an_error_with_the_command_that_installs_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O3")
+    with pytest.raises(DeviceError, match="'no-such-compiler', which CXX names, was not found"):
+        Emulator(tmp_path)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    supply = "xcode-select --install" if sys.platform == "darwin" else r"apt install g\+\+"
+    with pytest.raises(DeviceError, match=supply):
+        Emulator(tmp_path)
+
+
+def test_the_compiler_that_CXX_names_is_used(tmp_path, own_cache, monkeypatch):
+    monkeypatch.setenv("CXX", shlex.join([*build.compiler(), "-DFACTOR=9"]))
+    assert scaled(folder_with(tmp_path / "kernels", scale=SCALE)) == 9
+
+
+def test_dynamic_shared_memory_outside_of_a_kernel_is_refused(tmp_path: Path) -> None:
+    text = """extern __shared__ float ring[];
+    extern "C" __global__ void outside(float* y, const float* x, int n) { ring[0] = 1; }"""
+    with pytest.raises(KernelError, match=r"outside\.cu: 'extern __shared__ float ring\[\];' stands outside of any"):
+        launch(Emulator(folder_with(tmp_path, outside=text)), "outside", 5)
+
+
+def test_an_accumulator_without_an_initial_value_does_not_compile(tmp_path: Path) -> None:
+    text = """extern "C" __global__ void total(float* y, const float* x, int n) {
+        float sum;
+        for (int i = 0; i < n; ++i) sum += x[i];
+        y[threadIdx.x] = sum;
+    }"""
+    with pytest.raises(KernelError, match=r"total\.cu:\d+:\d+: error: .sum. .*uninitialized"):
+        launch(Emulator(folder_with(tmp_path, total=text)), "total", 4)
+
+
+def test_structures_are_as_large_in_python_as_in_cpp(tmp_path: Path) -> None:
+    device = Emulator(wrong_folder(tmp_path))
+    launch(device, "sound", 3)
+    (made,) = device._libraries.values()
+    sizes = (ctypes.c_size_t * 5).in_dll(ctypes.CDLL(str(made.path)), "emulator_sizes")
+    structures = [ctypes.sizeof(library._Launch), ctypes.sizeof(library._Region), library.RECORD.itemsize]
+    assert [*sizes] == [*structures, 2 * emulator.MAX_SHARED, emulator.GUARD]
+
+
+@pytest.mark.parametrize("what", ["mode", "order", "precision"])
+def test_an_unknown_mode_is_refused_with_the_known_ones(tmp_path: Path, what: str) -> None:
+    with pytest.raises(ValueError, match=f"no {what} named 'quick'; there are .*(check|reverse|double)"):
+        Emulator(wrong_folder(tmp_path), **{what: "quick"})
