@@ -77,7 +77,7 @@ def test_whoever_adds_an_operation_is_told_what_is_missing(tmp_path: Path, monke
         with pytest.raises(KernelError) as caught:
             cases_of("leaky_relu")
         first, *lines = str(caught.value).split("\n    ")
-        assert first == "leaky_relu is not complete; still to be written:"
+        assert first == "leaky_relu is incomplete; still missing:"
         assert [line.partition(": ")[0] for line in lines] == [each.format("leaky_relu") for each in left] + [
             "tinyfcn/ops/__init__.py"
         ]

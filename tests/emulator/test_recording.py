@@ -252,8 +252,8 @@ def test_two_streams_that_write_one_array_are_a_conflict_and_readers_are_none(op
     assert side_by_side((x, y[:4]), (x, y[4:])) == [], "views of one array, apart"
     (line,) = side_by_side((x, y[:5]), (x, y[4:]))
     assert line == (
-        "launch 1 (relu_forward) takes 'y' and launch 0 (relu_forward) takes 'y', the same memory, "
-        "which one of them writes: nothing orders the two"
+        "launch 1 (relu_forward) takes 'y' and launch 0 (relu_forward) takes 'y': both are the same memory, "
+        "at least one launch writes it, and nothing orders the two"
     )
     assert len(side_by_side((x, y), (y[7:], z[7:]))) == 1, "written here, read there"
 
