@@ -16,7 +16,7 @@ class AdamState:
     """Adam's state, as arrays on the device, and its settings.
 
     m, v (P,): exponential moving averages of the gradients and of their squares. step (1,): steps done. rates (3,): the
-    rate of the last step, 1 - beta1^t, 1 - beta2^t. losses (RING,): the last losses; the loss of step t (from 1) is element
+    rate of the last step, 1 - beta1^t, 1 - beta2^t. losses (RING,): the last losses; the loss of step t >= 1 is element
     (t - 1) % RING. l2 (P,): the weight of each parameter's penalty l2 / 2 * p^2.
 
     The rate rises linearly over `warmup` steps and falls with half a cosine to 0 at `steps` (Loshchilov & Hutter,
