@@ -251,6 +251,7 @@ def test_directions_are_at_least_three_dense_ones_and_then_single_entries() -> N
     assert len({*entries}) == 7
 
 
+@pytest.mark.slow
 def test_all_checks(kernel_device: str) -> None:
     ops = on(kernel_device)
     lines = list(check_all(None, ops))
@@ -265,6 +266,7 @@ def test_all_checks(kernel_device: str) -> None:
     assert not list(check_all("adam", on("cpu")))
 
 
+@pytest.mark.slow
 def test_all_checks_in_double(double: Operations) -> None:
     lines = list(check_all(None, double))
     assert all(line.passed for line in lines)

@@ -41,6 +41,7 @@ def drawn(operation: str) -> list[Case]:
     return [case for seed in range(SHAPES) for case in cases_of(operation).sanitize_cases(np.random.default_rng(seed))]
 
 
+@pytest.mark.slow
 def test_a_seed_always_draws_the_same_cases() -> None:
     for operation in OPERATIONS:
         for a, b in zip(drawn(operation)[:5], drawn(operation)[:5], strict=True):
@@ -60,6 +61,7 @@ def test_cases_of_convolutions_cover_the_corner_cases(operation: str) -> None:
     assert {case.inputs["weight"].shape[2:] for case in cases} == {*product((1, 2, 3, 4), (1, 2, 3, 4))}
 
 
+@pytest.mark.slow
 def test_cases_of_fast_convolutions_cover_the_corner_cases() -> None:
     epilogue = {"bias", "add", "relu_mask"}
     for kind, names in (("forward", epilogue), ("data gradient", {*epilogue, "max_index"})):

@@ -340,6 +340,7 @@ def test_a_compile_error_has_file_and_line(ops: Operations, tmp_path: Path, file
         Operations(type(ops.device)(tmp_path)).relu(ops.asarray(np.ones(3, np.float32)))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_kernel_tests_fail_with_the_reason() -> None:
     """Runs this test suite without a compiler: no test may pass, or be skipped."""
     environment = os.environ | {"CXX": "no-such-compiler"}

@@ -85,7 +85,7 @@ def test_recording_runs_nothing_and_replaying_runs_everything(ops: Operations) -
     assert_equal(ops.to_numpy(ops.add(x, z)), np.full(5, 2, np.float32))  # launches run again
 
 
-@pytest.mark.parametrize("name", ["classifier", "skip"])
+@pytest.mark.parametrize("name", ["classifier", pytest.param("skip", marks=pytest.mark.slow)])
 def test_replays_give_the_bits_of_plain_steps(ops: Operations, name: str) -> None:
     """The device counts the steps: the second replay uses other images and another rate than the first."""
     plain, recorded, untouched = (Step(ops, DESIGNS[name]) for _ in range(3))

@@ -30,7 +30,10 @@ if not HAS_WHEELS:
 MAX_REGISTERS = 64  # 65,536 in a multiprocessor: four blocks of 256 threads, or 16 of 64, fit at once
 
 
-@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(each, marks=[] if each == "sm_90" else pytest.mark.slow) for each in nvrtc.ARCHITECTURES],
+)
 @pytest.mark.parametrize("operation", kernel_source.operations())
 def test_kernels_compile_and_spill_nothing(operation: str, architecture: str) -> None:
     found = nvrtc.compile_for(operation, architecture)
