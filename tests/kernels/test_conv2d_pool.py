@@ -15,11 +15,8 @@ from tinyfcn.ops import Operations, fast_conv
 reference = on("cpu")
 
 WEIGHT = (5, 3, 3, 2)
-SIZES = [
-    (2, 3, 9, 12),
-    (1, 3, 8, 20),
-    (3, 3, 4, 3),
-]  # 7x11, 6x19, 2x2 outputs of the convolution; 3x5, 3x9, 1x1 windows
+# The convolutions' outputs are 7x11, 6x19 and 2x2: 3x5, 3x9 and 1x1 windows.
+SIZES = [(2, 3, 9, 12), (1, 3, 8, 20), (3, 3, 4, 3)]
 
 
 def few_levels(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:

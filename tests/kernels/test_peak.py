@@ -32,10 +32,9 @@ def check_multiply_add(ops: Operations, rounds: int) -> None:
     assert_close(reference.multiply_add(x.astype(np.float64), 0.75, 0.5, rounds), chains.sum(axis=1), "float64")
 
 
-@pytest.mark.parametrize(
-    "count", [4, 1020, 1024, 1028, 4096, 4100, 8192]
-)  # around one load of each thread, and all of a block
+@pytest.mark.parametrize("count", [4, 1020, 1024, 1028, 4096, 4100, 8192])
 def test_copy(ops: Operations, count: int) -> None:
+    """The sizes are around one load of all threads of a block, and around all loads of a block."""
     check_copy(ops, count)
 
 
