@@ -6,7 +6,7 @@ import click
 import numpy as np
 
 from tinyfcn.checks.gradcheck import TOLERANCES, check_all
-from tinyfcn.checks.pieces import cases_of, is_begun, missing, operations, to_be_written
+from tinyfcn.checks.pieces import cases_of, is_begun, missing, operations, still_missing
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.operations import DEVICES, on
@@ -72,5 +72,5 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
     failed = sum(not verdict.passed for verdict in verdicts)
     click.echo(f"{len(verdicts)} checks, {failed} wrong")
     if operation is not None and missing(operation):
-        click.echo(f"{operation}: {to_be_written(missing(operation))}")
+        click.echo(f"{operation}: {still_missing(missing(operation))}")
     sys.exit(1 if failed else 0)

@@ -86,7 +86,9 @@ def naive_ops(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[ti
 @pytest.fixture(params=["fast", "naive"])
 def either(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[tinyfcn.Operations]:
     """Both forms of the kernels on each device."""
-    yield from in_form(request, kernel_device, naive=request.param == "naive")
+    for ops in in_form(request, kernel_device, naive=request.param == "naive"):
+        assert ops.device.naive == (request.param == "naive"), "the test's name says another form"
+        yield ops
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,4 @@
-"""Where operations run: which devices there are, and the operations on each."""
+"""The devices, and the operations on each of them."""
 
 import importlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ DEVICES = ("auto", "cuda", "cpu", "emulator")
 
 
 def operation_names() -> dict[str, str]:
-    """Every operation, such as "conv2d_backward", and its module in tinyfcn/ops and tinyfcn/reference: "conv2d"."""
+    """Maps each operation, such as "conv2d_backward", to its module in tinyfcn/ops and tinyfcn/reference: "conv2d"."""
     classes = [each for each in Operations.__mro__ if issubclass(each, Launcher) and each not in (Launcher, Operations)]
     return {
         name: each.__module__.rpartition(".")[2]
@@ -31,7 +31,7 @@ class ReferenceOperations(Operations):
 
 
 def reference_function(name: str, module: str) -> Callable[..., Any]:
-    """A function of tinyfcn/reference; one that says what is missing, where there is none."""
+    """A function of tinyfcn/reference. If it is missing, the result raises a KernelError that names its file."""
     try:
         function = getattr(importlib.import_module(f"tinyfcn.reference.{module}"), name)
     except (ModuleNotFoundError, AttributeError):
@@ -52,11 +52,11 @@ def on(device: str = "auto", naive: bool = False) -> Operations:
     Args:
         device: "cuda" for the kernels on a GPU; "emulator" for the same kernels, compiled by a C++ compiler and run on
             the CPU, slow but everywhere; "cpu" for NumPy; "auto" for "cuda" where there is a GPU, else "cpu".
-        naive: take the naive kernels also where there are fast ones.
+        naive: use the naive kernels even where there are fast ones.
 
     Raises:
-        DeviceError: the device cannot be used here; the message says why.
-        ValueError: no device of that name.
+        DeviceError: the device cannot be used on this machine; the message gives the reason.
+        ValueError: there is no device of that name.
     """
     if device == "auto":
         device = "cpu" if cuda.why_not() else "cuda"

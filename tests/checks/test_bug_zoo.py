@@ -1,13 +1,13 @@
-"""The bug zoo: mistakes that people make in kernels. The mode of the emulator made for each must find it, and its line.
+"""The bug zoo: common mistakes in kernels. For each, one mode of the emulator must find it and report its line.
 
-Each bug is planted in a copy of the kernels, which the tools then judge on their own inputs:
+Each bug is planted in a copy of the kernels, which the tools then check on their own inputs:
 
-    trap     runs the cases of `tinyfcn sanitize` as everything runs on the emulator unless told otherwise
-    check    `tinyfcn sanitize`, findings that one order of threads shows
+    trap     runs the cases of `tinyfcn sanitize` in the emulator's default mode
+    check    `tinyfcn sanitize`, findings within one order of threads
     order    `tinyfcn sanitize`, results that differ between orders of threads
     double   `tinyfcn gradcheck --precision double`
 
-The bugs of a kernel stand in tests/kernels/test_X.py, as ZOO.
+The bugs of a kernel are listed in tests/kernels/test_X.py, as ZOO.
 """
 
 import os
@@ -44,9 +44,9 @@ pytestmark = pytest.mark.slow
 ZOO: dict[str, list[Bug]] = {**collected("ZOO")}
 SUM, WARPS = modules()["common"].SUM, modules()["common"].WARPS
 
-# What looks like a bug of the zoo and is right.
-TWINS: dict[str, tuple[str, dict[str, str]]] = {
-    "four floats from where memory is aligned, then the left-over ones": (
+# Correct code that resembles a bug of the zoo.
+LOOKALIKES: dict[str, tuple[str, dict[str, str]]] = {
+    "float4s from an aligned address, then the left-over floats": (
         "relu_forward",
         {
             "int element ... 0.0f : x[element];": """int first = 4 * thread_number();
@@ -59,7 +59,7 @@ TWINS: dict[str, tuple[str, dict[str, str]]] = {
         make_float4(fmaxf(four.x, 0.0f), fmaxf(four.y, 0.0f), fmaxf(four.z, 0.0f), fmaxf(four.w, 0.0f));"""
         },
     ),
-    "lanes that wait for each other": (
+    "lanes that synchronise after each addition": (
         "block_sum",
         {
             "float total = 0.0f; ... return total;": """if (threadIdx.x >= 32) return 0.0f;
@@ -70,7 +70,7 @@ TWINS: dict[str, tuple[str, dict[str, str]]] = {
     return partial[0];"""
         },
     ),
-    "two lanes shuffle, and the mask names two": (
+    "two lanes shuffle, with two lanes in the mask": (
         "block_sum",
         {SUM: WARPS.replace("xor_sync(0xffffffff", "xor_sync(0x3")},
     ),
@@ -94,7 +94,7 @@ def check(operation: str, kernels: Path, draw: Draw) -> list[str]:
 
 def order(operation: str, kernels: Path, draw: Draw) -> list[str]:
     found = findings(operation, kernels, draw)
-    assert all(ORDER in text for text in found), "one order alone shows something"
+    assert all(ORDER in text for text in found), "there are findings within one order"
     return found
 
 
@@ -110,25 +110,25 @@ BUGS = [(name, bug) for name, bugs in ZOO.items() for bug in bugs]
 
 def each_of(bugs: list[tuple[str, Bug]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
-        ("name", "bug"), [pytest.param(name, bug, id=f"{name}: {bug.what}") for name, bug in bugs]
+        ("name", "bug"), [pytest.param(name, bug, id=f"{name}: {bug.description}") for name, bug in bugs]
     )
 
 
 def draw_of(operation: str, mode: str) -> Draw:
-    """The cases on which a mode judges an operation."""
+    """The cases on which a mode checks an operation."""
     cases = cases_of(operation)
     return cases.gradcheck_cases if mode == "double" else cases.sanitize_cases
 
 
 def launched(case: Case) -> set[str]:
-    """The names of the kernels that a case launches."""
+    """The names of the kernels that a case launches; none of them runs."""
     dry = Dry(KERNELS)
     case.run(Operations(dry))
     return {kernel.name for kernel in dry.launched}
 
 
 def draw_for(name: str, mode: str) -> Draw:
-    """Of the operation's cases those that launch a kernel, or one that calls a function: only those are compiled."""
+    """The cases that launch a kernel, or kernels that call a function: only their instances have to be compiled."""
     draw = draw_of(operation_of(name), mode)
     if name in COMMON_FUNCTIONS:
         return draw
@@ -137,12 +137,12 @@ def draw_for(name: str, mode: str) -> Draw:
 
 
 @each_of(BUGS)
-def test_a_bug_is_found_and_its_line_named(name: str, bug: Bug, tmp_path: Path) -> None:
+def test_a_bug_is_found_and_its_line_reported(name: str, bug: Bug, tmp_path: Path) -> None:
     operation, kernels = operation_of(name), plant(name, bug.changes, tmp_path / "kernels")
     found = MODES[bug.mode](operation, kernels, draw_for(name, bug.mode))
     lines = {line_of(text, operation, kernels) for text in bug.lines}
     assert lines
-    assert any(bug.says in text and lines <= {*re.findall(r"\w+\.cuh?:\d+", text)} for text in found), (lines, found)
+    assert any(bug.message in text and lines <= {*re.findall(r"\w+\.cuh?:\d+", text)} for text in found), (lines, found)
 
 
 @pytest.mark.parametrize(
@@ -154,18 +154,20 @@ def test_a_bug_is_found_and_its_line_named(name: str, bug: Bug, tmp_path: Path) 
         if mode != "double" or operation in gradcheck.operations()
     ],
 )
-def test_right_kernels_pass(operation: str, mode: str) -> None:
+def test_correct_kernels_pass(operation: str, mode: str) -> None:
     assert not MODES[mode](operation, KERNELS, draw_of(operation, mode))
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("name", "changes"), TWINS.values(), ids=TWINS)
-def test_what_only_looks_wrong_passes(name: str, changes: dict[str, str], mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "changes"), LOOKALIKES.values(), ids=LOOKALIKES)
+def test_correct_code_that_resembles_a_bug_passes(
+    name: str, changes: dict[str, str], mode: str, tmp_path: Path
+) -> None:
     operation, kernels = operation_of(name), plant(name, changes, tmp_path / "kernels")
     assert not MODES[mode](operation, kernels, draw_of(operation, mode))
 
 
-def test_the_zoo_is_large_and_every_kernel_has_its_bugs_in_its_own_test_file() -> None:
+def test_the_zoo_is_large_and_every_kernel_has_bugs_in_its_own_test_file() -> None:
     for kernel in kernel_source.kernels().values():
         zoo = getattr(modules()[kernel.operation], "ZOO", {})
         assert zoo.get(kernel.name), f"tests/kernels/test_{kernel.operation}.py: ZOO lacks bugs of {kernel.name}"
@@ -174,7 +176,7 @@ def test_the_zoo_is_large_and_every_kernel_has_its_bugs_in_its_own_test_file() -
         assert sum(bug.mode == mode for _, bug in BUGS) >= 3, mode
 
 
-# On a machine with both a GPU and compute-sanitizer; conftest.py says at the end of a run where there is not.
+# These need a GPU and compute-sanitizer. If either is missing, the summary of a run says so: see conftest.py.
 if not why_no_compute_sanitizer():
 
     @each_of([(name, bug) for name, bug in BUGS if bug.tool])
@@ -183,21 +185,21 @@ if not why_no_compute_sanitizer():
         assert watched.returncode == DETECTED, watched.stdout
 
     @pytest.mark.parametrize("tool", sorted({bug.tool for _, bug in BUGS if bug.tool}))
-    def test_compute_sanitizer_passes_right_kernels(tool: str) -> None:
+    def test_compute_sanitizer_passes_correct_kernels(tool: str) -> None:
         watched = compute_sanitizer(tool, "conv2d", KERNELS)
         assert watched.returncode == 0, watched.stdout
 
 
 FAKE = """#!/bin/sh
-echo "$1 $2 $3 $4" > "$0.asked"
+echo "$1 $2 $3 $4" > "$0.options"
 shift 4
-said=$("$@") || exit 1
-test -z "$said" || exit 77
+output=$("$@") || exit 1
+test -z "$output" || exit 77
 """
 
 
-def test_how_compute_sanitizer_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a fake one, which finds fault where the program that it watches does; and that runs on the emulator."""
+def test_the_command_line_of_compute_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake tool reports an error if the program that it runs prints one. The program runs on the emulator."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     fake = tmp_path / "compute-sanitizer"
     fake.write_text(FAKE)
@@ -207,4 +209,4 @@ def test_how_compute_sanitizer_is_asked(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.returncode == DETECTED, found.stdout
     assert compute_sanitizer("memcheck", "relu", KERNELS, "emulator").returncode == 0
     assert compute_sanitizer("memcheck", "no operation", KERNELS, "emulator").returncode == 1
-    assert Path(f"{fake}.asked").read_text() == f"--tool memcheck --error-exitcode {DETECTED}\n"
+    assert Path(f"{fake}.options").read_text() == f"--tool memcheck --error-exitcode {DETECTED}\n"

@@ -1,4 +1,4 @@
-"""The checker of gradients: that it passes what is right, and fails what is wrong, not a number, or missing."""
+"""Tests gradcheck: it passes correct gradients, and fails gradients that are wrong, NaN or missing."""
 
 import re
 from dataclasses import replace
@@ -82,14 +82,14 @@ def test_kernels_in_double_against_references(double: Operations, case: Case) ->
 
 
 @all_cases
-def test_in_double_all_floats_are_float64(double: Operations, case: Case) -> None:
+def test_all_floats_are_float64_in_double(double: Operations, case: Case) -> None:
     for name, result in case.run(double).items():
         expected = np.int32 if name in ("max_index", "step") else np.float64
         assert double.to_numpy(result).dtype == expected, name
 
 
 def test_images_in_double(double: Operations) -> None:
-    """Their references make float32, so they have no case."""
+    """The references of these operations return float32, so gradcheck has no cases of them."""
     random = np.random.default_rng(0)
     digits, labels = random.integers(0, 256, (5, 28, 28)).astype(np.uint8), np.arange(5, dtype=np.uint8)
     images, indices = (double.asarray(array) for array in (digits, np.array([3, 1, 1], np.int32)))
@@ -122,7 +122,7 @@ def test_every_differentiable_input_is_checked() -> None:
 
 
 @all_cases
-def test_inputs_come_back_as_they_were(case: Case) -> None:
+def test_checks_restore_their_inputs(case: Case) -> None:
     before = {name: np.copy(value) for name, value in case.inputs.items()}
     list(check_differences(case, on("cpu")))
     list(check_kernel(case, on("cpu")))
@@ -131,7 +131,7 @@ def test_inputs_come_back_as_they_were(case: Case) -> None:
 
 
 def planted(case: Case, wrong: Any, where: Operations | None = None) -> Case:
-    """The case with something done to the gradients that backward returns on `where`: wrong(gradient)."""
+    """The case with wrong(gradient) in place of each gradient that backward returns on `where`."""
 
     def backward(ops: Operations, *given: Any, **inputs: Any) -> tuple[Any, ...]:
         gradients = case.backward(ops, *given, **inputs)
@@ -153,9 +153,9 @@ def with_nan(gradient: np.ndarray) -> np.ndarray:
 
 
 WRONG = {
-    "a factor": lambda gradient: gradient * 1.00001,
-    "the sign": lambda gradient: -gradient,
-    "nothing at all": np.zeros_like,
+    "wrong by a factor": lambda gradient: gradient * 1.00001,
+    "wrong sign": lambda gradient: -gradient,
+    "all zeros": np.zeros_like,
     "one entry missing": missing_one_entry,
     "a NaN": with_nan,
     "infinity": lambda gradient: gradient * np.inf,
@@ -171,10 +171,12 @@ def test_a_wrong_gradient_fails_against_finite_differences(case: Case, wrong: An
     assert not any(verdict.passed for verdict in check_differences(planted(case, wrong), on("cpu")))
 
 
-@pytest.mark.parametrize("wrong", ["a factor", "the sign", "one entry missing", "a NaN", "shifted by one element"])
+@pytest.mark.parametrize(
+    "wrong", ["wrong by a factor", "wrong sign", "one entry missing", "a NaN", "shifted by one element"]
+)
 @with_gradients
 def test_a_wrong_gradient_fails_against_the_reference(case: Case, wrong: str) -> None:
-    """check_kernel, given for kernels the references with something wrong."""
+    """Runs check_kernel on references with wrong gradients in place of the kernels."""
     kernels = on("cpu")
     verdicts = list(check_kernel(planted(case, WRONG[wrong], kernels), kernels))
     assert [verdict.result for verdict in verdicts if not verdict.passed] == [f"d{name}" for name in case.gradients]
@@ -210,7 +212,7 @@ def test_relative_error(found: list, expected: list, error: float) -> None:
         assert computed == pytest.approx(error, rel=1e-6)
 
 
-def test_integers_are_equal_or_wrong() -> None:
+def test_integers_must_be_equal() -> None:
     numbers = np.array([[1_000_000, 1_000_000]], np.int32)
     for found, error in ((numbers, 0), (numbers + 1, np.inf), (numbers[0], np.inf)):
         assert gradcheck.relative_error(found, numbers) == error
@@ -219,7 +221,7 @@ def test_integers_are_equal_or_wrong() -> None:
 @pytest.mark.parametrize(
     ("error", "passed"), [(0, True), (1e-7, True), (1.1e-7, False), (np.inf, False), (np.nan, False)]
 )
-def test_no_verdict_passes_on_what_is_not_a_number(error: float, passed: bool) -> None:
+def test_nan_infinity_and_large_errors_do_not_pass(error: float, passed: bool) -> None:
     verdict = Verdict("conv2d", "", "dx", "finite differences", "cpu", error)
     assert verdict.passed is passed
 
@@ -235,7 +237,7 @@ def test_known_derivatives() -> None:
     assert check_gradient(function, x, np.cos(x) * (1 + 1e-6)) > 1e-7
     assert check_gradient(lambda: float("nan"), x, np.cos(x)) == np.inf
     alone = gradcheck.numerical_gradient(function, x, entries=100, seed=1)[gradcheck.PROJECTIONS :]
-    np.testing.assert_allclose(np.sort(alone), np.sort(np.cos(x).ravel()), rtol=1e-8, err_msg="all twelve, once each")
+    np.testing.assert_allclose(np.sort(alone), np.sort(np.cos(x).ravel()), rtol=1e-8, err_msg="each entry once")
 
 
 def test_directions_are_at_least_three_dense_ones_and_then_single_entries() -> None:
@@ -249,6 +251,7 @@ def test_directions_are_at_least_three_dense_ones_and_then_single_entries() -> N
     assert len({*entries}) == 7
 
 
+@pytest.mark.slow
 def test_all_checks(kernel_device: str) -> None:
     ops = on(kernel_device)
     lines = list(check_all(None, ops))
@@ -263,6 +266,7 @@ def test_all_checks(kernel_device: str) -> None:
     assert not list(check_all("adam", on("cpu")))
 
 
+@pytest.mark.slow
 def test_all_checks_in_double(double: Operations) -> None:
     lines = list(check_all(None, double))
     assert all(line.passed for line in lines)
@@ -273,29 +277,29 @@ def test_all_checks_in_double(double: Operations) -> None:
     }
 
 
-# Kernel or function, precision, its text, the text instead; what is said of each result with {} for lines; these lines.
-NAMED = {
-    "a number": (
+# (kernel or function, precision, its text, the replacement), result -> message with {} for lines, texts on these lines.
+WRONG_RESULTS = {
+    "a wrong number": (
         ("add_forward", "double", "z[element] = scale", "z[element] = 2 * scale"),
         {"z": r"z\[\d, \d, \d\] is \S+, should be \S+: stored by add_forward at {}$"},
         ["z[element] = 2"],
     ),
-    "the number of a max_index, not the gradient that follows it": (
+    "a wrong max_index, but not the gradient computed from it": (
         ("max_pool2d_forward", "double", "max_index[element] = best;", "max_index[element] = best + W;"),
         {"max_index": r"max_index\[0, 0, 0, 0\] is \d+, should be \d+: stored by max_pool2d_forward at {}$"},
         ["max_index[element] = best"],
     ),
-    "what went into a sum": (
+    "a wrong term of a sum": (
         ("softmax_cross_entropy_naive", "single", "ignored ? 0.0f : logf", "ignored ? 1.0f : logf"),
         {"loss": r"loss.* by \w+_mean_naive at {}, from 'losses' stored by softmax_cross_entropy_naive at {}$"},
         ["loss[0] = total", "losses[position] ="],
     ),
-    "an element never written": (
+    "an element that is never written": (
         ("relu_forward", "double", "y[element] = x", "if (element != 7) y[element] = x"),
         {"y": r"y: no kernel wrote element 7 .*; relu_forward at relu\.cu:\d+ was the last"},
         [],
     ),
-    "a barrier without which all is wrong": (
+    "a missing barrier": (
         ("block_sum", "single", "__syncthreads();", ""),
         {"loss": r"softmax_cross_entropy_mean_naive in softmax_cross_entropy\.cu: .* partial\[\d\].* at {}"},
         ["total += partial"],
@@ -303,25 +307,25 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("bug", NAMED.values(), ids=NAMED)
-def test_what_is_wrong_is_named_with_its_line(bug: tuple, tmp_path: Path) -> None:
-    (name, precision, text, instead), says, at = bug
-    kernels, operation = plant(name, {text: instead}, tmp_path / "kernels"), operation_of(name)
-    lines = [re.escape(line_of(each, operation, kernels)) for each in at]
+@pytest.mark.parametrize("bug", WRONG_RESULTS.values(), ids=WRONG_RESULTS)
+def test_a_wrong_result_is_reported_with_its_line(bug: tuple, tmp_path: Path) -> None:
+    (name, precision, text, replacement), messages, texts = bug
+    kernels, operation = plant(name, {text: replacement}, tmp_path / "kernels"), operation_of(name)
+    lines = [re.escape(line_of(each, operation, kernels)) for each in texts]
     verdicts = list(check_all(operation, Operations(Emulator(kernels, precision=precision))))
     wrong = [verdict for verdict in verdicts if not verdict.passed and verdict.method != "finite differences"]
-    assert {verdict.result for verdict in wrong} == {*says}
+    assert {verdict.result for verdict in wrong} == {*messages}
     for verdict in wrong:
-        assert re.match(says[verdict.result].format(*lines), verdict.where), verdict.where
+        assert re.match(messages[verdict.result].format(*lines), verdict.where), verdict.where
 
 
-def test_wrong_kernels_fail_by_finite_differences_too(tmp_path: Path) -> None:
+def test_wrong_kernels_fail_finite_differences_too(tmp_path: Path) -> None:
     kernels = plant("add_backward", {"= scale *": "= 1.00001f * scale *"}, tmp_path / "kernels")
     verdicts = list(check_differences(CASES["add scale 0.5"], Operations(Emulator(kernels, precision="double"))))
     assert [verdict.passed for verdict in verdicts] == [False, False]
 
 
-def test_an_error_of_the_size_of_float32s_roundings_is_noticed_in_double(tmp_path: Path) -> None:
+def test_double_precision_detects_an_error_as_small_as_float32_rounding(tmp_path: Path) -> None:
     kernels = plant("add_forward", {"= scale *": "= 1.00000003f * scale *"}, tmp_path / "kernels")
     verdict, *_ = check_kernel(CASES["add scale 0.5"], Operations(Emulator(kernels, precision="double")))
     assert not verdict.passed and verdict.error == pytest.approx(3e-8)

@@ -1,4 +1,4 @@
-"""The files of an operation: one interface, the same signatures everywhere, and what is missing is named."""
+"""Tests that every operation has all its files and one signature, and that missing files are reported."""
 
 import importlib
 import inspect
@@ -20,9 +20,11 @@ each_operation = pytest.mark.parametrize(("name", "module"), operation_names().i
 
 @each_operation
 def test_interface_launcher_and_reference_have_one_signature(name: str, module: str) -> None:
-    """Names, order, kinds and defaults of all parameters; their types where these are not arrays."""
+    """Compares names, order, kinds and defaults of all parameters, and the types of those that are not arrays."""
     method = getattr(tinyfcn.Operations, name)
-    assert isinstance(method, FunctionType) and method.__module__ == f"tinyfcn.ops.{module}", "an editor finds it"
+    assert isinstance(method, FunctionType) and method.__module__ == f"tinyfcn.ops.{module}", (
+        "must be found by an editor"
+    )
     reference = getattr(importlib.import_module(f"tinyfcn.reference.{module}"), name)
     assert getattr(ReferenceOperations, name) is reference
     ours = list(inspect.signature(method).parameters.values())[1:]
@@ -37,12 +39,12 @@ def test_interface_launcher_and_reference_have_one_signature(name: str, module: 
 
 
 @each_operation
-def test_every_operation_says_what_it_does_and_what_it_raises(name: str, module: str) -> None:
+def test_every_operation_documents_what_it_does_and_raises(name: str, module: str) -> None:
     method = getattr(tinyfcn.Operations, name)
     doc = inspect.getdoc(method) or ""
     assert doc, f"{name} has no docstring"
     raises = "expect_" in inspect.getsource(method) or "raise " in inspect.getsource(method)
-    assert ("Raises:" in doc) or not raises, f"{name} does not say what it raises"
+    assert ("Raises:" in doc) or not raises, f"{name} does not document what it raises"
 
 
 def test_nothing_is_missing() -> None:
@@ -52,7 +54,7 @@ def test_nothing_is_missing() -> None:
         assert callable(cases_of(operation).gradcheck_cases) and callable(cases_of(operation).sanitize_cases)
 
 
-def test_the_exceptions_are_three_and_needed() -> None:
+def test_there_are_three_exceptions_and_each_is_needed() -> None:
     assert {*LACKS, *NOT_EXPORTED} == {"conv2d_pool", "fast_conv", "peak"}
     for operation, piece in LACKS.items():
         folder, _ = PIECES[piece]
@@ -60,8 +62,8 @@ def test_the_exceptions_are_three_and_needed() -> None:
     assert not {*NOT_EXPORTED} & {*operation_names().values()}
 
 
-def test_whoever_adds_an_operation_is_told_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Piece by piece: each one that is written is no longer asked for."""
+def test_missing_files_of_a_new_operation_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file that is written disappears from the list."""
     folders = {}
     for piece, (folder, content) in PIECES.items():
         copy = tmp_path / piece.rpartition("/")[0]
@@ -70,23 +72,23 @@ def test_whoever_adds_an_operation_is_told_what_is_missing(tmp_path: Path, monke
     monkeypatch.setattr(pieces, "PIECES", folders)
     with pytest.raises(KernelError, match="no operation named leaky_relu; there are adam, add, compose_m2nist,"):
         cases_of("leaky_relu")
-    left = [*folders]
-    for piece in [*left]:
+    still_missing = [*folders]
+    for piece in [*still_missing]:
         (folders[piece][0] / piece.rpartition("/")[2].format("leaky_relu")).touch()
-        left.remove(piece)
+        still_missing.remove(piece)
         assert pieces.is_begun("leaky_relu")
         with pytest.raises(KernelError) as caught:
             cases_of("leaky_relu")
         first, *lines = str(caught.value).split("\n    ")
-        assert first == "leaky_relu is not complete; still to be written:"
-        assert [line.partition(": ")[0] for line in lines] == [each.format("leaky_relu") for each in left] + [
+        assert first == "leaky_relu is incomplete; still missing:"
+        assert [line.partition(": ")[0] for line in lines] == [each.format("leaky_relu") for each in still_missing] + [
             "tinyfcn/ops/__init__.py"
         ]
         assert all(line.partition(": ")[2] for line in lines)
     assert lines == [EXPORT]
 
 
-def test_an_operation_without_a_reference_says_so() -> None:
+def test_a_missing_reference_is_reported() -> None:
     with pytest.raises(KernelError, match=r"leaky_relu has no reference: write it in tinyfcn/reference/relu\.py"):
         reference_function("leaky_relu", "relu")(1, stride=2)
     with pytest.raises(KernelError, match=r"write it in tinyfcn/reference/leaky_relu\.py, in NumPy"):

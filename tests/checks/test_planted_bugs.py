@@ -1,7 +1,7 @@
-"""Can the tests of the kernels fail? Bugs planted in copies of the kernels, every one of which they must notice.
+"""Tests that the tests of the kernels can fail: they must detect every bug planted in a copy of the kernels.
 
 A bug is a text of a kernel and its replacement. The check is one that the kernel's own tests make, run on the emulator.
-It has to fail on the bug, and to pass on an unchanged copy of the kernels. Both stand in tests/kernels/test_X.py, as
+It has to fail on the bug, and to pass on an unchanged copy of the kernels. tests/kernels/test_X.py lists both, as
 PLANTED.
 """
 
@@ -22,7 +22,7 @@ PLANTED: dict[str, Planted] = {**collected("PLANTED")}
 
 
 def run_check(name: str, kernels: Path) -> None:
-    """The check of a kernel on the emulator, which has to launch it, and nothing of the other form."""
+    """Runs the check of a kernel on the emulator. It must launch the kernel, and no kernel of the other form."""
     planted = PLANTED[name]
     if name == "philox":
         modules()["common"].add_kernel(kernels)
@@ -36,18 +36,18 @@ def run_check(name: str, kernels: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "instead"),
+    ("name", "text", "replacement"),
     [
-        pytest.param(name, *bug, id=f"{name}: {what}")
+        pytest.param(name, *bug, id=f"{name}: {description}")
         for name, planted in PLANTED.items()
-        for what, *bug in planted.bugs
+        for description, *bug in planted.bugs
     ],
 )
-def test_a_bug_is_noticed(name: str, text: str, instead: str, tmp_path: Path) -> None:
-    kernels = plant(name, {text: instead}, tmp_path / "kernels")
-    with pytest.raises(AssertionError) as noticed:
+def test_a_bug_is_detected(name: str, text: str, replacement: str, tmp_path: Path) -> None:
+    kernels = plant(name, {text: replacement}, tmp_path / "kernels")
+    with pytest.raises(AssertionError) as caught:
         run_check(name, kernels)
-    assert "of the other form" not in str(noticed.value) and "was not launched" not in str(noticed.value)
+    assert "kernels launched" not in str(caught.value) and "was not launched" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -60,11 +60,11 @@ def test_every_kernel_has_bugs_planted_in_its_own_test_file() -> None:
     for kernel in kernel_source.kernels().values():
         planted = getattr(modules()[kernel.operation], "PLANTED", {})
         file = f"tests/kernels/test_{kernel.operation}.py"
-        assert kernel.name in planted, f"{file}: PLANTED lacks bugs of {kernel.name}, and a check that notices them"
+        assert kernel.name in planted, f"{file}: PLANTED lacks bugs of {kernel.name}, and a check that detects them"
         assert len(planted[kernel.name].bugs) >= 2, f"{file}: {kernel.name} has fewer than two bugs planted"
     assert {operation_of(name) for name in PLANTED} <= {*kernel_source.operations()}
 
 
-def test_every_kernel_has_the_form_that_its_name_says() -> None:
+def test_the_names_of_kernels_tell_their_form() -> None:
     assert not FAST & NAIVE
     assert {name for name, planted in PLANTED.items() if planted.naive} == {*NAIVE, "block_sum"}

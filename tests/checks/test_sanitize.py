@@ -1,4 +1,4 @@
-"""The sanitizer: silent on the kernels as they are, over many shapes; and planted bugs found, with their lines."""
+"""Tests sanitize: it has no findings on correct kernels over many shapes, and reports planted bugs with their lines."""
 
 import re
 from dataclasses import replace
@@ -27,7 +27,7 @@ SHAPES = 200
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_false_alarms(operation: str) -> None:
-    """Every shape in three orders of threads; all kernels of the file run, and look at memory."""
+    """Runs every shape in three orders of threads. All kernels of the file are launched, and access memory."""
     report = check(operation, range(SHAPES))
     assert not report.findings
     for kernel in DECLARED.values():
@@ -41,14 +41,15 @@ def drawn(operation: str) -> list[Case]:
     return [case for seed in range(SHAPES) for case in cases_of(operation).sanitize_cases(np.random.default_rng(seed))]
 
 
-def test_a_seed_always_draws_the_same() -> None:
+@pytest.mark.slow
+def test_a_seed_always_draws_the_same_cases() -> None:
     for operation in OPERATIONS:
         for a, b in zip(drawn(operation)[:5], drawn(operation)[:5], strict=True):
             np.testing.assert_equal(a.inputs, b.inputs)
 
 
 @pytest.mark.parametrize("operation", ["conv2d", "conv_transpose2d"])
-def test_convolutions_are_awkward(operation: str) -> None:
+def test_cases_of_convolutions_cover_the_corner_cases(operation: str) -> None:
     cases = drawn(operation)
     assert all(case.naive for case in cases)
     outputs = [case.forward(on("cpu"), **case.inputs)["y"] for case in cases]
@@ -60,7 +61,8 @@ def test_convolutions_are_awkward(operation: str) -> None:
     assert {case.inputs["weight"].shape[2:] for case in cases} == {*product((1, 2, 3, 4), (1, 2, 3, 4))}
 
 
-def test_fast_convolutions_are_awkward() -> None:
+@pytest.mark.slow
+def test_cases_of_fast_convolutions_cover_the_corner_cases() -> None:
     epilogue = {"bias", "add", "relu_mask"}
     for kind, names in (("forward", epilogue), ("data gradient", {*epilogue, "max_index"})):
         cases = [case for case in drawn("fast_conv") if case.detail.startswith(kind)]
@@ -77,7 +79,7 @@ def test_fast_convolutions_are_awkward() -> None:
         assert any(bias in case.detail for case in gradients), bias
 
 
-def test_other_cases_are_awkward() -> None:
+def test_other_cases_cover_the_corner_cases() -> None:
     pools = drawn("max_pool2d")
     assert {case.inputs["size"] - case.inputs["stride"] > 0 for case in pools} == {True, False}
     assert any(np.unique(case.inputs["x"]).size == 1 < case.inputs["x"].size for case in pools), "ties everywhere"
@@ -97,20 +99,20 @@ def test_other_cases_are_awkward() -> None:
         assert {case.inputs[name].size for case in drawn(operation)} == {*COUNTS}
 
 
-# More of them are in test_bug_zoo.py.
-# Kernel or function, its text, the text instead; which kernel is blamed, what is said with {} for a line, that line.
+# More bugs are in test_bug_zoo.py.
+# (kernel or function, its text, the replacement), (reported kernel, message with {} for a line), text on that line.
 BUGS = {
-    "no barrier": (
+    "a missing barrier": (
         ("block_sum", "__syncthreads();", ""),
         ("conv2d_backward_weight_naive", r"a race: .* partial\[\d+\] at .* at {}; no .*__syncthreads\(\) stands"),
         "total += partial",
     ),
-    "a sum in whatever order": (
+    "a sum in the order of threads": (
         ("conv2d_backward_bias_naive", "dbias[o] = total;", "dbias[o]=0; __syncthreads(); atomicAdd(&dbias[o], sum);"),
         ("conv2d_backward_bias_naive", r"dbias depends on the order of threads: \S+ or \S+ at \[\d\], stored by .*{}$"),
         "atomicAdd",
     ),
-    "blocks in each other's way": (
+    "two blocks that write the same element": (
         ("relu_backward", "dx[element] = y[element] > 0.0f", "dx[element % 256] = y[element] > 0.0f"),
         ("relu_backward", r"a race: .* writes dx\[\d+\] at {}, .* wrote .* at {}; nothing orders blocks"),
         "dx[element % 256]",
@@ -124,21 +126,21 @@ BUGS = {
 
 
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
-def test_a_bug_is_found_with_its_line(bug: tuple, tmp_path: Path) -> None:
-    (name, text, instead), (blamed, says), at = bug
-    kernels = plant(name, {text: instead}, tmp_path / "kernels")
-    operation = DECLARED[blamed].operation
+def test_a_bug_is_reported_with_its_line(bug: tuple, tmp_path: Path) -> None:
+    (name, text, replacement), (reported, message), on_line = bug
+    kernels = plant(name, {text: replacement}, tmp_path / "kernels")
+    operation = DECLARED[reported].operation
     report = check(operation, range(20), kernels)
-    assert {finding.kernel for finding in report.findings.values()} == {blamed}
+    assert {finding.kernel for finding in report.findings.values()} == {reported}
     found = [finding.text for finding in report.findings.values()]
-    says = says.replace("{}", re.escape(line_of(at, operation, kernels))) if at else says
-    assert any(re.search(says, text) for text in found), found
-    assert re.fullmatch(r"\d+ findings?", report.verdict(DECLARED[blamed]))
+    message = message.replace("{}", re.escape(line_of(on_line, operation, kernels))) if on_line else message
+    assert any(re.search(message, text) for text in found), found
+    assert re.fullmatch(r"\d+ findings?", report.verdict(DECLARED[reported]))
 
 
-def test_a_finding_says_how_it_is_had_again(tmp_path: Path) -> None:
-    name, text, instead = BUGS["a sum in whatever order"][0]
-    kernels = plant(name, {text: instead}, tmp_path / "kernels")
+def test_a_finding_names_the_inputs_that_reproduce_it(tmp_path: Path) -> None:
+    name, text, replacement = BUGS["a sum in the order of threads"][0]
+    kernels = plant(name, {text: replacement}, tmp_path / "kernels")
     (finding,) = check("conv2d", range(20), kernels).findings.values()
     assert finding.order in ("reverse", "random")
     inputs = cases_of("conv2d").sanitize_cases(np.random.default_rng(finding.seed))[0].inputs
@@ -148,7 +150,7 @@ def test_a_finding_says_how_it_is_had_again(tmp_path: Path) -> None:
     assert again == finding
 
 
-def test_after_a_finding_nothing_is_said_of_what_comes_after(tmp_path: Path) -> None:
+def test_kernels_after_a_finding_are_not_reached(tmp_path: Path) -> None:
     kernels = plant("relu_forward", {"y[element] =": "y[0] ="}, tmp_path / "kernels")
     report = check("relu", range(3), kernels)
     assert report.verdict(DECLARED["relu_forward"]).endswith("finding")
@@ -163,14 +165,14 @@ def test_a_kernel_without_a_case_is_never_launched(tmp_path: Path) -> None:
     assert check("relu", range(2), kernels).verdict(declared["lonely"]) == "never launched"
 
 
-def test_a_kernel_that_does_not_compile_is_no_finding(tmp_path: Path) -> None:
+def test_a_compile_error_is_not_a_finding(tmp_path: Path) -> None:
     kernels = plant("relu_forward", {"y[element] =": "z[element] ="}, tmp_path / "kernels")
     line = line_of("z[element] =", "relu", kernels)
     with pytest.raises(KernelError, match=rf"(?s)relu\.cu does not compile.*{re.escape(line)}:"):
         check("relu", range(2), kernels)
 
 
-def test_findings_that_differ_in_numbers_only_are_one() -> None:
+def test_findings_that_differ_only_in_numbers_count_as_one() -> None:
     finding = Finding("relu", "relu_forward", "thread (3,0,0) reads x[48] at relu.cu:25: -1.5e-05", "", 0, "forward")
     assert finding.key == replace(finding, text="thread (17,0,0) reads x[4] at relu.cu:25: 3.25", seed=9).key
     for other in ("thread (3,0,0) reads x[48] at relu.cu:26: 1", "thread (3,0,0) writes x[48] at relu.cu:25: 1"):
@@ -191,6 +193,6 @@ def test_reports_add_up() -> None:
 
 def test_launches_that_may_overlap_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(sanitize.conflicts_in_steps().values())
-    monkeypatch.setattr(sanitize.Operations, "join", lambda ops: None)  # skip's, before it adds what the encoder saw
+    monkeypatch.setattr(sanitize.Operations, "join", lambda ops: None)  # skip then adds maps too early
     found = sanitize.conflicts_in_steps()
     assert any("'add'" in line for line in found["skip"]) and not found["classifier"]

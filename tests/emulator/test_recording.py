@@ -1,4 +1,4 @@
-"""A step recorded and replayed: nothing changes by it, and what may run at the same time leaves each other alone."""
+"""Tests recorded steps: a replay gives the same bits as a plain step, and launches that may overlap do not conflict."""
 
 import gc
 import weakref
@@ -36,21 +36,21 @@ DESIGNS = {
 
 
 class Step:
-    """A trainer's step, without what else a trainer does."""
+    """The step of a trainer, without the rest of the trainer."""
 
     def __init__(self, ops: Operations, design: Design, batch: int = 1) -> None:
         digits = Digits(*draw(TRAIN, 0, odd=False), "mnist")
         if design.name == "classifier":
-            pictures = Stored(ops, digits.images, digits.labels, batch, 0)
-            pictures.prepare(0)
+            images = Stored(ops, digits.images, digits.labels, batch, 0)
+            images.prepare(0)
         else:
-            pictures = Composed(ops, digits, design, batch, 0)
+            images = Composed(ops, digits, design, batch, 0)
         network = design.build(ops, seed=1)
         first = network.first_trained(design.freeze)
         coefficients = network.l2_coefficients(1e-4)[first:]
         self.trainer = SimpleNamespace(
             network=network,
-            batches=pictures,
+            batches=images,
             parallel=ParallelNetwork(network, 1),
             state=AdamState.create(ops, coefficients, base_rate=0.01, steps=10, warmup=2),
             first_trained=first,
@@ -63,14 +63,14 @@ class Step:
         Trainer.work(self.trainer)
 
     def result(self) -> dict[str, np.ndarray]:
-        """All that the step changes."""
+        """All arrays that the step changes."""
         network, state = self.trainer.network, self.trainer.state
         arrays = {"parameters": network.parameters, "gradients": network.gradients}
         kept = {name: getattr(state, name) for name in ("step", "rates", "m", "v", "losses")}
         return {name: self.ops.to_numpy(array) for name, array in (arrays | kept).items()}
 
 
-def test_nothing_runs_while_a_step_is_recorded_and_all_of_it_when_it_is_replayed(ops: Operations) -> None:
+def test_recording_runs_nothing_and_replaying_runs_everything(ops: Operations) -> None:
     x, y, z = on_device(ops, *np.zeros((3, 5), np.float32))
     results = []
     recording = ops.device.record(lambda: results.append(ops.relu(ops.add(x, y))))
@@ -85,15 +85,15 @@ def test_nothing_runs_while_a_step_is_recorded_and_all_of_it_when_it_is_replayed
     assert_equal(ops.to_numpy(ops.add(x, z)), np.full(5, 2, np.float32))  # launches run again
 
 
-@pytest.mark.parametrize("name", ["classifier", "skip"])
+@pytest.mark.parametrize("name", ["classifier", pytest.param("skip", marks=pytest.mark.slow)])
 def test_replays_give_the_bits_of_plain_steps(ops: Operations, name: str) -> None:
-    """A step counts itself: the second replay takes other pictures than the first, and another rate."""
+    """The device counts the steps: the second replay uses other images and another rate than the first."""
     plain, recorded, untouched = (Step(ops, DESIGNS[name]) for _ in range(3))
     compile_for(ops.device, plain)
     recording = ops.device.record(recorded)
     before = recorded.result()
     for name, value in untouched.result().items():
-        np.testing.assert_array_equal(before[name], value, f"{name}: nothing ran")  # NaNs too: not yet written
+        np.testing.assert_array_equal(before[name], value, f"{name} has changed")  # NaNs too: not yet written
     for _ in range(3):
         plain()
         recording.replay()
@@ -103,16 +103,16 @@ def test_replays_give_the_bits_of_plain_steps(ops: Operations, name: str) -> Non
     assert expected["step"] == 3 and len(np.unique(expected["losses"][:3])) == 3
 
 
-def test_what_a_replay_would_not_do_again_is_refused(ops: Operations) -> None:
+def test_work_that_a_replay_cannot_repeat_is_refused(ops: Operations) -> None:
     x = ops.asarray(np.ones(3, np.float32))
-    for work, says in (
+    for work, message in (
         (lambda: ops.asarray(np.ones(3)), "an array is brought to the device while a step is recorded"),
         (lambda: ops.to_numpy(x), "an array is brought to the host while a step is recorded"),
         (lambda: ops.device.record(lambda: None), "a step is recorded while a step is recorded"),
     ):
-        with pytest.raises(KernelError, match=says):
+        with pytest.raises(KernelError, match=message):
             ops.device.record(work)
-        assert_equal(ops.to_numpy(ops.relu(x)), np.ones(3, np.float32), "the device goes on as before")
+        assert_equal(ops.to_numpy(ops.relu(x)), np.ones(3, np.float32), "the device works as before")
 
 
 def test_an_error_while_recording_leaves_the_device_as_it_was(ops: Operations) -> None:
@@ -158,13 +158,13 @@ def test_side_streams_and_joins_are_recorded(ops: Operations) -> None:
         ops.relu(x)
         ops.relu(x)
         ops.join()
-        with ops.side_stream():  # this waits too
+        with ops.side_stream():  # the first launch of this stream waits too
             ops.relu(x)
         ops.relu(x)
 
     expected = [(0, 0), (1, 0), (1, 0), (0, 0), (2, 0), (0, 1), (0, 0), (3, 1), (0, 0)]
     assert marked(ops, work) == expected
-    assert marked(ops, work) == expected, "counted anew"
+    assert marked(ops, work) == expected, "each recording counts its streams anew"
 
 
 def test_a_side_stream_has_no_side_streams(ops: Operations) -> None:
@@ -181,11 +181,11 @@ def order(*marks: tuple[int, int]) -> list[set[int]]:
 RELU = Emulator()
 
 
-def test_what_is_ordered_before_what() -> None:
+def test_the_order_of_launches() -> None:
     assert order((0, 0), (0, 0), (0, 0)) == [set(), {0}, {0, 1}]
     assert order((0, 0), (1, 0), (1, 0), (0, 0)) == [set(), {0}, {0, 1}, {0}]
     assert order((1, 0), (0, 0), (2, 0), (0, 1)) == [set(), set(), {1}, {0, 1, 2}]
-    # After a join a new side stream comes after the old ones. Without, it does not, though a GPU may reuse the stream.
+    # After a join, a new side stream starts after the old ones. Without a join it does not, though a GPU may reuse one.
     assert order((1, 0), (2, 0), (5, 0)) == [set(), set(), set()]
     assert order((1, 0), (0, 1), (2, 0)) == [set(), {0}, {0, 1}]
     assert order((1, 0), (2, 1), (0, 0)) == [set(), {0}, {0}]
@@ -232,7 +232,7 @@ def test_a_gradient_that_is_read_too_early_is_a_conflict(ops: Operations) -> Non
     assert any("(relu_forward) takes 'x'" in line and "takes 'dweight'" in line for line in found)
 
 
-def test_two_streams_that_write_one_array_are_a_conflict_and_readers_are_none(ops: Operations) -> None:
+def test_two_writers_of_an_array_conflict_and_two_readers_do_not(ops: Operations) -> None:
     x = ops.asarray(np.ones(8, np.float32))
 
     def launch(source: Any, target: Any) -> None:
@@ -249,17 +249,17 @@ def test_two_streams_that_write_one_array_are_a_conflict_and_readers_are_none(op
         return conflicts(ops.device.record(work).launches)
 
     assert side_by_side((x, y), (x, z)) == []
-    assert side_by_side((x, y[:4]), (x, y[4:])) == [], "views of one array, apart"
+    assert side_by_side((x, y[:4]), (x, y[4:])) == [], "views of one array that do not overlap"
     (line,) = side_by_side((x, y[:5]), (x, y[4:]))
     assert line == (
-        "launch 1 (relu_forward) takes 'y' and launch 0 (relu_forward) takes 'y', the same memory, "
-        "which one of them writes: nothing orders the two"
+        "launch 1 (relu_forward) takes 'y' and launch 0 (relu_forward) takes 'y': both are the same memory, "
+        "at least one launch writes it, and nothing orders the two"
     )
-    assert len(side_by_side((x, y), (y[7:], z[7:]))) == 1, "written here, read there"
+    assert len(side_by_side((x, y), (y[7:], z[7:]))) == 1, "one writes what the other reads"
 
 
 class FakeArray(np.ndarray):
-    """CuPy's arrays are NumPy's here, but for how they are filled from the host."""
+    """A NumPy array with the method `set` of CuPy's arrays."""
 
     def set(self, values: np.ndarray) -> None:
         assert values.shape == self.shape and values.dtype == self.dtype
@@ -267,11 +267,11 @@ class FakeArray(np.ndarray):
 
 
 class FakeCupy:
-    """CuPy where there is no GPU. Nothing is computed; who waits for whom is kept: see `before`."""
+    """A fake of CuPy that needs no GPU. It computes nothing; `before` records which launches wait for which."""
 
     def __init__(self) -> None:
-        self.before: list[set[int]] = []  # of each launch those that have ended when it begins
-        self.plain: list[str] = []  # the kernels that ran outside of a capture
+        self.before: list[set[int]] = []  # for each launch, the launches that have ended when it begins
+        self.plain: list[str] = []  # the kernels launched outside of a capture
         self.graphs = 0
         self.cuda = self
         self.ndarray, self.asnumpy = FakeArray, np.array
@@ -283,7 +283,7 @@ class FakeCupy:
 
         class Stream:
             def __init__(self, non_blocking: bool) -> None:
-                assert non_blocking, "or the default stream waits for it, which ends a capture"
+                assert non_blocking, "else the default stream waits for it, which ends a capture"
                 self.ended: set[int] = set()
                 self.capturing = False
 
@@ -357,27 +357,27 @@ class FakeCupy:
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-def test_a_graph_keeps_the_order_that_a_recording_asks_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_keeps_the_order_of_its_recording(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCupy()
     monkeypatch.setattr(cuda, "import_cupy", lambda: fake)
     monkeypatch.setattr(cuda, "why_not", lambda: None)
     ops = Operations(cuda.Cuda())
     recording = recorded(ops, name)
     launched = [launch.kernel.expression for launch in recording.launches]
-    outside = len(fake.plain)  # by what was done before the recording
+    outside = len(fake.plain)  # launches before the recording
     recording.replay()
     assert fake.plain[outside:] == launched and fake.graphs == 0
     wanted = launched_before(recording.launches)
     assert len(fake.before) == len(wanted)
     for number, (found, needed) in enumerate(zip(fake.before, wanted, strict=True)):
         assert found >= needed, f"launch {number}, {launched[number]}"
-    assert any(found < {*range(number)} for number, found in enumerate(fake.before)), "nothing overlaps anything"
+    assert any(found < {*range(number)} for number, found in enumerate(fake.before)), "no two launches overlap"
     recording.replay()
     recording.replay()
     assert fake.graphs == 2 and len(fake.plain) == outside + len(launched)
 
 
-def test_cupy_has_what_the_fake_one_has() -> None:
+def test_cupy_has_all_attributes_of_the_fake() -> None:
     try:
         cupy = cuda.import_cupy()
     except DeviceError:

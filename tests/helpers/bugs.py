@@ -1,7 +1,7 @@
-"""How tests/kernels/test_X.py writes down the bugs that can be planted in its kernels.
+"""The format in which tests/kernels/test_X.py lists the bugs that can be planted in its kernels.
 
-    PLANTED   kernel or device function -> Planted: a check of that file, and bugs that it must notice
-    ZOO       kernel or device function -> bugs that a mode of the emulator must find, with the line named
+    PLANTED   kernel or device function -> Planted: a check of that file, and bugs that it must detect
+    ZOO       kernel or device function -> bugs that a mode of the emulator must find and report with the line
 
 tests/checks/test_planted_bugs.py and tests/checks/test_bug_zoo.py run them.
 """
@@ -22,9 +22,9 @@ KERNEL_TESTS = Path(__file__).parents[1] / "kernels"
 
 @dataclass(frozen=True)
 class Planted:
-    """A check that passes on the right kernel, and (what is wrong, the kernel's text, the text instead) for each bug.
+    """A check that passes on the correct kernel, and (description, text of the kernel, replacement) for each bug.
 
-    naive: the form of the kernels that the check is to run; None where the file has one form.
+    naive: whether the check runs the naive kernels.
     """
 
     check: Callable[[Operations], None]
@@ -34,26 +34,26 @@ class Planted:
 
 @dataclass(frozen=True)
 class Bug:
-    """What is wrong, how it is written, the mode that finds it, words of its message, and the lines that it names.
+    """A bug: its description, its edits, the mode that finds it, a part of the message, and the lines in the message.
 
-    changes: texts of the function, with " ... " for anything between two texts, and their replacements.
-    lines: for each line a text that stands on it alone, in the edited file or in common.cuh.
-    tool: the tool of compute-sanitizer that finds it on a GPU. None where none can: they see no race in global memory,
-        no wrong number, nothing that is never written and never read, no index of a local array, no division by 0.
+    changes: texts of the function and their replacements. " ... " in a text matches anything between two texts.
+    lines: for each line a text that no other line of the edited file and of common.cuh contains.
+    tool: the tool of compute-sanitizer that finds it on a GPU, or None. The tools do not detect races in global memory,
+        wrong numbers, elements that are never written and never read, indices of local arrays, or divisions by 0.
     """
 
-    what: str
+    description: str
     changes: dict[str, str]
     mode: str
-    says: str
+    message: str
     lines: tuple[str, ...]
     tool: str | None = None
 
 
 RACE = "a race"
 UNWRITTEN = "which no thread has written"
-NOBODY = "no kernel wrote element"
-OUTSIDE = " elements) at "  # x[64] (x has 64 elements) at
+NEVER_WRITTEN = "no kernel wrote element"
+OUTSIDE = " elements) at "  # as in "x[64] (x has 64 elements) at"
 NAN = "computes a NaN"
 ORDER = "depends on the order of threads"
 WRONG = "should be"
@@ -61,18 +61,18 @@ WRONG = "should be"
 
 @cache
 def modules() -> dict[str, ModuleType]:
-    """The test files of tests/kernels by operation."""
+    """The test modules of tests/kernels by operation."""
     found = {}
     for path in sorted(KERNEL_TESTS.glob("test_*.py")):
         name = f"bugs_of_{path.stem}"
         specification = importlib.util.spec_from_file_location(name, path)
         assert specification and specification.loader
-        module = sys.modules[name] = importlib.util.module_from_spec(specification)  # dataclasses look it up
+        module = sys.modules[name] = importlib.util.module_from_spec(specification)  # dataclasses need it there
         specification.loader.exec_module(module)
         found[path.stem.removeprefix("test_")] = module
     return found
 
 
 def collected(name: str) -> Mapping[str, Any]:
-    """PLANTED or ZOO of all test files in one."""
+    """PLANTED or ZOO of all test files, merged."""
     return {kernel: bugs for module in modules().values() for kernel, bugs in getattr(module, name, {}).items()}

@@ -1,4 +1,4 @@
-"""The fast convolutions on images of many sizes."""
+"""Checks the fast convolutions on images of many sizes."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def check_sizes(
     shapes: int = SHAPES,
     tolerance: float = 1e-6,
 ) -> None:
-    """An instance of a kernel on images of many sizes, with and without all parts of its epilogue."""
+    """Checks an instance of a kernel on images of many sizes, with and without each part of its epilogue."""
     for seed in range(shapes):
         for verdict in check_kernel(instance(np.random.default_rng(seed), number), ops):
             assert verdict.error <= tolerance, (seed, verdict)

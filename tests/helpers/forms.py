@@ -1,4 +1,4 @@
-"""Which kernels a test launched: those of the form that it names, fast or naive."""
+"""Records the kernels that a test launches, and checks that they have the form that it tests: fast or naive."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,15 +17,15 @@ FAST = {name for name in kernel_source.kernels() if name.startswith("fast_conv_"
 
 @contextmanager
 def launched_names(device: Device) -> Iterator[list[str]]:
-    """The names of all kernels that the device is asked to launch meanwhile, in order; recorded launches too."""
+    """The names of all kernels launched inside the context, in order, including recorded launches."""
     names: list[str] = []
     launch = device.launch
 
-    def noted(kernel_name: str, *given: Any, **named: Any) -> None:
+    def recorded(kernel_name: str, *given: Any, **named: Any) -> None:
         names.append(kernel_name)
         launch(kernel_name, *given, **named)
 
-    device.launch = noted  # type: ignore[method-assign]
+    device.launch = recorded  # type: ignore[method-assign]
     try:
         yield names
     finally:
@@ -34,5 +34,5 @@ def launched_names(device: Device) -> Iterator[list[str]]:
 
 def expect_form(names: Iterable[str], naive: bool) -> None:
     """Fails if kernels of the other form are among those launched."""
-    others = {*names} & (FAST if naive else NAIVE)
-    assert not others, f"a test of the {'naive' if naive else 'fast'} kernels launched {', '.join(sorted(others))}"
+    wrong = {*names} & (FAST if naive else NAIVE)
+    assert not wrong, f"a test of the {'naive' if naive else 'fast'} kernels launched {', '.join(sorted(wrong))}"

@@ -1,4 +1,4 @@
-"""Instances of the kernels' templates, compiled before they are needed: on all cores, which halves a test's time."""
+"""Compiles instances of kernel templates in advance on all cores, which halves the time of a test."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from tinyfcn.errors import KernelError
 
 
 class Dry(Emulator):
-    """An emulator on which nothing runs. `launched` says what would have."""
+    """An emulator that runs nothing. `launched` lists the kernels of its launches."""
 
     def __init__(self, kernels: Path) -> None:
         super().__init__(kernels)
@@ -25,20 +25,20 @@ class Dry(Emulator):
 
 
 def compile_for(device: Device, work: Callable[[], Any]) -> None:
-    """Compiles what `work`, which must be fit to be recorded, launches on an emulator."""
+    """Compiles the kernels that `work` launches on an emulator. `work` must be recordable: see Device.record."""
     if isinstance(device, Emulator):
         compile_all(device, (launch.kernel for launch in device.record(work).launches))
 
 
 def compile_all(device: Emulator, kernels: Iterable[Kernel]) -> None:
-    """Compiles kernels, the templates among them instances, for an emulator."""
+    """Compiles kernels, among them instances of templates, for an emulator."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for kernel in {kernel.expression: kernel for kernel in kernels}.values():
             pool.submit(compile_one, device, kernel)
 
 
 def compile_one(device: Emulator, kernel: Kernel) -> None:
-    """An error comes again, where the kernel is needed."""
+    """Compiles one kernel. An error is ignored here, because the launch of the kernel raises it again."""
     instance = kernel if kernel.instance else None
     with suppress(KernelError):
         build.library(kernel.operation, device.kernels, device.check, device.double, instance)

@@ -1,10 +1,10 @@
-"""Folders of kernels that a test writes itself."""
+"""Folders with kernels that a test defines."""
 
 from pathlib import Path
 
 
 def folder_with(folder: Path, common: str = "", **operations: str) -> Path:
-    """A folder of kernels: `operation="text"` becomes operation.cu."""
+    """Writes a folder of kernels: `operation="text"` becomes operation.cu."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "common.cuh").write_text(common)
     for operation, text in operations.items():

@@ -1,6 +1,6 @@
-"""A stand-in for MNIST that trains in a second: seven-segment digits, 200 to train on and 60 to test on.
+"""A substitute for MNIST that trains in a second: seven-segment digits, 200 for training and 60 for testing.
 
-Every byte of ink is even in a training digit and odd in a test digit, so that a picture tells which it is made of.
+Every byte of ink is even in a training digit and odd in a test digit, so that the pixels of an image show its split.
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ def draw(count: int, seed: int, odd: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_tiny_digits(folder: Path) -> Path:
-    """The four files in `folder`; returns it, for --data-dir."""
+    """Writes the four files into `folder` and returns it, for --data-dir."""
     for prefix, count, seed in (("train", TRAIN, 0), ("t10k", TEST, 1)):
         images, labels = draw(count, seed, odd=prefix == "t10k")
         write_idx(folder / f"{prefix}-images-idx3-ubyte", images)

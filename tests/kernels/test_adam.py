@@ -1,4 +1,4 @@
-"""kernels/adam.cu through its launcher against its reference, and that against the algorithm as the paper prints it."""
+"""Tests kernels/adam.cu against its reference, and the reference against the algorithm as printed in the paper."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from tinyfcn.reference.adam import RING, AdamState
 
 reference = on("cpu")
 
-# 1 - 0.999 loses 5e-5 when 0.999 is first rounded to float32, which is no fault of the kernel: both start from the
-# rounded numbers.
+# Rounding 0.999 to float32 changes 1 - 0.999 by 5e-5, which is not an error of the kernel. So kernel and reference both
+# start from the rounded numbers.
 ROUNDED = {name: float(np.float32(value)) for name, value in (("beta1", 0.9), ("beta2", 0.999))}
 
 
@@ -44,7 +44,7 @@ class Run:
 
 
 def trained(ops: Operations, run: Run, dtype: type, **settings: float) -> tuple[np.ndarray, AdamState]:
-    """The parameters' way, and the state at its end."""
+    """The change of the parameters, and the state after the last step."""
     start, gradients, l2 = (array.astype(dtype) for array in run.inputs())
     parameters = ops.asarray(start)
     state = AdamState.create(ops, l2, run.base_rate, run.steps, warmup=run.warmup, **run.settings, **settings)
@@ -55,10 +55,10 @@ def trained(ops: Operations, run: Run, dtype: type, **settings: float) -> tuple[
 
 
 def check_adam(ops: Operations, run: Run) -> None:
-    """Parameters and state of the kernels against the reference's."""
+    """Compares parameters and state of the kernels with the reference."""
     moved, state = trained(ops, run, np.float32, **ROUNDED)
     expected, expected_state = trained(on("cpu"), run, np.float64, **ROUNDED)
-    # Subtracting the start from where a parameter is leaves its rounding, some 1e-5 of its way.
+    # Subtracting the start from a parameter leaves the rounding of the parameter, some 1e-5 of its change.
     assert_close(moved, expected, "kernel", "parameters")
     for name in ("m", "v", "rates", "losses", "l2"):
         found = ops.to_numpy(getattr(state, name))
@@ -85,12 +85,12 @@ def test_kernels_against_reference(ops: Operations, run: Run) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 1000])
-def test_blocks_full_and_not(ops: Operations, count: int) -> None:
+def test_full_and_partial_blocks(ops: Operations, count: int) -> None:
     check_adam(ops, Run(count, warmup=2, l2=2.0))
 
 
 def by_the_paper(run: Run) -> np.ndarray:
-    """Algorithm 1 of Kingma & Ba, one parameter after another, with the penalty, the warm-up and the cosine."""
+    """Algorithm 1 of Kingma & Ba for one parameter after another, with penalty, warm-up and cosine."""
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
     moved = []
     for start, gradients, l2 in zip(*(array.astype(np.float64).T for array in run.inputs()), strict=True):
@@ -121,11 +121,11 @@ def by_the_paper(run: Run) -> np.ndarray:
     ],
     ids=str,
 )
-def test_reference_is_the_papers_algorithm(run: Run) -> None:
+def test_reference_equals_the_papers_algorithm(run: Run) -> None:
     assert_close(trained(on("cpu"), run, np.float64)[0], by_the_paper(run), "float64")
 
 
-def test_the_rate_climbs_to_the_base_rate_and_falls_to_nothing(ops: Operations) -> None:
+def test_the_rate_rises_to_the_base_rate_and_falls_to_zero(ops: Operations) -> None:
     for each in (ops, on("cpu")):
         parameters, gradient = on_device(each, np.zeros(1, np.float32), np.ones(1, np.float32))
         state = AdamState.create(each, np.zeros(1, np.float32), base_rate=2.0, steps=40, warmup=4)
@@ -137,10 +137,10 @@ def test_the_rate_climbs_to_the_base_rate_and_falls_to_nothing(ops: Operations) 
         cosine = 1 + np.cos(np.pi * np.minimum(np.arange(43), 40) / 40)
         climb = np.minimum(np.arange(1, 44) / 4, 1)
         assert_close(np.array(rates) + 1, climb * cosine + 1, "one kernel")
-        assert max(rates) == rates[3] and abs(rates[-1]) < 1e-6, "past the last step the rate stays 0"
+        assert max(rates) == rates[3] and abs(rates[-1]) < 1e-6, "the rate stays 0 after the last step"
 
 
-def test_the_last_losses_are_kept(ops: Operations) -> None:
+def test_the_last_losses_are_recorded(ops: Operations) -> None:
     for each in (ops, on("cpu")):
         parameters, gradient, loss = on_device(each, *np.zeros((3, 1), np.float32))
         state = AdamState.create(each, np.zeros(1, np.float32), base_rate=1.0, steps=0)
@@ -154,7 +154,7 @@ def test_the_last_losses_are_kept(ops: Operations) -> None:
         assert state.last_losses(each, RING).tolist() == [*range(3, RING + 3)]
 
 
-def test_the_first_step_is_the_rate_in_the_gradients_direction(ops: Operations) -> None:
+def test_the_first_step_moves_by_the_rate_against_the_gradient(ops: Operations) -> None:
     for each in (ops, on("cpu")):
         gradient = np.array([3, -0.2, 1e-3, 0], np.float32)
         parameters, given = on_device(each, np.zeros(4, np.float32), gradient)
@@ -165,7 +165,7 @@ def test_the_first_step_is_the_rate_in_the_gradients_direction(ops: Operations) 
         np.testing.assert_array_equal(each.to_numpy(given), gradient)
 
 
-def test_other_settings_are_heeded(ops: Operations) -> None:
+def test_other_settings_take_effect(ops: Operations) -> None:
     run = Run(300, settings={"epsilon": 0.25})
     check_adam(ops, run)
     shorter, usual = (trained(ops, each, np.float32)[0] for each in (run, Run(300)))
@@ -191,7 +191,7 @@ def test_reference_keeps_the_dtype() -> None:
         assert state.losses.dtype == dtype
 
 
-def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
+def test_mismatched_shapes_are_reported(ops: Operations) -> None:
     five, six = on_device(ops, np.zeros(5, np.float32), np.zeros(6, np.float32))
     state = AdamState.create(ops, np.zeros(5, np.float32), 0.1, 10)
     with pytest.raises(ValueError, match=r"adam_step: gradients must have shape \(5\), got \(6,\)"):
@@ -211,43 +211,43 @@ PLANTED = {
     "adam_schedule": Planted(
         check_steps,
         [
-            ("the same correction at each step", "-expm1f(t * logf(beta1))", "1.0f - beta1"),
-            ("steps counted from 0", "t * logf(beta2)", "(t + 1) * logf(beta2)"),
-            ("cosine a step ahead", "(float)(t - 1) / steps", "(float)t / steps"),
-            ("first step does nothing", "(float)t / warmup", "(float)(t - 1) / warmup"),
+            ("the same bias correction at each step", "-expm1f(t * logf(beta1))", "1.0f - beta1"),
+            ("the second correction is a step ahead", "t * logf(beta2)", "(t + 1) * logf(beta2)"),
+            ("the cosine is a step ahead", "(float)(t - 1) / steps", "(float)t / steps"),
+            ("the first step has the rate 0", "(float)t / warmup", "(float)(t - 1) / warmup"),
         ],
     ),
     "adam_step": Planted(
         check_steps,
         [
-            ("mean not corrected", "m[element] / rates[1]", "m[element]"),
-            ("corrections swapped", "v[element] / rates[2]", "v[element] / rates[1]"),
-            ("epsilon within the root", "(sqrtf(v_hat) + epsilon)", "sqrtf(v_hat + epsilon)"),
-            ("penalty whatever the parameter", "l2[element] * parameters[element]", "l2[element]"),
-            ("not squared", "gradient * gradient;", "gradient;"),
-            ("uphill", "parameters[element] -=", "parameters[element] +="),
-            ("steps not counted", "step[0] += 1;", ""),
-            ("the loss is kept a place too far", "losses[step[0] % R]", "losses[(step[0] + 1) % R]"),
-            ("no loss is kept but the first", "if (element == 0)", "if (element == 0 && step[0] == 0)"),
+            ("the mean is not corrected", "m[element] / rates[1]", "m[element]"),
+            ("the corrections are swapped", "v[element] / rates[2]", "v[element] / rates[1]"),
+            ("epsilon is added under the root", "(sqrtf(v_hat) + epsilon)", "sqrtf(v_hat + epsilon)"),
+            ("the penalty does not depend on the parameter", "l2[element] * parameters[element]", "l2[element]"),
+            ("the gradient is not squared", "gradient * gradient;", "gradient;"),
+            ("the parameters move uphill", "parameters[element] -=", "parameters[element] +="),
+            ("steps are not counted", "step[0] += 1;", ""),
+            ("the loss is stored one element too far", "losses[step[0] % R]", "losses[(step[0] + 1) % R]"),
+            ("only the first loss is stored", "if (element == 0)", "if (element == 0 && step[0] == 0)"),
         ],
     ),
 }
 
 ZOO = {
     "adam_schedule": [
-        Bug("the part done of 0 steps",
+        Bug("the progress divides by 0 steps",
             {"steps == 0 ? 0.0f : t <= steps ? (float)(t - 1) / steps : 1.0f": "fminf((float)(t - 1) / steps, 1.0f)"},
             "check", NAN, ("float progress = ",)),
     ],
     "adam_step": [
-        Bug("one thread makes the next step's correction while others read this one's",
+        Bug("one thread writes the correction of the next step while others read that of this step",
             {"const float* __restrict__ rates": "float* __restrict__ rates",
              "+ epsilon);": "+ epsilon);\nif (element == 0) rates[1] = 1.0f - beta1 * (1.0f - rates[1]);"},
             "check", RACE, ("m[element] / rates[1]", "if (element == 0) rates[1] = ")),
-        Bug("the block is forgotten: threads of several blocks add to one mean",
+        Bug("the block index is forgotten: threads of several blocks update one mean",
             {"m[element] = beta1 * m[element]": "m[threadIdx.x] = beta1 * m[threadIdx.x]"},
             "check", "nothing orders blocks", ("m[threadIdx.x] = ",)),
-        Bug("the surplus threads of the last block go on", {"if (element >= count) return;": ""},
+        Bug("the surplus threads of the last block do not return", {"if (element >= count) return;": ""},
             "trap", OUTSIDE, ("float gradient = ",), "memcheck"),
         Bug("every thread counts the step", {"if (element == 0) {": "{"}, "check", RACE, ("step[0] += 1;",)),
         Bug("the corrections are swapped", {"m[element] / rates[1]": "m[element] / rates[2]"},

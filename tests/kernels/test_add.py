@@ -1,8 +1,8 @@
-"""kernels/add.cu through its launcher against its reference: the same roundings, so exactly."""
+"""Tests kernels/add.cu against its reference. Both round alike, so the results must be equal."""
 
 import numpy as np
 import pytest
-from helpers.bugs import NOBODY, OUTSIDE, RACE, UNWRITTEN, Bug, Planted
+from helpers.bugs import NEVER_WRITTEN, OUTSIDE, RACE, UNWRITTEN, Bug, Planted
 from helpers.closeness import assert_equal, on_device
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,13 +48,13 @@ def test_forward_and_backward(ops: Operations, shape: tuple[int, ...], scale: fl
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_blocks_full_and_not(ops: Operations, shape: tuple[int, ...]) -> None:
+def test_full_and_partial_blocks(ops: Operations, shape: tuple[int, ...]) -> None:
     for scale in (1, 0.5):
         check_forward(ops, shape, scale)
         check_backward(ops, shape, scale)
 
 
-def test_the_summands_are_left_alone_and_the_sum_is_an_array_of_its_own(ops: Operations) -> None:
+def test_the_summands_are_not_modified_and_the_sum_is_a_new_array(ops: Operations) -> None:
     for each in (ops, on("cpu")):
         a, b, _ = inputs((3, 5))
         given = on_device(each, a, b)
@@ -76,7 +76,7 @@ def test_reference_keeps_the_dtype(dtype: type) -> None:
     assert reference.add(a, b, 0.5).dtype == reference.add_backward(dz, 0.5).dtype == dtype
 
 
-def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
+def test_mismatched_shapes_are_reported(ops: Operations) -> None:
     a, b = on_device(ops, np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32))
     with pytest.raises(ValueError, match=r"add: b must have shape \(2, 3\), got \(2, 1\)"):
         ops.add(a, b)
@@ -94,32 +94,32 @@ PLANTED = {
     "add_forward": Planted(
         check_a_mean,
         [
-            ("scales one", "scale * (a[element] + b[element])", "scale * a[element] + b[element]"),
-            ("subtracts", "a[element] + b", "a[element] - b"),
+            ("only a is scaled", "scale * (a[element] + b[element])", "scale * a[element] + b[element]"),
+            ("b is subtracted", "a[element] + b", "a[element] - b"),
         ],
     ),
     "add_backward": Planted(
         check_a_means_gradient,
         [
-            ("scale forgotten", "scale * dz[element]", "dz[element]"),
-            ("last element left out", "element >= count", "element >= count - 1"),
+            ("the scale is forgotten", "scale * dz[element]", "dz[element]"),
+            ("the last element is left out", "element >= count", "element >= count - 1"),
         ],
     ),
 }
 
 ZOO = {
     "add_forward": [
-        Bug("added to an output that has no first value", {"z[element] = ": "z[element] += "},
+        Bug("the sum is added to an output without an initial value", {"z[element] = ": "z[element] += "},
             "check", UNWRITTEN, ("z[element] += ",), "initcheck"),
-        Bug("the neighbour's element", {"b[element]": "b[element + 1]"},
+        Bug("b is read one element too far", {"b[element]": "b[element + 1]"},
             "check", OUTSIDE, ("b[element + 1]",), "memcheck"),
     ],
     "add_backward": [
-        Bug("each block goes through the whole array, in steps of a block",
+        Bug("each block processes the whole array",
             {"if (element >= count) return; ... dz[element];": """for (int e = element; e < count; e += blockDim.x)
         da[e] = scale * dz[e];"""},
             "check", RACE, ("da[e] = ",)),
         Bug("the last element has no thread", {"element >= count": "element >= count - 1"},
-            "check", NOBODY, ("void add_backward(",)),  # what is missing has no line but its kernel's
+            "check", NEVER_WRITTEN, ("void add_backward(",)),  # a missing element has no line but that of the kernel
     ],
 }  # fmt: skip

@@ -1,11 +1,11 @@
-"""kernels/conv2d.cu through tinyfcn/ops/conv2d.py against tinyfcn/reference/conv2d.py, and that against plain loops."""
+"""Tests kernels/conv2d.cu against its reference, and the reference against plain loops."""
 
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from helpers.bugs import NOBODY, ORDER, OUTSIDE, RACE, WRONG, Bug, Planted
+from helpers.bugs import NEVER_WRITTEN, ORDER, OUTSIDE, RACE, WRONG, Bug, Planted
 from helpers.closeness import assert_close, assert_equal, float64, on_device, positive
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,7 +52,7 @@ def convolutions(draw: st.DrawFn) -> Convolution:
 
 # Several blocks of 256 for each array, none of them full, and no two sizes alike.
 SEVERAL_BLOCKS = Convolution((3, 2, 13, 17), (3, 2, 3, 5), stride=2, padding=2)
-LAYERS = [  # of the networks: conv1, conv2, dense32 as the classifier and as the skip design use it, the two 1x1
+LAYERS = [  # of the networks: conv1, conv2, dense32 in the classifier and in the design skip, two layers of 1x1
     Convolution((2, 1, 28, 28), (8, 1, 5, 5)),
     Convolution((2, 8, 12, 12), (8, 8, 3, 3)),
     Convolution((2, 8, 5, 5), (32, 8, 5, 5)),
@@ -65,7 +65,7 @@ FIXED = [SEVERAL_BLOCKS, *LAYERS, *SMALLEST]
 
 
 def check_forward(ops: Operations, case: Convolution) -> None:
-    """The kernel's output against the reference's."""
+    """Compares the kernel's output with the reference."""
     x, weight, bias, _ = case.inputs()
     found = ops.to_numpy(ops.conv2d(*on_device(ops, x, weight, bias), case.stride, case.padding))
     assert found.dtype == np.float32
@@ -74,7 +74,7 @@ def check_forward(ops: Operations, case: Convolution) -> None:
 
 
 def check_backward(ops: Operations, case: Convolution) -> None:
-    """The kernels' gradients against the reference's."""
+    """Compares the kernels' gradients with the reference."""
     x, weight, _, dout = case.inputs()
     found = ops.conv2d_backward(*on_device(ops, dout, x, weight), case.stride, case.padding)
     expected = reference.conv2d_backward(*float64(dout, x, weight), case.stride, case.padding)
@@ -98,12 +98,12 @@ def test_sizes_of_the_networks_and_extremes(naive_ops: Operations, case: Convolu
     check_backward(naive_ops, case)
 
 
-def test_the_fixed_sizes_fill_several_blocks_none_evenly() -> None:
+def test_the_fixed_sizes_fill_several_blocks_and_none_evenly() -> None:
     for array in SEVERAL_BLOCKS.inputs()[0], SEVERAL_BLOCKS.inputs()[3]:
         assert array.size > 256 and array.size % 256
 
 
-def test_gradients_are_written_where_asked_and_nowhere_else(naive_ops: Operations) -> None:
+def test_gradients_are_written_into_out_and_nowhere_else(naive_ops: Operations) -> None:
     x, weight, _, dout = SEVERAL_BLOCKS.inputs()
     _, dweight, dbias = reference.conv2d_backward(dout, x, weight, 2, 2)
     flat = naive_ops.asarray(np.full(3 + weight.size + 3 + 2, 7, np.float32))
@@ -116,7 +116,7 @@ def test_gradients_are_written_where_asked_and_nowhere_else(naive_ops: Operation
     assert_equal(naive_ops.to_numpy(flat)[[0, 1, 2, -2, -1]], np.full(5, 7, np.float32))
 
 
-def test_inputs_are_left_alone(naive_ops: Operations) -> None:
+def test_inputs_are_not_modified(naive_ops: Operations) -> None:
     x, weight, bias, dout = SEVERAL_BLOCKS.inputs()
     given = on_device(naive_ops, x, weight, bias, dout)
     naive_ops.conv2d(*given[:3], 2, 2)
@@ -126,7 +126,7 @@ def test_inputs_are_left_alone(naive_ops: Operations) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "bias", "says"),
+    ("x", "weight", "bias", "message"),
     [
         ((2, 3, 9), (4, 3, 3, 3), (4,), r"conv2d: x must have shape \(any, any, any, any\), got \(2, 3, 9\)"),
         ((2, 3, 9, 9), (4, 2, 3, 3), (4,), r"conv2d: weight must have shape \(any, 3, any, any\), got \(4, 2, 3, 3\)"),
@@ -137,9 +137,9 @@ def test_inputs_are_left_alone(naive_ops: Operations) -> None:
         ((2, 3, 9, 0), (4, 3, 3, 3), (4,), "output's width would be -2"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(ops: Operations, x, weight, bias, says: str) -> None:
+def test_mismatched_shapes_are_reported(ops: Operations, x, weight, bias, message: str) -> None:
     arrays = [np.ones(shape, np.float32) for shape in (x, weight, bias)]
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         ops.conv2d(*on_device(ops, *arrays))
 
 
@@ -153,41 +153,41 @@ def test_strides_below_one_are_refused(ops: Operations) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dout", "dweight", "dbias", "says"),
+    ("dout", "dweight", "dbias", "message"),
     [
         ((2, 4, 8, 7), (4, 3, 3, 3), (4,), r"conv2d_backward: dout must have shape \(2, 4, 7, 7\), got \(2, 4, 8, 7\)"),
         ((2, 4, 7, 7), (4, 3, 3, 2), (4,), r"conv2d_backward: dweight must have shape \(4, 3, 3, 3\)"),
         ((2, 4, 7, 7), (4, 3, 3, 3), (5,), r"dbias must have shape \(4\), got \(5,\)"),
     ],
 )
-def test_gradients_that_do_not_fit_are_named(ops: Operations, dout, dweight, dbias, says: str) -> None:
+def test_mismatched_gradients_are_reported(ops: Operations, dout, dweight, dbias, message: str) -> None:
     x, weight = np.ones((2, 3, 9, 9), np.float32), np.ones((4, 3, 3, 3), np.float32)
     out = tuple(on_device(ops, np.ones(dweight, np.float32), np.ones(dbias, np.float32)))
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         ops.conv2d_backward(*on_device(ops, np.ones(dout, np.float32), x, weight), out=out)
 
 
 def by_loops(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, padding: int) -> np.ndarray:
-    """The formula at the head of kernels/conv2d.cu, product by product."""
+    """The formula in the header of kernels/conv2d.cu, product by product."""
     n, c, height, width = x.shape
     o, _, kernel_height, kernel_width = weight.shape
     out_height = (height + 2 * padding - kernel_height) // stride + 1
     out_width = (width + 2 * padding - kernel_width) // stride + 1
     y = np.zeros((n, o, out_height, out_width))
-    for at in np.ndindex(*y.shape):
-        picture, channel, i, j = at
-        y[at] = bias[channel]
+    for index in np.ndindex(*y.shape):
+        image, channel, i, j = index
+        y[index] = bias[channel]
         for k, u, v in np.ndindex(c, kernel_height, kernel_width):
             h, w = i * stride + u - padding, j * stride + v - padding
             if 0 <= h < height and 0 <= w < width:
-                y[at] += x[picture, k, h, w] * weight[channel, k, u, v]
+                y[index] += x[image, k, h, w] * weight[channel, k, u, v]
     return y
 
 
 def gradients_by_loops(
     dout: np.ndarray, x: np.ndarray, weight: np.ndarray, stride: int, padding: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each product of the forward pass sends dout to its two factors."""
+    """Each product of the forward pass adds to the gradients of its two factors."""
     dx, dweight, dbias = np.zeros(x.shape), np.zeros(weight.shape), np.zeros(weight.shape[0])
     for n, o, i, j in np.ndindex(*dout.shape):
         dbias[o] += dout[n, o, i, j]
@@ -257,44 +257,44 @@ PLANTED = {
     "conv2d_forward_naive": Planted(
         check_several_blocks_forward,
         [
-            ("stride forgotten", "i * stride + u - padding", "i + u - padding"),
-            ("bias forgotten", "float sum = bias[o];", "float sum = 0.0f;"),
-            ("bias of another channel", "bias[o]", "bias[0]"),
-            ("last row left out", "h >= H ||", "h >= H - 1 ||"),
-            ("last channel left out", "c < C;", "c < C - 1;"),
-            ("kernel's axes swapped", "* KH + u) * KW + v]", "* KW + v) * KH + u]"),
-            ("last element left out", "element >= N * O * OH * OW", "element >= N * O * OH * OW - 1"),
+            ("the stride is forgotten", "i * stride + u - padding", "i + u - padding"),
+            ("the bias is forgotten", "float sum = bias[o];", "float sum = 0.0f;"),
+            ("the bias of another channel", "bias[o]", "bias[0]"),
+            ("the last row is left out", "h >= H ||", "h >= H - 1 ||"),
+            ("the last channel is left out", "c < C;", "c < C - 1;"),
+            ("the axes of the weight are swapped", "* KH + u) * KW + v]", "* KW + v) * KH + u]"),
+            ("the last element is left out", "element >= N * O * OH * OW", "element >= N * O * OH * OW - 1"),
         ],
         naive=True,
     ),
     "conv2d_backward_input_naive": Planted(
         check_several_blocks_backward,
         [
-            ("between strides too", "row % stride != 0 || ", ""),
-            ("padding forgotten", "w + padding - v", "w - v"),
-            ("kernel not reversed", "h + padding - u;", "h - padding + u;"),
-            ("last output row left out", "i >= OH ||", "i >= OH - 1 ||"),
-            ("weight's channels swapped", "weight[((o * C + c)", "weight[((c * O + o)"),
+            ("rows between strides add too", "row % stride != 0 || ", ""),
+            ("the padding is forgotten", "w + padding - v", "w - v"),
+            ("the weight is not reversed", "h + padding - u;", "h - padding + u;"),
+            ("the last output row is left out", "i >= OH ||", "i >= OH - 1 ||"),
+            ("the channels of the weight are swapped", "weight[((o * C + c)", "weight[((c * O + o)"),
         ],
         naive=True,
     ),
     "conv2d_backward_weight_naive": Planted(
         check_several_blocks_backward,
         [
-            ("stride on the kernel", "i * stride + u - padding", "i + u * stride - padding"),
-            ("first picture only", "position < N * OH * OW", "position < OH * OW"),
-            ("first channel only", "x[((n * C + c)", "x[((n * C)"),
-            ("some places left out", "position += SUM_THREADS", "position += SUM_THREADS + 1"),
-            ("first column left out", "w < 0 ||", "w < 1 ||"),
+            ("the stride is applied to the weight", "i * stride + u - padding", "i + u * stride - padding"),
+            ("only the first image is summed", "position < N * OH * OW", "position < OH * OW"),
+            ("only the first channel is summed", "x[((n * C + c)", "x[((n * C)"),
+            ("some positions are left out", "position += SUM_THREADS", "position += SUM_THREADS + 1"),
+            ("the first column is left out", "w < 0 ||", "w < 1 ||"),
         ],
         naive=True,
     ),
     "conv2d_backward_bias_naive": Planted(
         check_several_blocks_backward,
         [
-            ("not written", "if (threadIdx.x == 0) dbias[o] = total;", ""),
-            ("first picture only", "position < N * OH * OW", "position < OH * OW"),
-            ("pictures and channels mixed up", "(n * O + o)", "(n + o)"),
+            ("the sum is not written", "if (threadIdx.x == 0) dbias[o] = total;", ""),
+            ("only the first image is summed", "position < N * OH * OW", "position < OH * OW"),
+            ("images and channels are confused", "(n * O + o)", "(n + o)"),
         ],
         naive=True,
     ),
@@ -304,15 +304,15 @@ ZOO = {
     "conv2d_forward_naive": [
         Bug("the stride is forgotten", {"i * stride + u - padding": "i + u - padding"},
             "double", WRONG, ("y[element] = sum;",)),
-        Bug("the weight's channels are swapped", {"weight[((o * C + c)": "weight[((c * O + o)"},
+        Bug("the channels of the weight are swapped", {"weight[((o * C + c)": "weight[((c * O + o)"},
             "double", WRONG, ("y[element] = sum;",)),
-        Bug("above the picture is taken for inside", {"h < 0 || ": ""},
+        Bug("rows above the image count as inside", {"h < 0 || ": ""},
             "check", OUTSIDE, ("sum += x[((n * C + c) * H + h) * W + w] * weight",), "memcheck"),
         Bug("height and width are swapped", {"* H + h) * W + w]": "* W + h) * H + w]"},
             "check", OUTSIDE, ("* W + h) * H + w]",), "memcheck"),
     ],
     "conv2d_backward_input_naive": [
-        Bug("an output's thread adds to the inputs that it saw, and so do others",
+        Bug("the threads of several outputs add to the same input",
             {"int element ... dx[element] = sum;": """\
     for (int element = thread_number(); element < N * O * OH * OW; element += gridDim.x * blockDim.x) {
         int j = element % OW, i = element / OW % OH, o = element / (OW * OH) % O, n = element / (OW * OH * O);
@@ -326,7 +326,7 @@ ZOO = {
                 }
     }"""},
             "check", RACE, ("dx[((n * C + c) * H + h) * W + w] += ",)),
-        Bug("the stride less one, which may be 0", {"row % stride != 0": "row % (stride - 1) != 0"},
+        Bug("a division by the stride minus 1, which may be 0", {"row % stride != 0": "row % (stride - 1) != 0"},
             "trap", "divides", ("row % (stride - 1) != 0",)),
     ],
     "conv2d_backward_weight_naive": [
@@ -334,23 +334,23 @@ ZOO = {
             {"float total = block_sum(sum);": "",
              "if (threadIdx.x == 0) dweight[blockIdx.x] = total;": "dweight[blockIdx.x] += sum;"},
             "check", RACE, ("dweight[blockIdx.x] += sum;",)),
-        Bug("all threads write what only the first one has", {"if (threadIdx.x == 0) dweight": "dweight"},
+        Bug("all threads write the sum that only the first one has", {"if (threadIdx.x == 0) dweight": "dweight"},
             "check", RACE, ("dweight[blockIdx.x] = total;",)),
-        Bug("threads without a place return before the barrier of the sum",
+        Bug("threads without a position return before the barrier of the sum",
             {"float sum = 0.0f;": "if (threadIdx.x >= N * OH * OW) return;\nfloat sum = 0.0f;"},
             "trap", "have exited", ("__syncthreads();  // until every thread",), "synccheck"),
     ],
     "conv2d_backward_bias_naive": [
-        Bug("written by a thread that is not there", {"threadIdx.x == 0": "threadIdx.x == SUM_THREADS"},
-            "check", NOBODY, ("void conv2d_backward_bias_naive(",)),
-        Bug("a block goes on from what the block before it has written",
+        Bug("the sum is written by a thread that does not exist", {"threadIdx.x == 0": "threadIdx.x == SUM_THREADS"},
+            "check", NEVER_WRITTEN, ("void conv2d_backward_bias_naive(",)),
+        Bug("a block reads the result of the block before it",
             {"dbias[o] = total;": "dbias[o] = o > 0 ? dbias[o - 1] + total : total;"},
             "check", "nothing orders blocks", ("dbias[o - 1] + total",)),
-        Bug("the sum is taken twice, in the same shared memory",
+        Bug("two sums use the same shared memory",
             {"float sum = 0.0f;": "float sum = 0.0f, squares = 0.0f;",
              "float total = block_sum(sum);": "float total = block_sum(sum) + 0.0f * block_sum(squares);"},
             "check", RACE, ("partial[threadIdx.x] = mine;", "total += partial[thread];"), "racecheck"),
-        Bug("a barrier in a loop that some threads go through less often",
+        Bug("a barrier in a loop with fewer rounds for some threads",
             {"for (int position ... position % (OH * OW)];\n    }": """__shared__ float tile[SUM_THREADS];
     for (int position = threadIdx.x; position < N * OH * OW; position += SUM_THREADS) {
         int n = position / (OH * OW);
@@ -360,7 +360,7 @@ ZOO = {
     }"""},
             "trap", "wait at __syncthreads",
             ("__syncthreads();  // for the tile", "__syncthreads();  // until every thread"), "synccheck"),
-        Bug("the first thread to come writes the sum, not the one that has it",
+        Bug("the first thread to arrive writes the sum, not the one that has it",
             {"if (threadIdx.x == 0) dbias": """__shared__ int written;
     if (threadIdx.x == 0) written = 0;
     __syncthreads();

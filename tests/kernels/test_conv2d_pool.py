@@ -1,4 +1,4 @@
-"""conv2d_pool against the operations that it does in one, to the last max_index; and its gradients."""
+"""Tests conv2d_pool against the operations that it fuses, including every max_index; and its gradients."""
 
 import itertools
 from typing import Any
@@ -15,7 +15,8 @@ from tinyfcn.ops import Operations, fast_conv
 reference = on("cpu")
 
 WEIGHT = (5, 3, 3, 2)
-SIZES = [(2, 3, 9, 12), (1, 3, 8, 20), (3, 3, 4, 3)]  # 7x11, 6x19 and 2x2 places, of which 3x5, 3x9 and 1x1 windows
+# The convolutions' outputs are 7x11, 6x19 and 2x2: 3x5, 3x9 and 1x1 windows.
+SIZES = [(2, 3, 9, 12), (1, 3, 8, 20), (3, 3, 4, 3)]
 
 
 def few_levels(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -25,7 +26,7 @@ def few_levels(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def check_composition(ops: Operations, size: tuple[int, ...]) -> None:
-    """conv2d_pool on the device against conv2d, ReLU and max_pool2d of the references: y and max indices, exactly."""
+    """Compares conv2d_pool with conv2d, ReLU and max_pool2d of the references: y and max_index must be equal."""
     for seed in range(10):
         x, weight, bias = few_levels(seed, size, WEIGHT, WEIGHT[:1])
         found = ops.conv2d_pool(*on_device(ops, x, weight, bias))
@@ -34,15 +35,15 @@ def check_composition(ops: Operations, size: tuple[int, ...]) -> None:
             assert_equal(ops.to_numpy(a), b, name)
         if size == SIZES[0]:
             windows = reference.conv2d(x, weight, bias, relu=True)[:, :, :6, :10].reshape(2, 5, 3, 2, 5, 2)
-            assert (windows.max(axis=(3, 5)) == windows.min(axis=(3, 5))).any(), "windows where all are equal"
+            assert (windows.max(axis=(3, 5)) == windows.min(axis=(3, 5))).any(), "some windows must have equal elements"
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_it_is_the_composition_with_the_same_max_indices(either: Operations, size: tuple[int, ...]) -> None:
+def test_the_result_equals_the_composition_with_the_same_max_indices(either: Operations, size: tuple[int, ...]) -> None:
     check_composition(either, size)
 
 
-def test_numbers_that_are_no_integers(either: Operations) -> None:
+def test_inputs_that_are_not_integers(either: Operations) -> None:
     random = np.random.default_rng(0)
     x, weight, bias = (random.standard_normal(shape).astype(np.float32) for shape in (SIZES[0], WEIGHT, WEIGHT[:1]))
     y, max_index = either.conv2d_pool(*on_device(either, x, weight, bias))
@@ -58,7 +59,7 @@ def test_the_fast_kernel_stores_no_full_size_map(ops: Operations) -> None:
 
 
 def backward_inputs() -> tuple[np.ndarray, ...]:
-    """dout, max_index, x, weight, add; x has zeros, as what a ReLU puts out."""
+    """dout, max_index, x, weight, add; x has zeros like the output of a ReLU."""
     random = np.random.default_rng(1)
     x = np.maximum(random.standard_normal(SIZES[0]), 0).astype(np.float32)
     weight, bias = positive(random, *WEIGHT), positive(random, WEIGHT[0])
@@ -83,10 +84,10 @@ def test_gradients(either: Operations, through_relu: bool, adds: bool) -> None:
     if through_relu:
         assert (either.to_numpy(found[0])[x == 0] == 0).all()
     for before, after in zip(given, device, strict=True):
-        np.testing.assert_array_equal(either.to_numpy(after), before, "inputs are left alone")
+        np.testing.assert_array_equal(either.to_numpy(after), before, "inputs must not be modified")
 
 
-def test_gradients_are_written_where_asked_and_nowhere_else(either: Operations) -> None:
+def test_gradients_are_written_into_out_and_nowhere_else(either: Operations) -> None:
     dout, max_index, x, weight, _ = backward_inputs()
     _, dweight, dbias = reference.conv2d_pool_backward(dout, max_index, x, weight)
     flat = either.asarray(np.full(3 + weight.size + 5 + 2, 7, np.float32))
@@ -104,7 +105,7 @@ def test_gradients_are_written_where_asked_and_nowhere_else(either: Operations) 
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "bias", "says"),
+    ("x", "weight", "bias", "message"),
     [
         ((2, 3, 9), (4, 3, 3, 3), (4,), r"x must have shape \(any, any, any, any\), got \(2, 3, 9\)"),
         ((2, 3, 9, 9), (4, 2, 3, 3), (4,), r"weight must have shape \(any, 3, any, any\), got \(4, 2, 3, 3\)"),
@@ -113,14 +114,14 @@ def test_gradients_are_written_where_asked_and_nowhere_else(either: Operations) 
         ((2, 3, 9, 3), (4, 3, 3, 3), (4,), "the output's width would be 0: a 2x2 window over 7x1 pixels"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(either: Operations, x, weight, bias, says: str) -> None:
+def test_mismatched_shapes_are_reported(either: Operations, x, weight, bias, message: str) -> None:
     arrays = [np.ones(shape, np.float32) for shape in (x, weight, bias)]
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         either.conv2d_pool(*on_device(either, *arrays))
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"dout": (2, 5, 3, 6)}, r"conv2d_pool_backward: dout must have shape \(2, 5, 3, 5\), got \(2, 5, 3, 6\)"),
         ({"max_index": (2, 5, 3, 4)}, r"conv2d_pool_backward: max_index must have shape \(2, 5, 3, 5\)"),
@@ -129,7 +130,7 @@ def test_shapes_that_do_not_fit_are_named(either: Operations, x, weight, bias, s
         ({"add": (2, 3, 9, 11)}, r"conv2d_pool_backward: add must have shape \(2, 3, 9, 12\)"),
     ],
 )
-def test_gradients_that_do_not_fit_are_named(either: Operations, changes: dict, says: str) -> None:
+def test_mismatched_gradients_are_reported(either: Operations, changes: dict, message: str) -> None:
     shapes = {
         "dout": (2, 5, 3, 5),
         "max_index": (2, 5, 3, 5),
@@ -139,7 +140,7 @@ def test_gradients_that_do_not_fit_are_named(either: Operations, changes: dict, 
     } | changes
     a = {n: either.asarray(np.ones(s, np.int32 if n == "max_index" else np.float32)) for n, s in shapes.items()}
     x, weight = on_device(either, np.ones(SIZES[0], np.float32), np.ones(WEIGHT, np.float32))
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         either.conv2d_pool_backward(a["dout"], a["max_index"], x, weight, out=(a["dweight"], a["dbias"]), add=a["add"])
 
 
@@ -154,10 +155,10 @@ def test_reference_keeps_the_dtype(dtype: type) -> None:
 
 @pytest.mark.falls_back
 @pytest.mark.parametrize(("name", "nothing"), [("backward_weight", False), ("backward_input", None)])
-def test_where_one_gradient_has_no_fast_form_the_other_keeps_its_own(
+def test_if_one_gradient_has_no_fast_form_the_other_still_uses_its_own(
     ops: Operations, monkeypatch: pytest.MonkeyPatch, name: str, nothing: Any
 ) -> None:
-    """And none is written twice, by launches that nothing orders."""
+    """Neither gradient is written twice by launches that nothing orders."""
     monkeypatch.setattr(fast_conv, name, lambda *given, **named: nothing)
     inputs = backward_inputs()
     given, results = on_device(ops, *inputs), []

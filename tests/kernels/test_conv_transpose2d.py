@@ -1,4 +1,4 @@
-"""kernels/conv_transpose2d.cu through its launcher against its reference, and that against plain loops."""
+"""Tests kernels/conv_transpose2d.cu against its reference, and the reference against plain loops."""
 
 import itertools
 from dataclasses import dataclass
@@ -46,14 +46,14 @@ def transposed_convolutions(draw: st.DrawFn) -> Transposed:
     n, c, o = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
     stride, seed = draw(st.integers(1, 4)), draw(st.integers(0, 999))
-    most = min((height - 1) * stride + kernel[0] - 1, (width - 1) * stride + kernel[1] - 1) // 2
-    padding = draw(st.integers(0, min(most, 4)))
+    max_padding = min((height - 1) * stride + kernel[0] - 1, (width - 1) * stride + kernel[1] - 1) // 2
+    padding = draw(st.integers(0, min(max_padding, 4)))
     return Transposed((n, c, height, width), (c, o, *kernel), stride, padding, seed)
 
 
 # Several blocks of 256 for x and y, none of them full, and no two sizes alike.
 SEVERAL_BLOCKS = Transposed((3, 2, 7, 9), (2, 4, 3, 5), stride=2, padding=1)
-LAYERS = [  # of the networks: up1, up2, and up1 at once
+LAYERS = [  # of the networks: up1, up2, and up1 of --upsample once
     Transposed((2, 10, 4, 5), (10, 10, 4, 4), stride=2),
     Transposed((1, 16, 6, 7), (16, 16, 6, 6), stride=2),
     Transposed((2, 10, 3, 4), (10, 10, 12, 12), stride=4),
@@ -63,7 +63,7 @@ FIXED = [SEVERAL_BLOCKS, *LAYERS, *SMALLEST]
 
 
 def check_forward(ops: Operations, case: Transposed) -> None:
-    """The kernel's output against the reference's."""
+    """Compares the kernel's output with the reference."""
     x, weight, bias, _ = case.inputs()
     found = ops.to_numpy(ops.conv_transpose2d(*on_device(ops, x, weight, bias), case.stride, case.padding))
     assert found.dtype == np.float32
@@ -72,7 +72,7 @@ def check_forward(ops: Operations, case: Transposed) -> None:
 
 
 def check_backward(ops: Operations, case: Transposed) -> None:
-    """The kernels' gradients against the reference's."""
+    """Compares the kernels' gradients with the reference."""
     x, weight, _, dout = case.inputs()
     found = ops.conv_transpose2d_backward(*on_device(ops, dout, x, weight), case.stride, case.padding)
     expected = reference.conv_transpose2d_backward(*float64(dout, x, weight), case.stride, case.padding)
@@ -96,21 +96,21 @@ def test_sizes_of_the_networks_and_extremes(naive_ops: Operations, case: Transpo
     check_backward(naive_ops, case)
 
 
-def test_the_fixed_sizes_fill_several_blocks_none_evenly() -> None:
+def test_the_fixed_sizes_fill_several_blocks_and_none_evenly() -> None:
     for array in SEVERAL_BLOCKS.inputs()[0], SEVERAL_BLOCKS.inputs()[3]:
         assert array.size > 256 and array.size % 256
 
 
 def check_adjoint(ops: Operations) -> None:
-    """<conv2d(x), y> = <x, conv_transpose2d(y)> with one and the same weight: what makes it the transposed one."""
+    """<conv2d(x), y> = <x, conv_transpose2d(y)> with the same weight: the definition of the transpose."""
     random = np.random.default_rng(0)
     for stride, padding, (kernel_height, kernel_width) in itertools.product([1, 2, 3], [0, 1], [(3, 4), (5, 2)]):
         weight, y = positive(random, 3, 2, kernel_height, kernel_width), positive(random, 2, 3, 4, 5)
         height, width = 3 * stride + kernel_height - 2 * padding, 4 * stride + kernel_width - 2 * padding
         x = positive(random, 2, 2, height, width)
-        there = ops.conv2d(*on_device(ops, x, weight, np.zeros(3, np.float32)), stride, padding)
-        back = ops.conv_transpose2d(*on_device(ops, y, weight, np.zeros(2, np.float32)), stride, padding)
-        products = [np.vdot(*float64(ops.to_numpy(a), b)) for a, b in ((there, y), (back, x))]
+        convolved = ops.conv2d(*on_device(ops, x, weight, np.zeros(3, np.float32)), stride, padding)
+        transposed = ops.conv_transpose2d(*on_device(ops, y, weight, np.zeros(2, np.float32)), stride, padding)
+        products = [np.vdot(*float64(ops.to_numpy(a), b)) for a, b in ((convolved, y), (transposed, x))]
         assert_close(products[0], products[1], "one kernel", f"stride {stride} padding {padding}")
 
 
@@ -119,7 +119,7 @@ def test_it_is_the_adjoint_of_conv2d(naive_ops: Operations) -> None:
     check_adjoint(on("cpu"))
 
 
-def test_gradients_are_written_where_asked_and_nowhere_else(ops: Operations) -> None:
+def test_gradients_are_written_into_out_and_nowhere_else(ops: Operations) -> None:
     x, weight, bias, dout = SEVERAL_BLOCKS.inputs()
     _, dweight, dbias = reference.conv_transpose2d_backward(dout, x, weight, 2, 1)
     flat = ops.asarray(np.full(3 + weight.size + bias.size + 2, 7, np.float32))
@@ -136,19 +136,19 @@ def test_gradients_are_written_where_asked_and_nowhere_else(ops: Operations) -> 
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "bias", "padding", "says"),
+    ("x", "weight", "bias", "padding", "message"),
     [
         ((2, 3, 9), (3, 4, 3, 3), (4,), 0, r"conv_transpose2d: x must have shape \(any, any, any, any\), got"),
         ((2, 3, 5, 5), (4, 3, 3, 3), (4,), 0, r"conv_transpose2d: weight must have shape \(3, any, any, any\), got"),
         ((2, 3, 5, 5), (3, 4, 3), (4,), 0, "conv_transpose2d: weight"),
         ((2, 3, 5, 5), (3, 4, 3, 3), (3,), 0, r"conv_transpose2d: bias must have shape \(4\), got \(3,\)"),
-        ((2, 3, 1, 5), (3, 4, 2, 3), (4,), 1, "output's height would be 0: padding 1 takes more than a 2x3 kernel"),
+        ((2, 3, 1, 5), (3, 4, 2, 3), (4,), 1, "output's height would be 0: padding 1 crops all that a 2x3 kernel"),
         ((2, 3, 5, 0), (3, 4, 3, 1), (4,), 0, "output's width would be 0"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(ops: Operations, x, weight, bias, padding: int, says: str) -> None:
+def test_mismatched_shapes_are_reported(ops: Operations, x, weight, bias, padding: int, message: str) -> None:
     arrays = [np.ones(shape, np.float32) for shape in (x, weight, bias)]
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         ops.conv_transpose2d(*on_device(ops, *arrays), padding=padding)
 
 
@@ -162,22 +162,22 @@ def test_strides_below_one_are_refused(ops: Operations) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dout", "dweight", "dbias", "says"),
+    ("dout", "dweight", "dbias", "message"),
     [
         ((2, 4, 7, 6), (3, 4, 3, 3), (4,), r"conv_transpose2d_backward: dout must have shape \(2, 4, 7, 7\), got"),
         ((2, 4, 7, 7), (4, 3, 3, 3), (4,), r"conv_transpose2d_backward: dweight must have shape \(3, 4, 3, 3\)"),
         ((2, 4, 7, 7), (3, 4, 3, 3), (3,), r"dbias must have shape \(4\), got \(3,\)"),
     ],
 )
-def test_gradients_that_do_not_fit_are_named(ops: Operations, dout, dweight, dbias, says: str) -> None:
+def test_mismatched_gradients_are_reported(ops: Operations, dout, dweight, dbias, message: str) -> None:
     x, weight = np.ones((2, 3, 5, 5), np.float32), np.ones((3, 4, 3, 3), np.float32)
     out = tuple(on_device(ops, np.ones(dweight, np.float32), np.ones(dbias, np.float32)))
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         ops.conv_transpose2d_backward(*on_device(ops, np.ones(dout, np.float32), x, weight), out=out)
 
 
-def by_stamps(case: Transposed, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Each input stamps the kernel, times itself, onto the output: the other way round than the kernel does it."""
+def by_scattering(case: Transposed, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Each input adds its multiple of the weight to the output. The kernel gathers instead."""
     y = np.zeros(case.y) + bias[:, None, None]
     for n, c, i, j in np.ndindex(*x.shape):
         for o, u, v in np.ndindex(*weight.shape[1:]):
@@ -187,7 +187,7 @@ def by_stamps(case: Transposed, x: np.ndarray, weight: np.ndarray, bias: np.ndar
     return y
 
 
-def gradients_by_stamps(case: Transposed, dout: np.ndarray, x: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
+def gradients_by_scattering(case: Transposed, dout: np.ndarray, x: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
     dx, dweight, dbias = np.zeros(x.shape), np.zeros(weight.shape), np.zeros(weight.shape[1])
     for n, o, h, w in np.ndindex(*dout.shape):
         dbias[o] += dout[n, o, h, w]
@@ -212,9 +212,9 @@ def test_reference_is_the_formula() -> None:
     for case in TINY:
         x, weight, bias, dout = float64(*case.inputs())
         y = reference.conv_transpose2d(x, weight, bias, case.stride, case.padding)
-        assert_close(y, by_stamps(case, x, weight, bias), "float64", str(case))
+        assert_close(y, by_scattering(case, x, weight, bias), "float64", str(case))
         found = reference.conv_transpose2d_backward(dout, x, weight, case.stride, case.padding)
-        expected = gradients_by_stamps(case, dout, x, weight)
+        expected = gradients_by_scattering(case, dout, x, weight)
         for name, a, b in zip(("dx", "dweight", "dbias"), found, expected, strict=True):
             assert_close(a, b, "float64", f"{name} of {case}")
 
@@ -258,29 +258,29 @@ PLANTED = {
     "conv_transpose2d_forward_naive": Planted(
         check_several_blocks_forward,
         [
-            ("between strides too", " || column % stride != 0", ""),
-            ("bias forgotten", "float sum = bias[o];", "float sum = 0.0f;"),
-            ("padding forgotten", "w + padding - v", "w - v"),
-            ("last input row left out", "i >= H ||", "i >= H - 1 ||"),
-            ("weight as conv2d's", "weight[((c * O + o)", "weight[((o * C + c)"),
+            ("positions between strides add too", " || column % stride != 0", ""),
+            ("the bias is forgotten", "float sum = bias[o];", "float sum = 0.0f;"),
+            ("the padding is forgotten", "w + padding - v", "w - v"),
+            ("the last input row is left out", "i >= H ||", "i >= H - 1 ||"),
+            ("the weight is read in the layout of conv2d", "weight[((c * O + o)", "weight[((o * C + c)"),
         ],
         naive=True,
     ),
     "conv_transpose2d_backward_input_naive": Planted(
         check_several_blocks_backward,
         [
-            ("stride forgotten", "i * stride + u - padding", "i + u - padding"),
-            ("last row left out", "h >= OH ||", "h >= OH - 1 ||"),
-            ("last channel left out", "o < O;", "o < O - 1;"),
+            ("the stride is forgotten", "i * stride + u - padding", "i + u - padding"),
+            ("the last row is left out", "h >= OH ||", "h >= OH - 1 ||"),
+            ("the last channel is left out", "o < O;", "o < O - 1;"),
         ],
         naive=True,
     ),
     "conv_transpose2d_backward_weight_naive": Planted(
         check_several_blocks_backward,
         [
-            ("first picture only", "position < N * H * W", "position < H * W"),
-            ("channel of the input", "dout[((n * O + o)", "dout[((n * O + c)"),
-            ("stride forgotten", "j * stride + v - padding", "j + v - padding"),
+            ("only the first image is summed", "position < N * H * W", "position < H * W"),
+            ("dout is read at the channel of the input", "dout[((n * O + o)", "dout[((n * O + c)"),
+            ("the stride is forgotten", "j * stride + v - padding", "j + v - padding"),
         ],
         naive=True,
     ),
@@ -288,7 +288,7 @@ PLANTED = {
 
 ZOO = {
     "conv_transpose2d_forward_naive": [
-        Bug("every input stamps the kernel onto the output, over what others stamp",
+        Bug("the threads of several inputs add to the same output",
             {"int element ... y[element] = sum;": """\
     for (int element = thread_number(); element < N * C * H * W; element += gridDim.x * blockDim.x) {
         int j = element % W, i = element / W % H, c = element / (W * H) % C, n = element / (W * H * C);
@@ -302,21 +302,21 @@ ZOO = {
                 }
     }"""},
             "check", RACE, ("y[((n * O + o) * OH + h) * OW + w] += ",)),
-        Bug("between the stamps too", {" || column % stride != 0": ""},
+        Bug("positions between strides add too", {" || column % stride != 0": ""},
             "double", WRONG, ("y[element] = sum;",)),
-        Bug("the stamps of pixels left of the picture", {"column < 0 || ": ""},
+        Bug("columns left of the image count as inside", {"column < 0 || ": ""},
             "check", OUTSIDE, ("* W + j] * weight",), "memcheck"),
     ],
     "conv_transpose2d_backward_input_naive": [
-        Bug("a sum without a first value", {"float sum = 0.0f;": "float sum;"},
+        Bug("a sum without an initial value", {"float sum = 0.0f;": "float sum;"},
             "trap", "uninitialized", ("dx[element] = sum;",)),
-        Bug("the weight is read as conv2d's", {"weight[((c * O + o)": "weight[((o * C + c)"},
+        Bug("the weight is read in the layout of conv2d", {"weight[((c * O + o)": "weight[((o * C + c)"},
             "double", WRONG, ("dx[element] = sum;",)),
     ],
     "conv_transpose2d_backward_weight_naive": [
-        Bug("one place too many", {"position < N * H * W": "position <= N * H * W"},
+        Bug("one position too many", {"position < N * H * W": "position <= N * H * W"},
             "check", OUTSIDE, ("* dout[",), "memcheck"),
-        Bug("all output channels write to the first one's weights",
+        Bug("all output channels write to the weights of the first",
             {"dweight[blockIdx.x] = total": "dweight[(c * O * KH + u) * KW + v] = total"},
             "check", RACE, ("dweight[(c * O * KH + u) * KW + v] = total",)),
     ],

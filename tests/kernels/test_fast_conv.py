@@ -1,4 +1,4 @@
-"""kernels/fast_conv.cu through its launchers, with tiles that divide nothing; and how tiles are chosen."""
+"""Tests kernels/fast_conv.cu with tiles that divide no size, and the choice of tiles."""
 
 import itertools
 from collections.abc import Callable
@@ -52,7 +52,7 @@ Instance = Callable[[np.random.Generator, int], Case]
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """Compiles all instances at once, on all cores: an edit of the kernel is told right or wrong the sooner."""
+    """Compiles all instances in parallel, so that the tests of an edited kernel end sooner."""
     dry = Dry(KERNELS)
     for instance, instances in INSTANCES.items():
         for number in range(len(instances)):
@@ -72,7 +72,7 @@ def test_images_of_many_sizes_in_double(instance: Instance, number: int) -> None
     check_sizes(Operations(device), instance, number, tolerance=1e-14)
 
 
-def test_the_instances_have_what_people_get_wrong() -> None:
+def test_the_instances_cover_the_corner_cases() -> None:
     for kernel, instances in (("fast_conv_forward", FORWARD), ("fast_conv_backward_input", BACKWARD_INPUT)):
         names = kernel_source.kernels()[kernel].template[5:]
         tiles = [dict(zip(names, tiles, strict=True)) for _, _, tiles in instances]
@@ -83,13 +83,15 @@ def test_the_instances_have_what_people_get_wrong() -> None:
         assert any(height < width for (*_, height, width), _, _ in instances)
         results, terms = (0, 1) if kernel == "fast_conv_forward" else (1, 0)
         channels = [(weight[results], each) for (weight, _, _), each in zip(instances, tiles, strict=True)]
-        assert any(o % (4 * each["GROUPS"]) for o, each in channels), "surplus channels"
+        assert any(o % (4 * each["GROUPS"]) for o, each in channels), "some group must have surplus channels"
         inputs = [(weight[terms], each["CHANNEL_TILE"]) for (weight, _, _), each in zip(instances, tiles, strict=True)]
-        assert {c > tile for c, tile in inputs} == {True, False}, "one channel tile, and several"
+        assert {c > tile for c, tile in inputs} == {True, False}, (
+            "there must be instances with one channel tile, and with several"
+        )
 
 
 def check_max_indices(ops: Operations) -> None:
-    """Small integers: sums of their products are exact, and many are equal. Among equals the first has to win."""
+    """Sums of products of small integers are exact, and many are equal. The first of equal maxima must be chosen."""
     weight_shape, _, tiles = FORWARD[3]
     for seed in range(10):
         random = np.random.default_rng(seed)
@@ -102,12 +104,12 @@ def check_max_indices(ops: Operations) -> None:
             assert_equal(ops.to_numpy(a), b, name)
 
 
-def test_the_first_of_equal_maxima_wins(ops: Operations) -> None:
+def test_the_first_of_equal_maxima_is_chosen(ops: Operations) -> None:
     check_max_indices(ops)
 
 
 @pytest.mark.parametrize("pixels", [[(2, 3)], [(2, 3), (3, 2), (3, 3)]], ids=["one", "several in a window"])
-def test_a_nan_is_passed_on_as_the_naive_kernels_do(ops: Operations, naive_ops: Operations, pixels: list) -> None:
+def test_a_nan_propagates_as_in_the_naive_kernels(ops: Operations, naive_ops: Operations, pixels: list) -> None:
     weight, _, tiles = FORWARD[3]
     x = np.round(np.random.default_rng(0).standard_normal((2, 2, 9, 11)), 2).astype(np.float32)
     for pixel in pixels:
@@ -129,7 +131,7 @@ def test_a_nan_is_passed_on_as_the_naive_kernels_do(ops: Operations, naive_ops: 
     passed = ops.to_numpy(
         fast_conv.forward(ops.device, ones, given[1], shape, 1, 0, relu_mask=ops.asarray(relu_mask), tiles=tiles)
     )
-    assert (passed[..., 1::2] == 0).all(), "what is not above 0 lets nothing pass, as relu_backward has it"
+    assert (passed[..., 1::2] == 0).all(), "the result is 0 where relu_mask is not above 0, as in relu_backward"
 
 
 def assert_same_nans(found: np.ndarray, expected: np.ndarray) -> None:
@@ -143,15 +145,13 @@ def kernels_of(ops: Operations, work: object) -> set[str]:
 
 
 @pytest.mark.falls_back
-def test_where_no_tiles_fit_the_naive_kernels_are_taken(ops: Operations) -> None:
+def test_where_no_tiles_fit_the_naive_kernels_run(ops: Operations) -> None:
     random = np.random.default_rng(0)
-    x, weight, bias, coarse = (
-        positive(random, *shape) for shape in ((2, 3, 41, 40), (2, 3, 40, 37), (2,), (2, 2, 2, 4))
-    )
-    fine_bias = positive(random, 3)
-    assert forward_tiles(coarse.shape, weight.shape, 1) is None
+    x, weight, bias, dout = (positive(random, *shape) for shape in ((2, 3, 41, 40), (2, 3, 40, 37), (2,), (2, 2, 2, 4)))
+    bias_of_x = positive(random, 3)
+    assert forward_tiles(dout.shape, weight.shape, 1) is None
     assert backward_input_tiles(x.shape, weight.shape, 1, 0) is None
-    given = on_device(ops, x, weight, bias, coarse, fine_bias)
+    given = on_device(ops, x, weight, bias, dout, bias_of_x)
 
     def forward() -> list:
         return [ops.conv2d(*given[:3], relu=True), ops.conv_transpose2d(given[3], given[1], given[4], relu=True)]
@@ -159,10 +159,10 @@ def test_where_no_tiles_fit_the_naive_kernels_are_taken(ops: Operations) -> None
     assert not kernels_of(ops, forward) & {"fast_conv_forward", "fast_conv_backward_input"}
     found = [ops.to_numpy(array) for array in forward()]
     assert_close(found[0], reference.conv2d(*float64(x, weight, bias)), "one kernel")
-    assert_close(found[1], reference.conv_transpose2d(*float64(coarse, weight, fine_bias)), "one kernel")
+    assert_close(found[1], reference.conv_transpose2d(*float64(dout, weight, bias_of_x)), "one kernel")
 
 
-def test_the_fast_kernels_are_taken_unless_the_device_is_naive(ops: Operations, naive_ops: Operations) -> None:
+def test_the_fast_kernels_run_unless_the_device_is_naive(ops: Operations, naive_ops: Operations) -> None:
     for each, names in ((ops, {"fast_conv_forward"}), (naive_ops, {"conv2d_forward_naive", "relu_forward"})):
         given = on_device(each, *(np.ones(shape, np.float32) for shape in ((1, 2, 5, 5), (3, 2, 3, 3), (3,))))
         assert kernels_of(each, lambda each=each, given=given: each.conv2d(*given, relu=True)) == names
@@ -174,7 +174,7 @@ kernel_sizes = st.tuples(*[st.integers(1, 7) | st.just(12)] * 2)
 
 
 def check_tiles(kernel: str, c: int, o: int, kernel_size: tuple[int, int], stride: int, tiles: tuple[int, ...]) -> dict:
-    """What a GPU asks of any block, and what the kernel asks of its tiles; worked out as the kernel does."""
+    """Checks the limits of a block on a GPU, and the requirements of the kernel, computed as in the kernel."""
     names = kernel_source.kernels()[kernel].template
     assert names[:5] == ("O", "C", "KH", "KW", "STRIDE")
     t = dict(zip(names[5:], tiles, strict=True))
@@ -183,7 +183,7 @@ def check_tiles(kernel: str, c: int, o: int, kernel_size: tuple[int, int], strid
     assert threads <= 1024
     assert c % t["CHANNEL_TILE"] == 0 and t["CHANNEL_TILE"] % t["SPLITS"] == 0
     outputs = 4 * ceil_div(ceil_div(o, t["GROUPS"]), 4)
-    assert outputs * (t["GROUPS"] - 1) < o <= outputs * t["GROUPS"], "a group without channels"
+    assert outputs * (t["GROUPS"] - 1) < o <= outputs * t["GROUPS"], "no group may be without channels"
     height, width = kernel_size
     if kernel == "fast_conv_forward":
         window = 4 * ceil_div((t["COLUMNS"] - 1) * stride + width, 4)
@@ -208,13 +208,13 @@ def test_tiles_of_the_forward_pass(n, c, o, height, width, kernel, stride, pool)
         height, width, stride = height + 1, width + 1, 1
     tiles = forward_tiles((n, o, height, width), (o, c, *kernel), stride, pool)
     if tiles is None:
-        assert max(kernel) > 6 or stride > 2, "these sizes are small enough for some tiles"
+        assert max(kernel) > 6 or stride > 2, "sizes as small as these must have tiles"
         return
     t = check_tiles("fast_conv_forward", c, o, kernel, stride, tiles)
     assert (t["ROWS"] == 2 and t["COLUMNS"] % 2 == 0) or not pool
     blocks = ceil_div(height, t["TY"] * t["ROWS"]), ceil_div(width, t["TX"] * t["COLUMNS"])
     assert max(blocks) <= MAX_GRID[1]
-    assert t["TX"] * t["COLUMNS"] * (blocks[1] - 1) < width, "a block without work"
+    assert t["TX"] * t["COLUMNS"] * (blocks[1] - 1) < width, "no block may be without work"
 
 
 @settings(max_examples=200)
@@ -222,7 +222,7 @@ def test_tiles_of_the_forward_pass(n, c, o, height, width, kernel, stride, pool)
 def test_tiles_of_the_data_gradient(n, c, o, height, width, kernel, stride, padding) -> None:
     tiles = backward_input_tiles((n, o, height, width), (c, o, *kernel), stride, padding)
     if tiles is None:
-        assert max(kernel) > 6 or stride > 2, "these sizes are small enough for some tiles"
+        assert max(kernel) > 6 or stride > 2, "sizes as small as these must have tiles"
         return
     check_tiles("fast_conv_backward_input", c, o, kernel, stride, tiles)
 
@@ -232,17 +232,17 @@ def test_every_convolution_of_the_networks_has_tiles() -> None:
     layers += [((32, 32, 3, 3), 19, 1), ((32, 16, 4, 4), 40, 2), ((16, 16, 6, 6), 84, 2), ((10, 10, 12, 12), 84, 4)]
     for (weight, size, stride), n in itertools.product(layers, (1, 2, 16, 128, 1024)):
         a, b, kernel, _ = weight
-        coarse = (size - kernel) // stride + 1
-        assert forward_tiles((n, a, coarse, coarse), weight, stride), (weight, n)
+        out = (size - kernel) // stride + 1
+        assert forward_tiles((n, a, out, out), weight, stride), (weight, n)
         assert backward_input_tiles((n, b, size, size), weight, stride, 0), (weight, n)
 
 
-def test_no_images_have_no_tiles() -> None:
+def test_an_empty_batch_has_no_tiles() -> None:
     assert forward_tiles((0, 8, 9, 9), (8, 8, 3, 3), 1) is None
     assert backward_input_tiles((0, 8, 9, 9), (8, 8, 3, 3), 1, 0) is None
 
 
-def test_launcher_and_kernels_agree_on_the_pitch(tmp_path: Path) -> None:
+def test_launcher_and_kernels_compute_the_same_pitch(tmp_path: Path) -> None:
     (tmp_path / COMMON).write_text((KERNELS / COMMON).read_text())
     text = '\nextern "C" __global__ void pitches(int* p) { p[threadIdx.x] = pitch_of(threadIdx.x); }'
     (tmp_path / "pitches.cu").write_text((KERNELS / "fast_conv.cu").read_text() + text)
@@ -261,97 +261,97 @@ def test_launcher_and_kernels_agree_on_the_pitch(tmp_path: Path) -> None:
         ("fast_conv_backward_weight", BackwardWeightTiles),
     ],
 )
-def test_tiles_are_named_as_the_templates_parameters(kernel, tiles):
+def test_tiles_have_the_names_of_the_template_parameters(kernel, tiles):
     names = tuple(name.upper() for name in tiles._fields)
     assert kernel_source.kernels()[kernel].template[-len(names) :] == names
 
 
 def check_forward(ops: Operations) -> None:
-    for number in (2, 3):  # with a stride and splits; with groups, several images and pooling
+    for number in (2, 3):  # stride and splits; groups, several images and pooling
         check_sizes(ops, forward, number, shapes=20)
     check_max_indices(ops)
 
 
 def check_backward_input(ops: Operations) -> None:
-    for number in (0, 1, 2):  # with groups and splits; with phases of no row; with a pooling
+    for number in (0, 1, 2):  # groups and splits; phases without rows; pooling
         check_sizes(ops, backward_input, number, shapes=20)
 
 
 def check_backward_weight(ops: Operations) -> None:
-    for number in (0, 1):  # with a pooling; with a stride and several images
+    for number in (0, 1):  # pooling; stride and several images
         check_sizes(ops, backward_weight, number)
 
 
 def check_splits(ops: Operations) -> None:
-    for number in (0, 2):  # two and four
+    for number in (0, 2):  # two splits and four
         check_sizes(ops, forward, number, shapes=20)
 
 
 def check_rows(ops: Operations) -> None:
-    for number in (3, 4):  # read by four and one by one
+    for number in (3, 4):  # loaded as float4s, and as single floats
         check_sizes(ops, forward, number, shapes=20)
 
 
 def check_epilogue(ops: Operations) -> None:
     check_forward(ops)
-    check_sizes(ops, forward, 0, shapes=60)  # four at once, where rows allow it
+    check_sizes(ops, forward, 0, shapes=60)  # stores four outputs at once where rows are aligned
 
 
 PLANTED = {
     "fast_conv_forward": Planted(
         check_forward,
         [
-            ("padding's sign", "left * STRIDE - padding", "left * STRIDE + padding"),
-            ("stride forgotten where the tile is read", "ty * ROWS * STRIDE + row", "ty * ROWS + row"),
-            ("every group has the first one's weights", "* PITCH + group * CHANNELS", "* PITCH"),
-            ("every picture of a block is the first", "(image * CHANNEL_TILE + c) * TILE_H", "c * TILE_H"),
-            ("last input channels left out", "first < C;", "first < C && first == 0;"),
-            ("bias forgotten", "bias ? bias[channel] : 0.0f", "0.0f"),
+            ("the padding has the wrong sign", "left * STRIDE - padding", "left * STRIDE + padding"),
+            ("the stride is forgotten when the tile is read", "ty * ROWS * STRIDE + row", "ty * ROWS + row"),
+            ("every channel group reads the weights of the first", "* PITCH + group * CHANNELS", "* PITCH"),
+            ("every image of a block is the first", "(image * CHANNEL_TILE + c) * TILE_H", "c * TILE_H"),
+            ("the last channel tiles are left out", "first < C;", "first < C && first == 0;"),
+            ("the bias is forgotten", "bias ? bias[channel] : 0.0f", "0.0f"),
             (
-                "max_index's row and column swapped",
+                "row and column of max_index are swapped",
                 "(i + best / 2) * OW + j + p + best % 2",
                 "(i + best % 2) * OW + j + p + best / 2",
             ),
-            ("the last of equals wins", "value > largest ||", "value >= largest ||"),
+            ("the last of equal maxima is chosen", "value > largest ||", "value >= largest ||"),
         ],
     ),
     "fast_conv_backward_weight": Planted(
         check_backward_weight,
         [
-            ("kernel's row forgotten", "row % ROWS * STRIDE + u", "row % ROWS * STRIDE"),
-            ("losers count too", "max_index[from + o * plane] != i * OW + j", "false"),
-            ("padding's sign", "top * STRIDE - padding", "top * STRIDE + padding"),
-            ("last group left out", "part < SPLITS;", "part < SPLITS - 1;"),
-            ("overlapping rows of tiles added twice", "top + ROWS < OH ? ROWS * STRIDE : TILE_H", "TILE_H"),
-            ("first pictures alone", "tiles; tile += gridDim.y", "1; tile += gridDim.y"),
+            ("the row of the weight is forgotten", "row % ROWS * STRIDE + u", "row % ROWS * STRIDE"),
+            ("pixels other than the max index count too", "max_index[from + o * plane] != i * OW + j", "false"),
+            ("the padding has the wrong sign", "top * STRIDE - padding", "top * STRIDE + padding"),
+            ("the last split is left out", "part < SPLITS;", "part < SPLITS - 1;"),
+            ("rows shared by two tiles are added twice", "top + ROWS < OH ? ROWS * STRIDE : TILE_H", "TILE_H"),
+            ("only the first images are summed", "tiles; tile += gridDim.y", "1; tile += gridDim.y"),
         ],
     ),
     "fast_conv_reduce_split_k": Planted(
         check_backward_weight,
         [
-            ("every group adds up the first splits", "split = reducer;", "split = 0;"),
-            ("one bias for all", "dbias[element - weights]", "dbias[0]"),
-            ("every second split left out", "split += REDUCERS", "split += 2 * REDUCERS"),
+            ("every reducer sums the same splits", "split = reducer;", "split = 0;"),
+            ("all biases are written to the first", "dbias[element - weights]", "dbias[0]"),
+            ("every second split is left out", "split += REDUCERS", "split += 2 * REDUCERS"),
         ],
     ),
     "fast_conv_backward_input": Planted(
         check_backward_input,
         [
-            ("phase's rows mixed up", "phase + a * STRIDE", "phase * PHASE_KH + a"),
-            ("kernel not reversed", "ty + PHASE_KH - 1 - a", "ty + a"),
-            ("columns not reversed", "p + PHASE_KW - 1 - v / STRIDE", "p + v / STRIDE"),
-            ("padding's sign", "* STRIDE + phase - padding", "* STRIDE + phase + padding"),
-            ("losers get it too", "if (max_index[pooled] == i * OW + j) ", ""),
-            ("weight as conv2d's", "((first + o) * C + c)", "(c * O + first + o)"),
+            ("the rows of phases are confused", "phase + a * STRIDE", "phase * PHASE_KH + a"),
+            ("the rows of the weight are not reversed", "ty + PHASE_KH - 1 - a", "ty + a"),
+            ("the columns of the weight are not reversed", "p + PHASE_KW - 1 - v / STRIDE", "p + v / STRIDE"),
+            ("the padding has the wrong sign", "* STRIDE + phase - padding", "* STRIDE + phase + padding"),
+            ("pixels other than the max index get the gradient too", "if (max_index[pooled] == i * OW + j) ", ""),
+            ("the channels of the weight are swapped", "((first + o) * C + c)", "(c * O + first + o)"),
         ],
     ),
     "reduce_splits": Planted(
         check_splits,
         [
-            ("added twice", "sums[k] += parts", "sums[k] += 2 * parts"),
-            ("the first of the others alone", "other < SPLITS - 1;", "other < 1;"),
+            ("each split is added twice", "sums[k] += parts", "sums[k] += 2 * parts"),
+            ("only the first of the other splits is added", "other < SPLITS - 1;", "other < 1;"),
             (
-                "last sum left out",
+                "the last sum is left out",
                 "+ k) * SPLIT_THREADS + thread];",
                 "+ k - k / (COUNT - 1)) * SPLIT_THREADS + thread];",
             ),
@@ -360,94 +360,94 @@ PLANTED = {
     "store_row": Planted(
         check_epilogue,
         [
-            ("no summand before a ReLU", "(add ? add[k] : 0.0f), relu,", "(add && !relu ? add[k] : 0.0f), relu,"),
-            ("the relu_mask lets 0 pass", "relu_mask[k] > 0.0f", "relu_mask[k] >= 0.0f"),
-            ("the relu_mask of four outputs lets 0 pass", "mask[i] > 0.0f", "mask[i] >= 0.0f"),
-            ("the summand of four outputs forgotten", "bias + added[i]", "bias"),
-            ("summand of the first alone", "add[k]", "add[0]"),
-            ("bias forgotten", "sums[k] + bias", "sums[k]"),
+            ("add is forgotten before a ReLU", "(add ? add[k] : 0.0f), relu,", "(add && !relu ? add[k] : 0.0f), relu,"),
+            ("relu_mask lets 0 pass", "relu_mask[k] > 0.0f", "relu_mask[k] >= 0.0f"),
+            ("relu_mask lets 0 pass for four outputs at once", "mask[i] > 0.0f", "mask[i] >= 0.0f"),
+            ("add is forgotten for four outputs at once", "bias + added[i]", "bias"),
+            ("every output gets the first element of add", "add[k]", "add[0]"),
+            ("the bias is forgotten", "sums[k] + bias", "sums[k]"),
         ],
     ),
     "load_row": Planted(
         check_rows,
         [
-            ("the second twice", "row[k + 2] = four.z", "row[k + 2] = four.y"),
-            ("the first of them all", "row[k] = from[k]", "row[k] = from[0]"),
+            ("the second of four is loaded twice", "row[k + 2] = four.z", "row[k + 2] = four.y"),
+            ("every element is the first", "row[k] = from[k]", "row[k] = from[0]"),
         ],
     ),
 }
 
 ZOO = {
     "load_row": [
-        Bug("four floats at once from wherever a row begins",
+        Bug("float4 loads from rows that are not aligned",
             {"BY_FOUR ? 4 : 1": "4", "if constexpr (BY_FOUR)": "if (true)"},
             "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(from + k)",), "memcheck"),
     ],
     "reduce_splits": [
-        Bug("the first split adds up what the others are still writing",
+        Bug("the first split reads sums that others are still writing",
             {"__syncthreads();  // until the other splits": "// until the other splits"},
             "check", RACE, ("parts[((split - 1) * COUNT + k)", "sums[k] += parts["), "racecheck"),
-        Bug("the first split's own sums are taken for another's, which begin one earlier",
+        Bug("the first split stores its sums at a negative index",
             {"if (split > 0)": ""},
             "trap", "the index -", ("parts[((split - 1) * COUNT + k)",), "memcheck"),
         Bug("only the other splits wait", {"__syncthreads();": "if (split > 0) __syncthreads();"},
             "trap", "have exited", ("__syncthreads();  // until the other splits",), "synccheck"),
     ],
     "store_row": [
-        Bug("four outputs at once wherever a row begins", {" && left % 4 == 0 && width % 4 == 0": ""},
+        Bug("float4 stores to rows that are not aligned", {" && left % 4 == 0 && width % 4 == 0": ""},
             "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(from + k);",), "memcheck"),
-        Bug("the output after a row's last is written too, which is the next row's first",
+        Bug("each row also writes the first output of the next row",
             {"if (within(left + k, width))": "if (within(left + k, width + 1))"},
             "check", RACE, ("y[k] = rectified(",)),
     ],
     "fast_conv_forward": [
-        Bug("the next channels are loaded while others still read the last",
+        Bug("the next channel tile is loaded while others still read the last",
             {"__syncthreads();  // until no thread": "// until no thread"},
             "check", RACE, ("weight_tile[position * PITCH + o] = o < O",), "racecheck"),
-        Bug("a barrier for the first split alone",
+        Bug("a barrier in a branch of the first split",
             {"__syncthreads();  // until all threads have": "if (split == 0) __syncthreads();  // the first split's"},
             "trap", "wait at __syncthreads", ("// the first split's",), "synccheck"),
         Bug("the tile is a row short", {"* STRIDE + KH, TILE_W": "* STRIDE + KH - 1, TILE_W"},
             "check", OUTSIDE, ("float4 four = *reinterpret_cast<const float4*>(from",)),
-        Bug("weights of channels that only fill up the last group are not made 0",
+        Bug("weights of surplus channels of the last group are not set to 0",
             {"weight_tile[position * PITCH + o] = o < O ? weight[":
              "if (o < O) weight_tile[position * PITCH + o] = (true ? weight[",
              "KH * KW + position] : 0.0f": "KH * KW + position] : 0.0f)"},
             "check", UNWRITTEN, ("float4 four = *reinterpret_cast<const float4*>(from",)),
-        Bug("channels that only fill up the last group are written", {"if (channel >= O) continue;": ""},
+        Bug("surplus channels of the last group are written", {"if (channel >= O) continue;": ""},
             "check", OUTSIDE, ("float each = bias",), "memcheck"),
-        Bug("every group multiplies with the first one's weights", {"* PITCH + group * CHANNELS": "* PITCH"},
+        Bug("every channel group reads the weights of the first", {"* PITCH + group * CHANNELS": "* PITCH"},
             "double", WRONG, ("y[k] = rectified(",)),
     ],
     "fast_conv_backward_weight": [
-        Bug("a group's sums are put where others still read the last tile",
+        Bug("sums overwrite the tile that others still read",
             {"__syncthreads();  // until no thread reads the tiles": "// until no thread reads the tiles"},
             "check", RACE, ("float4 four = *reinterpret_cast<const float4*>(from",), "racecheck"),
-        Bug("channels that only fill up the tile are written", {"if (o < O && c < C) mine": "mine"},
+        Bug("surplus channels of the tile are written", {"if (o < O && c < C) mine": "mine"},
             "check", RACE, ("mine[(o * C + first_c) * KH * KW + ",)),
     ],
     "fast_conv_reduce_split_k": [
-        Bug("the first group adds up what the others are still writing",
+        Bug("the first reducer reads sums that others are still writing",
             {"__syncthreads();  // until every reducer": "// until every reducer"},
             "check", RACE, ("parts[reducer][lane] = sum;", "total += parts[part][lane];"), "racecheck"),
-        Bug("surplus threads read behind the last split's sums", {"if (element < length)": ""},
+        Bug("surplus threads read past the end of the workspace", {"if (element < length)": ""},
             "check", OUTSIDE, ("sum += workspace[split * length + element];",), "memcheck"),
     ],
     "fast_conv_backward_input": [
-        Bug("rows of the kernel that only fill up the last phase are read behind its end",
+        Bug("surplus rows of the last phase are read past the end of the weight",
             {" && position < KH * KW": ""},
             "check", OUTSIDE, ("is_there ? weight[",), "memcheck"),
-        Bug("threads above the picture return before the others' barrier",
+        Bug("threads above the image return before the barrier",
             {"reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);": "",
              "if (split > 0 || n >= N || h < 0 || h >= H) return;":
              """if (n >= N || h < 0 || h >= H) return;
     reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);
     if (split > 0) return;"""},
             "trap", "have exited", ("__syncthreads();  // until the other splits",), "synccheck"),
-        Bug("nobody waits until all channels are loaded",
+        Bug("no thread waits until all channels are loaded",
             {"__syncthreads();  // until all threads have": "// until all threads have"},
             "check", RACE, ("tile[k] = value;",), "racecheck"),
-        Bug("pictures that only fill up the last block are written", {" || n >= N": ""},
+        Bug("surplus images of the last block are written", {" || n >= N": ""},
             "check", OUTSIDE, ("y[k] = rectified(",), "memcheck"),
     ],
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""kernels/gather_normalise.cu through its launcher against its reference: the same roundings, so exactly."""
+"""Tests kernels/gather_normalise.cu against its reference. Both round alike, so the results must be equal."""
 
 import numpy as np
 import pytest
@@ -36,12 +36,12 @@ def test_kernel_against_reference(ops: Operations, images: Shape, count: int, se
 @pytest.mark.parametrize(
     ("images", "count"), [((7, 28, 28), 5), ((3, 16, 16), 4), ((600, 1, 1), 601), ((2, 64, 84), 3)]
 )
-def test_blocks_full_and_not(ops: Operations, images: Shape, count: int) -> None:
+def test_full_and_partial_blocks(ops: Operations, images: Shape, count: int) -> None:
     check_gather(ops, images, count)
 
 
 def stored(images: Shape, count: int, steps: int, seed: int, one_each: bool) -> tuple[np.ndarray, ...]:
-    """Pictures, labels (one a pixel, or one a picture) and the batches of some steps."""
+    """Images, labels (one a pixel, or one an image) and the batches of some steps."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 256, images[:1] if one_each else images).astype(np.uint8)
     order = random.integers(0, images[0], (steps, count)).astype(np.int32)
@@ -51,15 +51,15 @@ def stored(images: Shape, count: int, steps: int, seed: int, one_each: bool) -> 
 def check_batch(
     ops: Operations, images: Shape, count: int, steps: int = 3, seed: int = 0, one_each: bool = True
 ) -> None:
-    """Each step's pictures and labels; after the last of `order` its first again."""
+    """Compares the images and labels of several steps. After the last row of `order`, the first one follows."""
     bytes_, labels, order = stored(images, count, steps, seed, one_each)
     given = on_device(ops, bytes_, labels, order)
     for step in (0, steps - 1, steps, 5 * steps - 2):
         step = np.array([step], np.int32)
         found = map(ops.to_numpy, ops.gather_batch(*given, ops.asarray(step)))
         expected = reference.gather_batch(bytes_, labels, order, step)
-        for name, mine, wanted in zip(("batch", "labels"), found, expected, strict=True):
-            assert_equal(mine, wanted, name)
+        for name, a, b in zip(("batch", "labels"), found, expected, strict=True):
+            assert_equal(a, b, name)
 
 
 @settings(max_examples=20)
@@ -78,12 +78,12 @@ def test_batches_against_reference(
 
 @pytest.mark.parametrize("one_each", [True, False])
 @pytest.mark.parametrize(("images", "count"), [((7, 28, 28), 5), ((3, 16, 16), 4), ((600, 1, 1), 601)])
-def test_batches_of_blocks_full_and_not(ops: Operations, images: Shape, count: int, one_each: bool) -> None:
+def test_batches_of_full_and_partial_blocks(ops: Operations, images: Shape, count: int, one_each: bool) -> None:
     check_batch(ops, images, count, one_each=one_each)
 
 
-def test_a_batch_is_the_step_that_the_device_counts(ops: Operations) -> None:
-    """A recorded step reads its number anew: the same launch, another batch."""
+def test_a_batch_follows_the_step_counter_on_the_device(ops: Operations) -> None:
+    """Each replay reads the step counter again, so the same launch gives another batch."""
     images = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
     order = np.array([[0, 1], [2, 3], [4, 5]], np.int32)
     given = on_device(ops, images, np.arange(6, dtype=np.uint8), order, np.zeros(1, np.int32))
@@ -96,10 +96,10 @@ def test_a_batch_is_the_step_that_the_device_counts(ops: Operations) -> None:
         assert np.rint(ops.to_numpy(batches[0][0])[:, 0, 0, 0] * 127 + 127).tolist() == expected
     given[2][...] = ops.asarray(order[::-1])
     recording.replay()
-    assert ops.to_numpy(batches[0][1]).tolist() == [2, 3], "the order may be filled anew between replays"
+    assert ops.to_numpy(batches[0][1]).tolist() == [2, 3], "a replay must use a new order"
 
 
-def test_every_byte_and_repeated_pictures(ops: Operations) -> None:
+def test_every_byte_and_repeated_images(ops: Operations) -> None:
     images = np.arange(256, dtype=np.uint8).reshape(2, 8, 16)
     indices = np.array([1, 1, 0], np.int32)
     found = ops.to_numpy(ops.gather_normalise(*on_device(ops, images, indices)))
@@ -124,7 +124,7 @@ def test_reference_of_a_batch_by_hand() -> None:
     assert_equal(labels, np.array([9, 9, 7], np.int32))
 
 
-def test_arrays_of_a_batch_that_do_not_fit_are_named(ops: Operations) -> None:
+def test_mismatched_batch_arrays_are_reported(ops: Operations) -> None:
     images, labels, order = on_device(ops, *stored((4, 3, 5), 2, 3, seed=0, one_each=False))
     (step,) = on_device(ops, np.zeros(1, np.int32))
     with pytest.raises(ValueError, match=r"gather_batch: images must have shape \(any, any, any\), got \(4, 15\)"):
@@ -144,7 +144,7 @@ def test_arrays_of_a_batch_that_do_not_fit_are_named(ops: Operations) -> None:
         ops.gather_batch(images, *on_device(ops, np.zeros(4, np.int32)), order, step)
 
 
-def test_arrays_that_do_not_fit_are_named(ops: Operations) -> None:
+def test_mismatched_arrays_are_reported(ops: Operations) -> None:
     images, indices = inputs((4, 3, 3), 2)
     with pytest.raises(ValueError, match=r"gather_normalise: images must have shape \(any, any, any\), got \(4, 9\)"):
         ops.gather_normalise(*on_device(ops, images.reshape(4, 9), indices))
@@ -169,31 +169,31 @@ PLANTED = {
     "gather_normalise": Planted(
         check_images,
         [
-            ("shifted by one", "- 127)", "- 128)"),
-            ("pixels mixed up", "* S + element % S", "* S + element / S"),
-            ("not gathered", "indices[element / S]", "(element / S)"),
+            ("127 is off by one", "- 127)", "- 128)"),
+            ("pixels are confused", "* S + element % S", "* S + element / S"),
+            ("indices are ignored", "indices[element / S]", "(element / S)"),
         ],
     ),
     "gather_batch": Planted(
         check_batches,
         [
-            ("the first step's batch", "step[0] % R * N", "step[0] % 1 * N"),
-            ("not round", "step[0] % R * N", "min(step[0], R - 1) * N"),
-            ("the next step's batch", "step[0] % R", "(step[0] + 1) % R"),
-            ("labels of other pictures", "all_labels[image * L", "all_labels[n * L"),
-            ("the first label alone", "if (pixel < L)", "if (pixel < 1)"),
-            ("the same label throughout", "image * L + pixel]", "image * L]"),
-            ("shifted by one", "- 127)", "- 128)"),
+            ("always the batch of the first step", "step[0] % R * N", "step[0] % 1 * N"),
+            ("the order does not repeat", "step[0] % R * N", "min(step[0], R - 1) * N"),
+            ("the batch of the next step", "step[0] % R", "(step[0] + 1) % R"),
+            ("labels of other images", "all_labels[image * L", "all_labels[n * L"),
+            ("only the first label is written", "if (pixel < L)", "if (pixel < 1)"),
+            ("all pixels get the first label", "image * L + pixel]", "image * L]"),
+            ("127 is off by one", "- 127)", "- 128)"),
         ],
     ),
 }
 
 ZOO = {
     "gather_normalise": [
-        Bug("pictures and pixels are swapped",
+        Bug("images and pixels are swapped",
             {"indices[element / S] * S + element % S": "indices[element % S] * S + element / S"},
             "check", OUTSIDE, ("indices[element % S] * S + element / S",), "memcheck"),
-        Bug("four bytes at once, of pictures that begin anywhere",
+        Bug("four bytes at once from images that are not aligned",
             {"if (element >= N * S) return; ... / 127.0f;": """if (4 * element >= N * S) return;
     int pixel = 4 * element;
     uchar4 four = *reinterpret_cast<const uchar4*>(images + indices[pixel / S] * S + pixel % S);
@@ -204,9 +204,9 @@ ZOO = {
             "trap", "which is not a multiple of its size", ("reinterpret_cast<const uchar4*>",), "memcheck"),
     ],
     "gather_batch": [
-        Bug("the steps go on past the batches that the host has chosen", {"step[0] % R * N": "step[0] * N"},
+        Bug("the step is not reduced modulo the number of batches", {"step[0] % R * N": "step[0] * N"},
             "check", OUTSIDE, ("step[0] * N + n",), "memcheck"),
-        Bug("each pixel's thread stores the one label of its picture",
+        Bug("the thread of each pixel stores the label of its image",
             {"if (pixel < L) labels[n * L + pixel]": "labels[n * L + pixel % L]"},
             "check", RACE, ("labels[n * L + pixel % L]",)),
     ],

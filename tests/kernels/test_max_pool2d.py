@@ -1,4 +1,4 @@
-"""kernels/max_pool2d.cu through its launcher against its reference, and that against plain loops. Ties above all."""
+"""Tests kernels/max_pool2d.cu against its reference, and the reference against plain loops, with many ties."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ reference = on("cpu")
 
 @dataclass(frozen=True)
 class Pooling:
-    """Sizes of a max-pooling, and its inputs: x, dout. `levels` values occur in x, so few make many ties."""
+    """Sizes of a max-pooling, and its inputs: x, dout. x has `levels` different values: few levels make many ties."""
 
     x: tuple[int, int, int, int]
     size: int = 2
@@ -37,7 +37,7 @@ def poolings(draw: st.DrawFn) -> Pooling:
     size, stride = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     n, c = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     height, width = draw(st.integers(size, 12)), draw(st.integers(size, 12))
-    # All values distinct, as in gradient checks, or ties everywhere, as after a ReLU.
+    # Distinct values as in gradient checks, or ties everywhere as after a ReLU.
     levels = draw(st.sampled_from([1, 2, 3, 10_000]))
     return Pooling((n, c, height, width), size, stride, levels, draw(st.integers(0, 999)))
 
@@ -51,7 +51,7 @@ SEVERAL_BLOCKS = [
 
 
 def check_forward(ops: Operations, case: Pooling) -> None:
-    """The kernel's maxima and max indices are the reference's: no arithmetic, so exactly."""
+    """Compares maxima and max indices with the reference. There is no arithmetic, so they must be equal."""
     x, _ = case.inputs()
     found = ops.max_pool2d(ops.asarray(x), case.size, case.stride)
     for name, a, b in zip(("y", "max_index"), found, reference.max_pool2d(x, case.size, case.stride), strict=True):
@@ -59,7 +59,7 @@ def check_forward(ops: Operations, case: Pooling) -> None:
 
 
 def check_backward(ops: Operations, case: Pooling) -> None:
-    """The kernel's gradient against the reference's, both from the reference's max indices."""
+    """Compares the kernel's gradient with the reference, both from the reference's max indices."""
     x, dout = case.inputs()
     _, max_index = reference.max_pool2d(x, case.size, case.stride)
     found = ops.max_pool2d_backward(*on_device(ops, dout, max_index), x.shape, case.size, case.stride)
@@ -86,7 +86,7 @@ def test_several_blocks(ops: Operations, case: Pooling) -> None:
 
 
 def check_ties(ops: Operations) -> None:
-    """Of equals the first in reading order wins, and it alone gets the gradient."""
+    """The first of equal maxima in row-major order is chosen, and it alone gets the gradient."""
     x = np.array([[0, 0, 5, 1], [0, 0, 1, 5], [1, 2, -3, -3], [2, 2, -3, -3]], np.float32)[None, None]
     y, max_index = ops.max_pool2d(ops.asarray(x))
     assert_equal(ops.to_numpy(y), np.array([[[[0, 5], [2, -3]]]], np.float32))
@@ -97,13 +97,13 @@ def check_ties(ops: Operations) -> None:
     assert_equal(ops.to_numpy(dx)[0, 0], expected)
 
 
-def test_of_equals_the_first_wins(ops: Operations) -> None:
+def test_the_first_of_equal_maxima_is_chosen(ops: Operations) -> None:
     check_ties(ops)
     check_ties(on("cpu"))
 
 
 def check_overlap(ops: Operations) -> None:
-    """A pixel that is the largest of several windows gets the gradients of all of them."""
+    """A pixel that is the maximum of several windows gets the sum of their gradients."""
     x = np.zeros((1, 1, 4, 4), np.float32)
     x[0, 0, 1, 2] = 1
     y, max_index = ops.max_pool2d(ops.asarray(x), size=2, stride=1)
@@ -119,7 +119,7 @@ def test_windows_may_overlap(ops: Operations) -> None:
     check_overlap(on("cpu"))
 
 
-def test_rows_and_columns_left_over_are_seen_by_no_window(ops: Operations) -> None:
+def test_no_window_covers_the_rows_and_columns_left_over(ops: Operations) -> None:
     x = np.zeros((1, 1, 5, 5), np.float32)
     x[:, :, 4], x[:, :, :, 4] = 9, 9
     for each in (ops, on("cpu")):
@@ -131,7 +131,7 @@ def test_rows_and_columns_left_over_are_seen_by_no_window(ops: Operations) -> No
         assert not dx[0, 0, 4].any() and not dx[0, 0, :, 4].any() and dx.sum() == 4
 
 
-def test_minus_infinity_and_large_numbers_are_numbers_like_others(ops: Operations) -> None:
+def test_minus_infinity_and_large_numbers_are_compared_like_others(ops: Operations) -> None:
     x = np.array([[-np.inf, -1e38], [-3e38, -2e38]], np.float32)[None, None]
     for each in (ops, on("cpu")):
         y, max_index = each.max_pool2d(each.asarray(x))
@@ -141,16 +141,16 @@ def test_minus_infinity_and_large_numbers_are_numbers_like_others(ops: Operation
 def by_loops(x: np.ndarray, dout: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """y, max_index and dx, window by window."""
     y, max_index, dx = np.zeros(dout.shape), np.zeros(dout.shape, np.int32), np.zeros(x.shape)
-    for at in np.ndindex(*dout.shape):
-        n, c, i, j = at
+    for index in np.ndindex(*dout.shape):
+        n, c, i, j = index
         best = -np.inf
         for u in range(size):
             for v in range(size):
                 h, w = i * stride + u, j * stride + v
                 if x[n, c, h, w] > best:
-                    best, max_index[at] = x[n, c, h, w], h * x.shape[3] + w
-        y[at] = best
-        dx[n, c].flat[max_index[at]] += dout[at]
+                    best, max_index[index] = x[n, c, h, w], h * x.shape[3] + w
+        y[index] = best
+        dx[n, c].flat[max_index[index]] += dout[index]
     return y, max_index, dx
 
 
@@ -175,7 +175,7 @@ def test_reference_keeps_the_dtype_and_its_input(dtype: type) -> None:
     assert_equal(x, before)
 
 
-def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
+def test_mismatched_shapes_are_reported(ops: Operations) -> None:
     x = ops.asarray(np.zeros((2, 3, 4, 9), np.float32))
     with pytest.raises(ValueError, match="max_pool2d: the output's height would be 0: a 5x5 window over 4x9 pixels"):
         ops.max_pool2d(x, 5)
@@ -210,38 +210,46 @@ PLANTED = {
     "max_pool2d_forward": Planted(
         check_several_blocks_forward,
         [
-            ("the last of equals wins", "value > largest", "value >= largest"),
-            ("last column left out", "v < size", "v < size - 1"),
-            ("search begins at the plane's corner", "int best = i * stride * W + j * stride;", "int best = 0;"),
-            ("max_index within its row", "max_index[element] = best;", "max_index[element] = best % W;"),
+            ("the last of equal maxima is chosen", "value > largest", "value >= largest"),
+            ("the last column is left out", "v < size", "v < size - 1"),
+            (
+                "the search starts at the corner of the plane",
+                "int best = i * stride * W + j * stride;",
+                "int best = 0;",
+            ),
+            ("max_index is relative to its row", "max_index[element] = best;", "max_index[element] = best % W;"),
         ],
     ),
     "max_pool2d_backward": Planted(
         check_several_blocks_backward,
         [
-            ("one window a pixel", "sum += dout", "sum = dout"),
-            ("losers get it too", "if (max_index[first + i * OW + j] == h * W + w) ", ""),
-            ("between strides too", "row % stride != 0 || ", ""),
-            ("last window left out", "j >= OW)", "j >= OW - 1)"),
+            ("a pixel gets the gradient of one window only", "sum += dout", "sum = dout"),
+            (
+                "pixels other than the max index get the gradient too",
+                "if (max_index[first + i * OW + j] == h * W + w) ",
+                "",
+            ),
+            ("rows between strides get the gradient too", "row % stride != 0 || ", ""),
+            ("the last window is left out", "j >= OW)", "j >= OW - 1)"),
         ],
     ),
 }
 
 ZOO = {
     "max_pool2d_forward": [
-        Bug("the max_index is not written where the first pixel wins",
+        Bug("max_index is not written if the first pixel is the maximum",
             {"best = candidate;": "best = candidate;\nmax_index[element] = best;",
              "largest;\n    max_index[element] = best;": "largest;"},
-            "check", UNWRITTEN, ("if (max_index[first",), "initcheck"),  # where it is read
-        Bug("the max_index stays behind when the maximum moves on", {"best = candidate;": ""},
+            "check", UNWRITTEN, ("if (max_index[first",), "initcheck"),  # the line that reads it
+        Bug("max_index is not updated with the maximum", {"best = candidate;": ""},
             "double", WRONG, ("max_index[element] = best;",)),
         Bug("the window is one column too wide", {"v < size": "v <= size"},
             "check", OUTSIDE, ("float value = plane[candidate];",), "memcheck"),
     ],
     "max_pool2d_backward": [
-        Bug("a pixel that several windows chose gets the last one's gradient", {"sum += dout": "sum = dout"},
+        Bug("a pixel gets the gradient of the last of its windows only", {"sum += dout": "sum = dout"},
             "double", WRONG, ("dx[element] = sum;",)),
-        Bug("windows that the picture has no room for are asked", {"if (i >= OH || j >= OW) continue;": ""},
+        Bug("windows past the end of the image are read", {"if (i >= OH || j >= OW) continue;": ""},
             "check", OUTSIDE, ("if (max_index[first",), "memcheck"),
     ],
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""kernels/relu.cu through its launcher against its reference: no rounding, so exactly."""
+"""Tests kernels/relu.cu against its reference. Nothing is rounded, so the results must be equal."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tinyfcn.ops import Operations
 
 reference = on("cpu")
 
-# Some elements more than a block, and less; any number of axes.
+# Sizes around a block of 256, and any number of axes.
 SHAPES = [(1,), (255,), (256,), (257,), (3, 7, 11, 5), (2, 600)]
 
 
@@ -47,12 +47,12 @@ def test_forward_and_backward(ops: Operations, shape: tuple[int, ...], seed: int
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_blocks_full_and_not(ops: Operations, shape: tuple[int, ...]) -> None:
+def test_full_and_partial_blocks(ops: Operations, shape: tuple[int, ...]) -> None:
     check_forward(ops, shape)
     check_backward(ops, shape)
 
 
-def test_a_nan_is_passed_on(ops: Operations) -> None:
+def test_a_nan_propagates(ops: Operations) -> None:
     x = np.array([np.nan, np.inf, -np.inf], np.float32)
     for each in (ops, on("cpu")):
         np.testing.assert_array_equal(each.to_numpy(each.relu(each.asarray(x))), [np.nan, np.inf, 0])
@@ -64,7 +64,7 @@ def test_reference_keeps_the_dtype(dtype: type) -> None:
     assert reference.relu(x).dtype == reference.relu_backward(dout, x).dtype == dtype
 
 
-def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
+def test_mismatched_shapes_are_reported(ops: Operations) -> None:
     y, dout = on_device(ops, np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32))
     with pytest.raises(ValueError, match=r"relu_backward: dout must have shape \(2, 3\), got \(3, 2\)"):
         ops.relu_backward(dout, y)
@@ -82,16 +82,16 @@ PLANTED = {
     "relu_forward": Planted(
         check_several_blocks_forward,
         [
-            ("leaks", "0.0f : x[element]", "0.01f * x[element] : x[element]"),
-            ("the wrong way round", "x[element] < 0.0f", "x[element] > 0.0f"),
-            ("last element left out", "element >= count", "element >= count - 1"),
+            ("negative inputs leak", "0.0f : x[element]", "0.01f * x[element] : x[element]"),
+            ("the comparison is reversed", "x[element] < 0.0f", "x[element] > 0.0f"),
+            ("the last element is left out", "element >= count", "element >= count - 1"),
         ],
     ),
     "relu_backward": Planted(
         check_several_blocks_backward,
         [
-            ("passes at 0", "y[element] > 0.0f", "y[element] >= 0.0f"),
-            ("looks at dout", "y[element] > 0.0f", "dout[element] > 0.0f"),
+            ("the gradient passes at 0", "y[element] > 0.0f", "y[element] >= 0.0f"),
+            ("dout is compared in place of y", "y[element] > 0.0f", "dout[element] > 0.0f"),
         ],
     ),
 }
@@ -100,7 +100,7 @@ ZOO = {
     "relu_forward": [
         Bug("the guard lets one thread too many pass", {"element >= count": "element > count"},
             "check", OUTSIDE, ("y[element] = ",), "memcheck"),
-        Bug("four floats are taken from where the left-over ones end",
+        Bug("float4 loads start after the left-over floats, unaligned",
             {"int element ... 0.0f : x[element];": """int left_over = count % 4;
     int first = left_over + 4 * thread_number();
     if (thread_number() < left_over) y[thread_number()] = fmaxf(x[thread_number()], 0.0f);
@@ -118,7 +118,7 @@ ZOO = {
     __syncthreads();  // for the tile""",
              "x[element] < 0.0f ? 0.0f : x[element]": "fmaxf(tile[threadIdx.x], 0.0f)"},
             "trap", "wait at __syncthreads", ("__syncthreads();  // for the tile",), "synccheck"),
-        Bug("shared memory of a size that the launch does not give",
+        Bug("the launch gives no dynamic shared memory",
             {"if (element >= count) return;": "extern __shared__ float tile[];\nif (element >= count) return;",
              "y[element] = x[element]": "tile[threadIdx.x] = x[element];\n    y[element] = tile[threadIdx.x]"},
             "trap", "touches tile[0] (tile has 0 elements)", ("tile[threadIdx.x] = ",), "memcheck"),
@@ -126,7 +126,7 @@ ZOO = {
     "relu_backward": [
         Bug("the gradient passes where the output is 0", {"y[element] > 0.0f": "y[element] >= 0.0f"},
             "double", WRONG, ("dx[element] = ",)),
-        Bug("the slope is y over |y|, which 0 has none of",
+        Bug("the slope is y / |y|, which is NaN at 0",
             {"y[element] > 0.0f ? dout[element] : 0.0f": "dout[element] * (y[element] / fabsf(y[element]))"},
             "check", NAN, ("dx[element] = ",)),
     ],

@@ -1,4 +1,4 @@
-"""kernels/segmentation_counts.cu through its launcher against its reference, and that against a loop over pixels."""
+"""Tests kernels/segmentation_counts.cu against its reference, and the reference against a loop over pixels."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,9 @@ THRESHOLD = 0.1
 
 @dataclass(frozen=True)
 class Counted:
-    """Logits of this shape; labels of which some stand for no channel, if `unlabelled`; so many foreground channels.
+    """The logits' shape, the number of foreground channels, and whether some labels have no channel.
 
-    Logits are sixteenths, so that many of them tie; and no probability may be near the threshold, where a rounding
-    decides.
+    Logits are multiples of 1/16, so that many tie. No probability is near the threshold, where rounding would decide.
     """
 
     shape: tuple[int, int, int, int]
@@ -33,16 +32,16 @@ class Counted:
 
     def inputs(self) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng(self.seed)
-        n, k, *picture = self.shape
+        n, k, *image = self.shape
         logits = np.round(random.normal(0, 2, self.shape) * 16).astype(np.float32) / 16
-        labels = random.integers(0, k + self.unlabelled, (n, *picture)).astype(np.int32)
+        labels = random.integers(0, k + self.unlabelled, (n, *image)).astype(np.int32)
         close = abs(reference.softmax(logits.astype(np.float64)) - THRESHOLD) < 1e-5
-        logits[np.broadcast_to(close.any(axis=1, keepdims=True), self.shape)] = 0.5  # all alike
+        logits[np.broadcast_to(close.any(axis=1, keepdims=True), self.shape)] = 0.5  # all equal
         return logits, labels
 
 
 SEVERAL = [
-    Counted((3, 11, 13, 21), 10),  # a block that goes round twice, and not all of it
+    Counted((3, 11, 13, 21), 10),  # some threads of a block have two pixels
     Counted((2, 10, 16, 16), 10, unlabelled=True),
     Counted((4, 2, 5, 3), 1),
     Counted((1, 32, 9, 31), 31, unlabelled=True),
@@ -50,12 +49,12 @@ SEVERAL = [
 
 
 def check_counts(ops: Operations, case: Counted) -> None:
-    """Both results, exactly: they are integers."""
+    """Compares both results with the reference. They are integers, so they must be equal."""
     logits, labels = case.inputs()
     found = ops.segmentation_counts(*on_device(ops, logits, labels), case.foreground, THRESHOLD)
     expected = reference.segmentation_counts(logits, labels, case.foreground, THRESHOLD)
-    for name, mine, wanted in zip(("confusion", "overlap"), found, expected, strict=True):
-        assert_equal(ops.to_numpy(mine), wanted, name)
+    for name, a, b in zip(("confusion", "overlap"), found, expected, strict=True):
+        assert_equal(ops.to_numpy(a), b, name)
 
 
 def check_several(ops: Operations) -> None:
@@ -77,7 +76,7 @@ def test_kernel_against_reference(ops: Operations, case: Counted) -> None:
 
 
 @pytest.mark.parametrize("case", SEVERAL, ids=str)
-def test_blocks_full_and_not(ops: Operations, case: Counted) -> None:
+def test_full_and_partial_blocks(ops: Operations, case: Counted) -> None:
     check_counts(ops, case)
 
 
@@ -88,9 +87,9 @@ def test_reference_against_a_loop(case: Counted) -> None:
     confusion, overlap = np.zeros((len(labels), k, k), np.int32), np.zeros((len(labels), 2), np.int32)
     for n, y, x in np.ndindex(labels.shape):
         pixel, true = logits[n, :, y, x].astype(np.float64), int(labels[n, y, x])
-        called = max(range(k), key=lambda channel, pixel=pixel: (pixel[channel], -channel))
+        predicted = max(range(k), key=lambda channel, pixel=pixel: (pixel[channel], -channel))
         if true < k:
-            confusion[n, true, called] += 1
+            confusion[n, true, predicted] += 1
         p = np.exp(pixel) / np.exp(pixel).sum()
         for channel in range(case.foreground):
             claimed = p[channel] > THRESHOLD
@@ -102,23 +101,23 @@ def test_reference_against_a_loop(case: Counted) -> None:
 
 
 def test_by_hand(ops: Operations) -> None:
-    """The pixel of the kernel's header; one that ties; one without a channel; one that a faint digit shares."""
+    """The pixel in the header of the kernel; one with a tie; one without a channel; one with a certain prediction."""
     logits = np.array([[5, 4.8, 1], [2, 2, 2], [0, 9, 0], [-50, 50, -50]], np.float32).T.reshape(1, 3, 2, 2)
     labels = np.array([[[1, 2], [3, 1]]], np.int32)
     for counts in (ops.segmentation_counts, reference.segmentation_counts):
         given = on_device(ops, logits, labels) if counts is not reference.segmentation_counts else (logits, labels)
         confusion, overlap = map(ops.to_numpy, counts(*given, 2, 0.4))
-        assert confusion.tolist() == [[[0, 0, 0], [1, 1, 0], [1, 0, 0]]], "the first of equals is called"
-        assert overlap.tolist() == [[2, 4]], "of the third pixel what is claimed counts, though it has no channel"
+        assert confusion.tolist() == [[[0, 0, 0], [1, 1, 0], [1, 0, 0]]], "the first of equal logits is the prediction"
+        assert overlap.tolist() == [[2, 4]], "the claim of the third pixel counts, although its label has no channel"
 
 
-def test_pictures_are_counted_apart(ops: Operations) -> None:
+def test_images_are_counted_separately(ops: Operations) -> None:
     logits, labels = Counted((3, 4, 9, 7), 3).inputs()
     together = [ops.to_numpy(each) for each in ops.segmentation_counts(*on_device(ops, logits, labels), 3, THRESHOLD)]
     for n in range(3):
         alone = ops.segmentation_counts(*on_device(ops, logits[n : n + 1], labels[n : n + 1]), 3, THRESHOLD)
-        for name, mine, wanted in zip(("confusion", "overlap"), alone, together, strict=True):
-            assert_equal(ops.to_numpy(mine)[0], wanted[n], name)
+        for name, a, b in zip(("confusion", "overlap"), alone, together, strict=True):
+            assert_equal(ops.to_numpy(a)[0], b[n], name)
 
 
 def test_large_logits_do_not_overflow(ops: Operations) -> None:
@@ -127,7 +126,7 @@ def test_large_logits_do_not_overflow(ops: Operations) -> None:
     assert [ops.to_numpy(each).ravel().tolist() for each in found] == [[1, 0, 0, 0, 0, 0, 0, 0, 0], [1, 1]]
 
 
-def test_what_does_not_fit_is_named(ops: Operations) -> None:
+def test_mismatched_inputs_are_reported(ops: Operations) -> None:
     logits, labels = on_device(ops, np.zeros((2, 33, 3, 4), np.float32), np.zeros((2, 3, 4), np.int32))
     with pytest.raises(ValueError, match="segmentation_counts: the number of classes must be at most 32, got 33"):
         ops.segmentation_counts(logits, labels, 2, THRESHOLD)
@@ -148,33 +147,33 @@ PLANTED = {
     "segmentation_counts": Planted(
         check_several,
         [
-            ("true and predicted swapped", "label * K + predicted", "predicted * K + label"),
-            ("the last of equals is called", "> largest", ">= largest"),
-            ("last class never called", "k < K; ++k) {", "k < K - 1; ++k) {"),
-            ("first pixels alone", "s += blockDim.x", "s += S"),
-            ("logits of one picture", "logits + n * K * S", "logits + n * S"),
-            ("claimed by size, not by share", "/ sum > threshold", "> threshold"),
-            ("background claims too", "k < F;", "k < K;"),
-            ("claimed alone is both", "claimed && k == label", "claimed"),
-            ("true alone is not either", "claimed || k == label", "claimed"),
-            ("no barrier before counting", "__syncthreads();  // until all", "// until all"),
+            ("true and predicted label are swapped", "label * K + predicted", "predicted * K + label"),
+            ("the last of equal logits is the prediction", "> largest", ">= largest"),
+            ("the last class is never predicted", "k < K; ++k) {", "k < K - 1; ++k) {"),
+            ("only the first pixels are counted", "s += blockDim.x", "s += S"),
+            ("logits are read from the wrong image", "logits + n * K * S", "logits + n * S"),
+            ("softmax is not normalised", "/ sum > threshold", "> threshold"),
+            ("the background claims too", "k < F;", "k < K;"),
+            ("claimed pixels count as both", "claimed && k == label", "claimed"),
+            ("true pixels do not count as either", "claimed || k == label", "claimed"),
+            ("a missing barrier before counting", "__syncthreads();  // until all", "// until all"),
         ],
     ),
 }
 
 ZOO = {
     "segmentation_counts": [
-        Bug("two threads raise a counter at once, and one is lost",
+        Bug("a counter is incremented without atomicAdd",
             {"atomicAdd(&pixels[label * K + predicted], 1)": "pixels[label * K + predicted] += 1"},
             "check", RACE, ("pixels[label * K + predicted] += 1",), "racecheck"),
-        Bug("the first thread counts before the last counter is 0", {"__syncthreads();  // until all": "// until all"},
+        Bug("threads count before all counters are 0", {"__syncthreads();  // until all": "// until all"},
             "check", RACE, ("pairs[threadIdx.x] = 0;", "atomicAdd(&pairs[1]"), "racecheck"),
-        Bug("pixels without a class are counted too, behind the counters", {"if (label < K) ": ""},
+        Bug("pixels without a class are counted past the counters", {"if (label < K) ": ""},
             "check", UNWRITTEN, ("atomicAdd(&pixels[",)),
-        Bug("threads for which there is no pixel return before the barrier",
+        Bug("threads without a pixel return before the barrier",
             {"int both = 0;": "if (threadIdx.x >= S) return;\n    int both = 0;"},
             "trap", "have exited", ("__syncthreads();  // until every thread has counted",), "synccheck"),
-        Bug("a counter takes what it was told by whichever thread came first",
+        Bug("a counter keeps the number of the first thread to arrive",
             {"atomicAdd(&pairs[1], either);": "atomicCAS(&pairs[1], 0, either);"},
             "order", ORDER, ("if (threadIdx.x < 2) overlap[",)),
     ],

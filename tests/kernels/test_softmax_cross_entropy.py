@@ -1,4 +1,4 @@
-"""kernels/softmax_cross_entropy.cu through its launcher against its reference, and that against single logarithms."""
+"""Tests kernels/softmax_cross_entropy.cu against its reference, and the reference against the formula."""
 
 import math
 import re
@@ -26,13 +26,13 @@ CLASSES = (1, 3, 10, 11)
 
 @pytest.fixture
 def ops(either: Operations) -> Operations:
-    """All tests here are of both forms of the kernels."""
+    """All tests of this file run both forms of the kernels."""
     return either
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The logits' shape, (N, K) or (N, K, H, W), what the loss ignores, and its inputs: logits, labels."""
+    """The logits' shape, (N, K) or (N, K, H, W), the options of the loss, and its inputs: logits, labels."""
 
     logits: tuple[int, ...]
     ignore_index: int | None = None
@@ -50,13 +50,13 @@ class Loss:
 @st.composite
 def losses(draw: st.DrawFn, side: int = 9) -> Loss:
     n, k = draw(st.integers(1, 4)), draw(st.sampled_from(CLASSES))
-    picture = draw(st.sampled_from([(), (draw(st.integers(1, side)), draw(st.integers(1, side)))]))
-    ignore_index = draw(st.sampled_from([None, 0, k - 1, k]))  # k: beyond the classes, as 10 is in the design early
+    image = draw(st.sampled_from([(), (draw(st.integers(1, side)), draw(st.integers(1, side)))]))
+    ignore_index = draw(st.sampled_from([None, 0, k - 1, k]))  # k is no class, like 10 in the design early
     unlabelled = draw(st.sampled_from(["zero", "softmax"]))
-    # Where a single position is nearly certain of its label, p - 1 and the loss have few digits left in float32: the
-    # widely spread logits are in SEVERAL_BLOCKS.
+    # If a single position is nearly certain of its label, p - 1 and the loss have few correct digits in float32. So
+    # only SEVERAL_BLOCKS has widely spread logits.
     spread = draw(st.sampled_from([0.1, 1.0]))
-    return Loss((n, k, *picture), ignore_index, unlabelled, spread, draw(st.integers(0, 999)))
+    return Loss((n, k, *image), ignore_index, unlabelled, spread, draw(st.integers(0, 999)))
 
 
 # More positions than several blocks, none a multiple of 256.
@@ -70,7 +70,7 @@ AS_IN_TRAINING = [Loss((128, 10)), Loss((2, 11, 64, 84))]
 
 
 def check_loss(ops: Operations, case: Loss) -> None:
-    """Loss and gradient of the kernels against the reference's."""
+    """Compares loss and gradient of the kernels with the reference."""
     logits, labels = case.inputs()
     options = {"ignore_index": case.ignore_index, "unlabelled": case.unlabelled}
     loss, dlogits = ops.softmax_cross_entropy(*on_device(ops, logits, labels), **options)
@@ -81,7 +81,7 @@ def check_loss(ops: Operations, case: Loss) -> None:
 
 
 def check_softmax(ops: Operations, case: Loss) -> None:
-    """The kernel's probabilities against the reference's."""
+    """Compares the kernel's probabilities with the reference."""
     logits, _ = case.inputs()
     p = ops.to_numpy(ops.softmax(ops.asarray(logits)))
     assert_close(p, reference.softmax(logits.astype(np.float64)), "one kernel", "p")
@@ -107,7 +107,7 @@ def test_several_blocks(ops: Operations, case: Loss) -> None:
 
 
 @pytest.mark.parametrize("positions", [1, 31, 32, 33, 255, 256, 257])
-def test_blocks_full_and_not(ops: Operations, positions: int) -> None:
+def test_full_and_partial_blocks(ops: Operations, positions: int) -> None:
     check_loss(ops, Loss((positions, 3)))
     check_loss(ops, Loss((1, 3, 1, positions), 0, "softmax"))
 
@@ -118,7 +118,7 @@ def test_sizes_of_training(ops: Operations, case: Loss) -> None:
 
 
 def check_more_positions_than_threads(ops: Operations) -> None:
-    """Of 140,000 positions some threads of the fast kernel have two, and some one."""
+    """With 140,000 positions, some threads of the fast kernel have two positions, and some have one."""
     case = Loss((4, 3, 5, 7000), 0)
     positions = case.inputs()[1].size
     assert MAX_PARTS * LOSS_THREADS < positions < 2 * MAX_PARTS * LOSS_THREADS
@@ -153,26 +153,26 @@ def test_which_kernels_are_launched(ops: Operations, shape: tuple[int, ...], lau
     assert [launch.kernel.name for launch in recording.launches] == launched
 
 
-def test_sizes_are_the_kernels() -> None:
+def test_launcher_and_kernels_have_the_same_constants() -> None:
     text = (KERNELS / "softmax_cross_entropy.cu").read_text()
     for name, number in (("LOSS_THREADS", LOSS_THREADS), ("MAX_PARTS", MAX_PARTS)):
         assert re.search(rf"^constexpr int {name} = (\d+);", text, re.MULTILINE)[1] == str(number)
 
 
-@pytest.mark.parametrize("picture", [(), (3, 5)])
+@pytest.mark.parametrize("image", [(), (3, 5)])
 @pytest.mark.parametrize("k", [3, 10, 11])
-def test_equal_logits_lose_ln_k(ops: Operations, k: int, picture: tuple[int, ...]) -> None:
-    labels = np.random.default_rng(0).integers(0, k, (4, *picture)).astype(np.int32)
+def test_equal_logits_lose_ln_k(ops: Operations, k: int, image: tuple[int, ...]) -> None:
+    labels = np.random.default_rng(0).integers(0, k, (4, *image)).astype(np.int32)
     for each in (ops, on("cpu")):
         for logit in (0, 7):
-            logits = np.full((4, k, *picture), logit, np.float32)
+            logits = np.full((4, k, *image), logit, np.float32)
             loss, dlogits = each.softmax_cross_entropy(*on_device(each, logits, labels))
             assert_close(each.to_numpy(loss), np.array([math.log(k)]), "one kernel", "loss")
             assert_close(each.to_numpy(dlogits).sum(axis=1) + 1, np.ones_like(labels), "one kernel", "sum of dlogits")
 
 
 def check_large_logits(ops: Operations) -> None:
-    """Logits of 1e4 and -1e4 neither overflow nor lose the loss, which may be 20,000."""
+    """Logits of 1e4 and -1e4 do not overflow, and the loss, up to 20,000, is accurate."""
     logits = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, -1e4]], np.float32)
     labels = np.array([1, 2, 0], np.int32)
     p = ops.to_numpy(ops.softmax(ops.asarray(logits)))
@@ -189,7 +189,7 @@ def test_large_logits(ops: Operations) -> None:
 
 
 def check_unlabelled(ops: Operations) -> None:
-    """Places without a label add no loss, the mean counts them, and their gradient is 0 or the softmax."""
+    """Positions without a label add no loss, the mean counts them, and their gradient is 0 or the softmax."""
     logits, labels = Loss((2, 3, 5, 4), ignore_index=3, seed=2).inputs()
     ignored = labels == 3
     assert ignored.any() and not ignored.all()
@@ -209,7 +209,7 @@ def test_unlabelled_positions(ops: Operations) -> None:
     check_unlabelled(on("cpu"))
 
 
-def test_all_places_unlabelled(ops: Operations) -> None:
+def test_all_positions_unlabelled(ops: Operations) -> None:
     logits, labels = np.ones((2, 3, 2, 2), np.float32), np.full((2, 2, 2), 3, np.int32)
     for each in (ops, on("cpu")):
         for unlabelled, expected in (("zero", 0), ("softmax", 1 / 3 / 8)):
@@ -218,7 +218,7 @@ def test_all_places_unlabelled(ops: Operations) -> None:
             assert_close(each.to_numpy(dlogits), np.full(logits.shape, expected), "one kernel")
 
 
-def test_inputs_are_left_alone(ops: Operations) -> None:
+def test_inputs_are_not_modified(ops: Operations) -> None:
     logits, labels = SEVERAL_BLOCKS[1].inputs()
     for each in (ops, on("cpu")):
         given = on_device(each, logits, labels)
@@ -242,7 +242,7 @@ def test_reference_is_the_formula() -> None:
     assert_close(dlogits, expected, "float64", "dlogits")
 
 
-@given(losses(side=2))  # the mean over many positions has small derivatives, in which roundings of the loss would show
+@given(losses(side=2))  # a mean over more positions has derivatives too small for finite differences
 def test_reference_gradient_by_finite_differences(case: Loss) -> None:
     logits, labels = case.inputs()
     logits = logits.astype(np.float64)
@@ -264,13 +264,13 @@ def test_reference_keeps_the_dtype(dtype: type) -> None:
     assert reference.softmax(logits.astype(dtype)).dtype == dtype
 
 
-def test_shapes_that_do_not_fit_are_named(ops: Operations) -> None:
+def test_mismatched_shapes_are_reported(ops: Operations) -> None:
     logits, labels = on_device(ops, np.zeros((2, 3, 4, 5), np.float32), np.zeros((2, 5, 4), np.int32))
     with pytest.raises(ValueError, match=r"softmax_cross_entropy: labels must have shape \(2, 4, 5\), got \(2, 5, 4\)"):
         ops.softmax_cross_entropy(logits, labels)
 
 
-def test_logits_without_classes_are_named(ops: Operations) -> None:
+def test_logits_without_classes_are_refused(ops: Operations) -> None:
     labels = ops.asarray(np.zeros(2, np.int32))
     with pytest.raises(ValueError, match="softmax_cross_entropy: the number of classes must be at least 1, got 0"):
         ops.softmax_cross_entropy(ops.asarray(np.zeros((2, 0), np.float32)), labels)
@@ -279,7 +279,7 @@ def test_logits_without_classes_are_named(ops: Operations) -> None:
             ops.softmax(ops.asarray(np.zeros(shape, np.float32)))
 
 
-def test_another_gradient_for_unlabelled_places_is_refused(ops: Operations) -> None:
+def test_an_unknown_gradient_for_unlabelled_positions_is_refused(ops: Operations) -> None:
     logits, labels = np.zeros((2, 3), np.float32), np.zeros(2, np.int32)
     for each in (ops, on("cpu")):
         with pytest.raises(ValueError, match="unlabelled must be one of zero, softmax, got 'none'"):
@@ -298,8 +298,8 @@ def check_several_blocks(ops: Operations) -> None:
 
 
 def check_losses(ops: Operations) -> None:
-    some_of_a_class_ignored = Loss((3, 10, 13, 17), 0, "softmax")
-    for case in (some_of_a_class_ignored, *SEVERAL_BLOCKS):
+    one_class_ignored = Loss((3, 10, 13, 17), 0, "softmax")
+    for case in (one_class_ignored, *SEVERAL_BLOCKS):
         check_loss(ops, case)
     check_more_positions_than_threads(ops)
     check_unlabelled(ops)
@@ -310,54 +310,54 @@ PLANTED = {
     "softmax": Planted(
         check_several_blocks,
         [
-            ("largest not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
-            ("not normalised", "/ sum;", ";"),
-            ("pictures overlap", "position / S * K * S", "position / S * S"),
+            ("the largest logit is not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
+            ("the result is not normalised", "/ sum;", ";"),
+            ("images overlap", "position / S * K * S", "position / S * S"),
         ],
     ),
     "softmax_cross_entropy_naive": Planted(
         check_losses,
         [
-            ("largest not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
-            ("label off by one", "k == label &&", "k == label + 1 &&"),
-            ("mean over pictures alone", "/ (N * S)", "/ N"),
-            ("ignored places lose", "ignored ? 0.0f : logf", "logf"),
-            ("ignored places pull too", "k == label && !ignored", "k == label"),
-            ("ignored places push by default", "ignored ? unlabelled : 1.0f", "1.0f"),
+            ("the largest logit is not subtracted", "float sum = 0.0f;", "largest = 0.0f; float sum = 0.0f;"),
+            ("the label is off by one", "k == label &&", "k == label + 1 &&"),
+            ("the mean divides by images only", "/ (N * S)", "/ N"),
+            ("ignored positions add to the loss", "ignored ? 0.0f : logf", "logf"),
+            ("the label of ignored positions is subtracted too", "k == label && !ignored", "k == label"),
+            ("ignored positions have a gradient by default", "ignored ? unlabelled : 1.0f", "1.0f"),
         ],
         naive=True,
     ),
     "softmax_cross_entropy_mean_naive": Planted(
         check_losses,
         [
-            ("a sum", "total / count", "total"),
-            ("some places left out", "position += SUM_THREADS", "position += 2 * SUM_THREADS"),
-            ("first place left out", "position = threadIdx.x", "position = threadIdx.x + 1"),
+            ("a sum in place of the mean", "total / count", "total"),
+            ("some positions are left out", "position += SUM_THREADS", "position += 2 * SUM_THREADS"),
+            ("the first position is left out", "position = threadIdx.x", "position = threadIdx.x + 1"),
         ],
         naive=True,
     ),
     "softmax_cross_entropy": Planted(
         check_losses,
         [
-            ("largest not subtracted", "expf(logit[k] - largest)", "expf(logit[k])"),
-            ("label off by one", "k == label &&", "k == label + 1 &&"),
-            ("mean over pictures alone", "total / positions", "total / N"),
-            ("gradient of a mean over pictures alone", "1.0f) / positions", "1.0f) / N"),
-            ("ignored places lose", "if (!ignored) mine", "mine"),
-            ("ignored places pull too", "k == label && !ignored", "k == label"),
-            ("ignored places push by default", "ignored ? unlabelled : 1.0f", "1.0f"),
-            ("a thread's last place alone", "mine += logf", "mine = logf"),
-            ("no barrier", "__syncthreads();", ""),
-            ("last warp left out", "warp < LOSS_THREADS / 32", "warp < LOSS_THREADS / 32 - 1"),
-            ("odd lanes left out", "distance > 0", "distance > 1"),
+            ("the largest logit is not subtracted", "expf(logit[k] - largest)", "expf(logit[k])"),
+            ("the label is off by one", "k == label &&", "k == label + 1 &&"),
+            ("the mean divides by images only", "total / positions", "total / N"),
+            ("the gradient divides by images only", "1.0f) / positions", "1.0f) / N"),
+            ("ignored positions add to the loss", "if (!ignored) mine", "mine"),
+            ("the label of ignored positions is subtracted too", "k == label && !ignored", "k == label"),
+            ("ignored positions have a gradient by default", "ignored ? unlabelled : 1.0f", "1.0f"),
+            ("only the last position of a thread counts", "mine += logf", "mine = logf"),
+            ("a missing barrier", "__syncthreads();", ""),
+            ("the last warp is left out", "warp < LOSS_THREADS / 32", "warp < LOSS_THREADS / 32 - 1"),
+            ("odd lanes are left out", "distance > 0", "distance > 1"),
         ],
     ),
     "softmax_cross_entropy_mean": Planted(
         check_losses,
         [
-            ("one part a lane", "first < MAX_PARTS", "first < 32"),
-            ("first part left out", "first + threadIdx.x", "first + threadIdx.x + 1"),
-            ("odd lanes left out", "distance > 0", "distance > 1"),
+            ("only one part a lane is summed", "first < MAX_PARTS", "first < 32"),
+            ("the first part is left out", "first + threadIdx.x", "first + threadIdx.x + 1"),
+            ("odd lanes are left out", "distance > 0", "distance > 1"),
         ],
     ),
 }
@@ -367,7 +367,7 @@ ZOO = {
         Bug("the largest logit is not subtracted: exp(1e4) is infinite",
             {"float sum = 0.0f;": "largest = 0.0f;\nfloat sum = 0.0f;"},
             "check", NAN, ("p[first + k * S] = ",)),
-        Bug("logits lie K apart, not S",
+        Bug("the stride of channels is K, not S",
             {"fmaxf(largest, logits[first + k * S])": "fmaxf(largest, logits[first + k * K])"},
             "check", OUTSIDE, ("logits[first + k * K]",), "memcheck"),
     ],
@@ -379,7 +379,7 @@ ZOO = {
             "check", OUTSIDE, ("logits[first + (label - 1) * S]",), "memcheck"),
         Bug("the gradient's label is off by one", {"k == label &&": "k == label + 1 &&"},
             "double", WRONG, ("k == label + 1 &&",)),
-        Bug("one thread adds up the losses that others are still writing",
+        Bug("one thread sums losses that others are still writing",
             {"p - 1.0f : p);": """p - 1.0f : p);
     }
     if (position == 0) {
@@ -387,22 +387,22 @@ ZOO = {
             "check", RACE, ("losses[position] = ", "losses[0] += losses[other]")),
     ],
     "softmax_cross_entropy_mean_naive": [
-        Bug("the first place is left out", {"position = threadIdx.x;": "position = threadIdx.x + 1;"},
+        Bug("the first position is left out", {"position = threadIdx.x;": "position = threadIdx.x + 1;"},
             "double", WRONG, ("loss[0] = total / count;",)),
     ],
     "softmax_cross_entropy": [
-        Bug("nobody waits until all warps have written their sums", {"__syncthreads();": ""},
+        Bug("no thread waits until all warps have written their sums", {"__syncthreads();": ""},
             "check", RACE, ("in_warp[threadIdx.x / 32] = mine;", "total += in_warp[warp];"), "racecheck"),
-        Bug("all warps put their sum into one place", {"in_warp[threadIdx.x / 32] = mine": "in_warp[0] = mine"},
+        Bug("all warps write their sum to the same element", {"in_warp[threadIdx.x / 32] = mine": "in_warp[0] = mine"},
             "check", RACE, ("in_warp[0] = mine",), "racecheck"),
-        Bug("one warp's sum too many is read", {"warp < LOSS_THREADS / 32": "warp <= LOSS_THREADS / 32"},
+        Bug("the sum of one warp too many is read", {"warp < LOSS_THREADS / 32": "warp <= LOSS_THREADS / 32"},
             "trap", "the index 8 of an array of type 'float [8]'", ("total += in_warp[warp];",), "memcheck"),
-        Bug("one place too many", {"position < positions;": "position <= positions;"},
+        Bug("one position too many", {"position < positions;": "position <= positions;"},
             "check", OUTSIDE, ("const int label = labels[position];",), "memcheck"),
-        Bug("threads without a place return before the shuffles",
+        Bug("threads without a position return before the shuffles",
             {"float mine = 0.0f;": "if (thread_number() >= positions) return;\nfloat mine = 0.0f;"},
             "trap", "wait at __shfl_down_sync", ("mine += __shfl_down_sync",), "synccheck"),
-        Bug("the shuffles stand in a branch that places without a label do not take",
+        Bug("the shuffles are in a branch that ignored positions do not take",
             {"if (!ignored) mine += logf(sum) - (chosen - largest);": """if (!ignored) {
             float loss = logf(sum) - (chosen - largest);
             for (int d = 16; d > 0; d /= 2) loss += __shfl_down_sync(0xffffffff, loss, d);
@@ -411,16 +411,16 @@ ZOO = {
             "trap", "wait at __shfl_down_sync", ("loss += __shfl_down_sync",), "synccheck"),
         Bug("the sums of odd lanes never reach the first", {"distance > 0;": "distance > 1;"},
             "double", WRONG, ("parts[blockIdx.x] = ", "loss[0] = sum;")),
-        Bug("blocks go on where the next one began",
+        Bug("blocks continue at the first position of the next block",
             {"position += gridDim.x * LOSS_THREADS": "position += LOSS_THREADS"},
             "check", "nothing orders blocks", ("scale * (p - 1.0f) : scale * p",)),
     ],
     "softmax_cross_entropy_mean": [
-        Bug("the lanes without a part read one", {"part < count ? parts[part] : 0.0f": "parts[part]"},
+        Bug("lanes without a part read one", {"part < count ? parts[part] : 0.0f": "parts[part]"},
             "check", OUTSIDE, ("sum += parts[part]",), "memcheck"),
         Bug("only lanes with a part shuffle", {"for (int distance": "if (threadIdx.x < count)\nfor (int distance"},
             "trap", "wait at __shfl_down_sync", ("sum += __shfl_down_sync",), "synccheck"),
-        Bug("all lanes write what only the first one has", {"if (threadIdx.x == 0) loss": "loss"},
+        Bug("all lanes write the sum that only the first one has", {"if (threadIdx.x == 0) loss": "loss"},
             "check", RACE, ("loss[0] = sum;",)),
     ],
 }  # fmt: skip

@@ -1,1 +1,1 @@
-"""Is a kernel right? Inputs for every operation, and the checks that run the kernels on them."""
+"""Checks of the kernels: gradcheck and sanitize, and the inputs of every operation on which they run."""

@@ -1,4 +1,4 @@
-"""A case: an operation with inputs to run it on, the same on every device."""
+"""A case: an operation and its inputs, the same on every device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,16 +9,10 @@ import numpy as np
 
 from tinyfcn.ops import Operations
 
-EXTENTS = (
-    1,
-    2,
-    3,
-    5,
-    8,
-    8,
-    13,
-)  # of random images; 8 often: some sums have 64 terms, some arrays 256 elements
-COUNTS = (1, 63, 64, 65, 255, 256, 257, 512, 700)  # of random arrays: around the blocks of 256 and of SUM_THREADS
+# Heights and widths of random images. 8 is drawn more often, so that some sums have 64 terms and arrays 256 elements.
+EXTENTS = (1, 2, 3, 5, 8, 8, 13)
+# Sizes of random arrays, around the blocks of 256 threads and of SUM_THREADS.
+COUNTS = (1, 63, 64, 65, 255, 256, 257, 512, 700)
 
 Results = dict[str, Any]  # arrays on the device, by name
 
@@ -27,9 +21,9 @@ Results = dict[str, Any]  # arrays on the device, by name
 class Case:
     """An operation with inputs to check it on.
 
-    forward(ops, **inputs) gives the outputs by name; gradients are those of the first. backward(ops, dout, outputs,
-    **inputs) gives the gradients of the inputs named in `gradients`. Inputs are float64 or integer arrays and plain
-    numbers. `detail` tells the cases of one operation apart. Finite differences need an output that is `smooth`.
+    forward(ops, **inputs) returns the outputs by name; gradients are of the first output. backward(ops, dout, outputs,
+    **inputs) returns the gradients of the inputs named in `gradients`. Inputs are float64 or integer arrays and plain
+    numbers. `detail` distinguishes the cases of one operation. Finite differences need an output that is `smooth`.
     naive: the case runs the naive kernels where there are fast ones. repeats: another case checks the same reference.
     """
 
@@ -49,7 +43,7 @@ class Case:
 
     @contextmanager
     def form(self, ops: Operations) -> Iterator[None]:
-        """Inside, the device runs the form of the kernels, naive or fast, that the case is for."""
+        """Inside the context, the device runs the form of the kernels, naive or fast, that the case checks."""
         before, ops.device.naive = ops.device.naive, self.naive
         try:
             yield
@@ -57,7 +51,7 @@ class Case:
             ops.device.naive = before
 
     def run(self, ops: Operations, outputs: dict[str, np.ndarray] | None = None, seed: int = 0) -> Results:
-        """Every result by its name: outputs, then gradients. The backward pass takes `outputs` for its own."""
+        """All results by name: outputs, then gradients. The backward pass starts from `outputs` if they are given."""
         inputs = self.inputs_on(ops)
         with self.form(ops):
             results = self.forward(ops, **inputs)
@@ -70,12 +64,12 @@ class Case:
 
 
 def upstream(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """dout. It must be random: with ones, errors can cancel in the sums. The gradient of a loss is 1."""
+    """dout. It is random, because with ones errors can cancel in the sums. The gradient of a loss is 1."""
     return np.ones(1) if shape == (1,) else np.random.default_rng(seed).standard_normal(shape)
 
 
 def to_device(ops: Operations, value: Any) -> Any:
-    """A copy of an array on the device, floats as its kernels have them; a plain number as it is."""
+    """A copy of an array on the device, with the device's float type; a plain number unchanged."""
     if not isinstance(value, np.ndarray):
         return value
     return ops.asarray(value.astype(ops.device.dtypes["float"]) if value.dtype.kind == "f" else value)

@@ -1,12 +1,12 @@
-"""Are the gradients right? Finite differences, and the kernels against the references.
+"""Checks gradients by finite differences, and kernels against the references.
 
 Two links of proof. First, in float64, each gradient is compared with the change of the loss when its input moves a
 little: (f(x + eps) - f(x - eps)) / (2 eps). Then each result of a kernel is compared with the reference's. Finite
 differences need float64, so in single precision they check the references alone; kernels that the emulator compiles
 for double take both.
 
-Relative error is norm(a - b) / norm(b) over a whole tensor; single entries near zero would be worse by orders of
-magnitude and say nothing.
+The relative error is norm(a - b) / norm(b) over a whole tensor. For a single entry near zero it could be larger by
+orders of magnitude, without any error in the code.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,14 +23,14 @@ from tinyfcn.errors import KernelError
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
 
-EPSILON = 1e-6  # truncation falls with its square, rounding grows with its inverse: float64 is best near here
+EPSILON = 1e-6  # truncation error falls with its square, rounding error grows with its inverse: float64 is best here
 PROJECTIONS = 3
 TOLERANCES = {
-    # What -> largest relative error. Finite differences leave 1e-10 to 1e-8; a wrong term leaves 1e-2 and more.
+    # Method -> largest relative error. Finite differences have errors of 1e-10 to 1e-8; a wrong term has 1e-2 or more.
     "finite differences": 1e-7,
-    # float32 carries 6e-8 a rounding, and sums of some thousand products of random sign lose a few digits more.
+    # A rounding in float32 is 6e-8, and sums of some thousand products of random sign lose a few more digits.
     "kernel": 1e-4,
-    # float64 carries 1e-16. A constant that a kernel keeps in float32 leaves 1e-8.
+    # A rounding in float64 is 1e-16. A constant that a kernel keeps in float32 has an error of 1e-8.
     "kernel in double": 1e-12,
 }
 
@@ -73,7 +73,7 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def numerical_gradient(function: Callable[[], float], x: np.ndarray, entries: int, seed: int) -> np.ndarray:
-    """Centred differences of function() as x (float64, changed in place and restored) moves.
+    """Centred differences of function() with respect to x (float64, changed in place and restored).
 
     Returns the derivatives along PROJECTIONS random directions, then along `entries` random single entries (all, if
     there are fewer), in the order of `directions`.
@@ -121,12 +121,12 @@ def cases(operation: str, seed: int = 0) -> list[Case]:
 
 
 def operations() -> list[str]:
-    """The operations that have something to check."""
+    """The operations that have cases."""
     return [operation for operation in all_operations() if cases(operation)]
 
 
 def check_differences(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict]:
-    """Finite differences against gradients, both computed by `ops`, which must work in float64."""
+    """Compares gradients with finite differences, both computed by `ops`, which must work in float64."""
     if not case.smooth:
         return
     results = {name: ops.to_numpy(result) for name, result in case.run(ops, seed=seed).items()}
@@ -143,7 +143,7 @@ def check_differences(case: Case, ops: Operations, seed: int = 0) -> Iterator[Ve
 
 
 def check_kernel(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict]:
-    """The kernels on `ops` against the reference in float64. Both start the backward pass from the same outputs."""
+    """Compares kernels on `ops` with the reference in float64. Both start the backward pass from the same outputs."""
     reference = on("cpu")
     outputs = case.forward(reference, **case.inputs_on(reference))
     expected = case.run(reference, outputs, seed)
@@ -159,7 +159,7 @@ def check_kernel(case: Case, ops: Operations, seed: int = 0) -> Iterator[Verdict
 
 
 def works_in_double(ops: Operations) -> bool:
-    """Whether floats are float64 there, as finite differences need them."""
+    """Whether the floats of `ops` are float64, which finite differences need."""
     return ops.device.dtypes["float"] == np.float64
 
 
@@ -170,7 +170,7 @@ def locate(
     outputs: dict[str, np.ndarray],
     seed: int,
 ) -> dict[str, str]:
-    """For each wrong result (found, expected): the line that stored its worst element; or check mode's finding."""
+    """For each wrong result (found, expected): the line that stored its worst element, or a finding of check mode."""
     watched = Watched(device.kernels, precision="double" if device.dtypes["float"] == np.float64 else "single")
     try:
         results = case.run(Operations(watched), outputs, seed)
@@ -188,7 +188,7 @@ def locate(
 
 
 def check_all(operation: str | None, ops: Operations) -> Iterator[Verdict]:
-    """Every check of one operation or of all. The kernels' run on `ops`; on the cpu there are none.
+    """Every check of one operation or of all. Kernels run on `ops`; the cpu has none, so references alone are checked.
 
     Raises:
         KernelError: the operation lacks a file, or does not exist.

@@ -1,4 +1,4 @@
-"""The five files of an operation: what is there is found by name, and what is missing is named."""
+"""The five files of an operation. Existing files are found by name, and missing ones are listed."""
 
 import importlib
 from pathlib import Path
@@ -12,9 +12,9 @@ from tinyfcn.operations import operation_names
 
 TESTS = KERNELS.parent / "tests" / "kernels"  # in a checkout; an installed package has no tests
 
-# Where an operation's files lie, and what belongs in each.
+# For each file of an operation: its folder, and its contents.
 PIECES: dict[str, tuple[Path, str]] = {
-    "kernels/{}.cu": (KERNELS, "the kernels, forward and backward, under a header such as kernels/relu.cu has"),
+    "kernels/{}.cu": (KERNELS, "the kernels, forward and backward, with a header as in kernels/relu.cu"),
     "tinyfcn/ops/{}.py": (
         Path(*ops.__path__),
         "a class whose methods check shapes, allocate outputs and launch the kernels",
@@ -22,18 +22,18 @@ PIECES: dict[str, tuple[Path, str]] = {
     "tinyfcn/reference/{}.py": (Path(*reference.__path__), "the same names and signatures as functions in NumPy"),
     "tinyfcn/checks/cases/{}.py": (
         Path(*checks.__path__) / "cases",
-        "gradcheck_cases(random) and sanitize_cases(random): the inputs that the kernels are run on",
+        "gradcheck_cases(random) and sanitize_cases(random): the inputs on which the kernels run",
     ),
     "tests/kernels/test_{}.py": (TESTS, "tests against the reference, and bugs to plant: PLANTED and ZOO"),
 }
 EXPORT = "tinyfcn/ops/__init__.py: an import of its class, and the class as a base of Operations"
 
-# The three that are told apart: a file each lacks, or that they are not methods of Operations, and why.
+# The three exceptions: a file that the operation does not need, or that it is not a method of Operations.
 LACKS = {
-    "conv2d_pool": "kernels/{}.cu",  # the epilogue of fast_conv.cu pools
-    "fast_conv": "tinyfcn/reference/{}.py",  # conv2d's and conv_transpose2d's, which share reference/im2col.py
+    "conv2d_pool": "kernels/{}.cu",  # its kernel is fast_conv_forward
+    "fast_conv": "tinyfcn/reference/{}.py",  # conv2d and conv_transpose2d have references, which share im2col.py
 }
-NOT_EXPORTED = ("fast_conv", "peak")  # other operations launch the one; `tinyfcn bench` launches the other
+NOT_EXPORTED = ("fast_conv", "peak")  # other operations launch fast_conv, `tinyfcn bench` launches peak
 
 
 def operations() -> list[str]:
@@ -44,7 +44,7 @@ def operations() -> list[str]:
 
 
 def missing(operation: str) -> list[str]:
-    """What an operation lacks, a line each: the file to write and what belongs in it."""
+    """One line for each missing file of an operation: its path and its contents."""
     lines = [
         f"{piece.format(operation)}: {content}"
         for piece, (folder, content) in PIECES.items()
@@ -64,17 +64,17 @@ def cases_of(operation: str) -> ModuleType:
     """The operation's module of cases.
 
     Raises:
-        KernelError: some of its files are missing, with each one's name; or there is no such operation. The tests may
-            come last.
+        KernelError: some of its files are missing, and the message lists them; or there is no such operation. The tests
+            may come last.
     """
     lines = missing(operation)
     if not is_begun(operation):
         raise KernelError(f"no operation named {operation}; there are {', '.join(operations())}")
     if any(not line.startswith("tests/") for line in lines):
-        raise KernelError(f"{operation} is not complete; {to_be_written(lines)}")
+        raise KernelError(f"{operation} is incomplete; {still_missing(lines)}")
     return importlib.import_module(f"tinyfcn.checks.cases.{operation}")
 
 
-def to_be_written(lines: list[str]) -> str:
-    """The lines of `missing` in words."""
-    return "\n    ".join(["still to be written:", *lines])
+def still_missing(lines: list[str]) -> str:
+    """The lines of `missing` as part of a message."""
+    return "\n    ".join(["still missing:", *lines])

@@ -1,9 +1,9 @@
-"""Check mode over small random shapes: every memory access of every kernel, and whether the order of threads matters.
+"""Runs every kernel in check mode on small random shapes, with its threads in several orders.
 
 Each seed draws small, awkward inputs for an operation. All of its kernels run on them in the emulator's check mode,
-with the threads in several orders. A finding is an error of check mode (a race, an access out of bounds, a read of
-memory that was never written, inf - inf ...), or a result whose bits differ from order to order. gradcheck tells
-whether results are right.
+which watches every memory access. A finding is an error of check mode (a race, an access out of bounds, a read of
+memory that was never written, inf - inf ...), or a result whose bits depend on the order of threads. gradcheck checks
+whether results are correct.
 """
 
 import re
@@ -33,7 +33,7 @@ NEVER_LAUNCHED = "never launched"
 
 @dataclass(frozen=True)
 class Finding:
-    """An error in a kernel; and the operation, the inputs, the seed and the order of threads that showed it."""
+    """An error in a kernel; and the operation, the inputs, the seed and the order of threads that reproduce it."""
 
     operation: str
     kernel: str
@@ -44,13 +44,13 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """The text without its numbers, except those of lines: the same for other threads and other shapes."""
+        """The text without its numbers, except line numbers: the same for other threads and other shapes."""
         return re.sub(r"(?<![:\d])-?\d[\d.e+-]*", "#", self.text)
 
 
 @dataclass
 class Report:
-    """How much of each kernel was run, and each finding as it first appeared."""
+    """The statistics of each kernel, and the first occurrence of each finding."""
 
     statistics: dict[str, Statistics] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Report:
         self.findings = other.findings | self.findings
 
     def verdict(self, kernel: Kernel) -> str:
-        """The number of findings, or why there are none."""
+        """The number of findings, or the reason why there are none."""
         found = sum(finding.kernel == kernel.name for finding in self.findings.values())
         if found:
             return counted(found, "finding")
@@ -88,11 +88,11 @@ def check(
     orders: Sequence[str] = ORDERS,
     draw: Draw | None = None,
 ) -> Report:
-    """Runs the cases that each seed draws for an operation, in each order of threads. `draw`: other cases than its own.
+    """Runs the cases that each seed draws for an operation, in each order of threads. `draw` replaces its own cases.
 
     Raises:
-        DeviceError: no C++ compiler.
-        KernelError: a kernel file that does not compile; an operation that lacks a file.
+        DeviceError: there is no C++ compiler.
+        KernelError: a kernel file does not compile, or the operation lacks a file.
     """
     draw = draw or cases_of(operation).sanitize_cases
     devices = {order: Watched(kernels, order=order) for order in orders}
@@ -107,7 +107,7 @@ def check(
 
 
 def first_finding(operation: str, cases: list[Case], seed: int, devices: dict[str, Watched]) -> Finding | None:
-    """Runs the cases of one seed up to the first finding: one wrong array makes others wrong."""
+    """Runs the cases of one seed up to the first finding, because a wrong array makes later ones wrong."""
     for case in cases:
         first: dict[str, np.ndarray] = {}
         for order, device in devices.items():
@@ -140,7 +140,7 @@ def compare(name: str, device: Watched, found: Array, expected: np.ndarray) -> N
 def conflicts_in_steps() -> dict[str, list[str]]:
     """The conflicts between the launches of one training step, for each network; see conflicts.py.
 
-    Nothing is compiled, and nothing runs.
+    No kernel is compiled or run.
     """
     found = {}
     for name in DESIGNS:

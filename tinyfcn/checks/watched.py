@@ -1,4 +1,4 @@
-"""The emulator in check mode, which also traces a wrong number back to the line that stored it."""
+"""The emulator in check mode, which also traces a wrong number to the line that stored it."""
 
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ class Found(KernelError):
 
 
 class Watched(Emulator):
-    """The emulator in check mode. It keeps its launches, and raises Found with the kernel's name."""
+    """The emulator in check mode. It records its launches, and its errors are Found, with the name of the kernel."""
 
     def __init__(self, kernels: Path, **settings: Any) -> None:
         super().__init__(kernels, mode="check", **settings)
         self.launches: list[Launch] = []
 
     def _launch(self, launch: Launch) -> None:
-        self._library(launch.kernel)  # if it does not compile, that is a KernelError and not a finding
+        self._library(launch.kernel)  # a compile error is a KernelError, but not a finding
         self.launches.append(launch)
         try:
             super()._launch(launch)
@@ -35,7 +35,11 @@ class Watched(Emulator):
             raise Found(launch.kernel, str(error)) from None
 
     def copies(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Results on the host. Found, if a kernel left one unwritten."""
+        """Copies of the results on the host.
+
+        Raises:
+            Found: no kernel wrote an element of a result.
+        """
         copies = {}
         for name, result in results.items():
             try:

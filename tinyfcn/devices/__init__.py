@@ -1,1 +1,1 @@
-"""Where kernels run: `cuda` (CuPy), or `emulator` (the same `.cu` files on the CPU). Allocate, move, launch."""
+"""The devices: `cuda` (through CuPy), `emulator` (the same `.cu` files on the CPU), and `cpu`, without kernels."""

@@ -1,4 +1,4 @@
-"""The device on which no kernel runs: arrays are NumPy's, and the operations are `tinyfcn.reference`."""
+"""The device `cpu` runs no kernels: arrays are NumPy's, and operations are the functions of `tinyfcn.reference`."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ from tinyfcn.errors import KernelError
 
 
 class Cpu(Device):
-    """NumPy arrays on the host. The references keep the dtype that they are given; checks give them float64."""
+    """NumPy arrays on the host. The references keep the dtype of their inputs; checks give them float64."""
 
     name = "cpu"
     array_type = np.ndarray
@@ -32,11 +32,11 @@ class Cpu(Device):
         return np.array(array)
 
     def side_stream(self) -> AbstractContextManager[None]:
-        """Nothing: each operation ends before the next begins. Threads may share this device, so it keeps no state."""
+        """Does nothing: each operation ends before the next begins. Threads may share the device: it keeps no state."""
         return nullcontext()
 
     def join(self) -> None:
-        """Nothing is left to wait for."""
+        """Does nothing: no work is pending."""
 
     def _launch(self, launch: Launch) -> None:
-        raise KernelError(f"the device cpu runs no kernels, and {launch.kernel.name} was launched on it")
+        raise KernelError(f"{launch.kernel.name} cannot be launched: the device cpu runs no kernels")

@@ -1,6 +1,6 @@
 """Kernels on an NVIDIA GPU, through CuPy: NVRTC compiles the `.cu` text once, CuPy caches the result on disk.
 
-Importing this module needs neither a GPU nor CuPy; making a `Cuda` does.
+Importing this module needs neither a GPU nor CuPy. Creating a `Cuda` needs both.
 """
 
 import atexit
@@ -24,11 +24,15 @@ from tinyfcn.errors import DeviceError, KernelError
 
 @cache
 def import_cupy() -> Any:
-    """CuPy, or a DeviceError that says what is missing and how to get it."""
+    """The module cupy.
+
+    Raises:
+        DeviceError: CuPy is not installed; the message names the command that installs it.
+    """
     home = cache_folder()
     existing = next(folder for folder in (home, *home.parents) if os.path.exists(folder))
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        # CuPy fails on import when it cannot make its cache folder.
+        # CuPy's import fails if it cannot create its cache folder.
         os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="tinyfcn-cupy-")
         atexit.register(shutil.rmtree, os.environ["CUPY_CACHE_DIR"], ignore_errors=True)
     try:
@@ -39,12 +43,16 @@ def import_cupy() -> Any:
 
 
 def cache_folder() -> Path:
-    """Where CuPy keeps compiled kernels."""
+    """The folder in which CuPy caches compiled kernels."""
     return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
 
 
 def load_nvrtc() -> Any:
-    """CuPy's binding of NVRTC; DeviceError if CuPy or NVRTC is missing, with the command that supplies it."""
+    """CuPy's binding of NVRTC.
+
+    Raises:
+        DeviceError: CuPy or NVRTC is missing; the message names the command that installs it.
+    """
     import_cupy()
     try:
         from cupy.cuda import nvrtc
@@ -53,7 +61,7 @@ def load_nvrtc() -> Any:
     except (ImportError, RuntimeError, OSError) as error:
         raise DeviceError(
             f"NVRTC cannot be loaded ({error}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*', "
-            "or 13.* beside a CuPy for CUDA 13"
+            "or 13.* with a CuPy for CUDA 13"
         ) from None
     return nvrtc
 
@@ -62,22 +70,22 @@ def why_not() -> str | None:
     """Why this machine cannot run kernels on a GPU, or None where it can."""
     try:
         if not import_cupy().is_available():
-            return "no NVIDIA GPU with a working driver was found (nvidia-smi tells what the driver sees)"
+            return "no NVIDIA GPU with a working driver was found (nvidia-smi shows the GPUs that the driver finds)"
         load_nvrtc()
     except DeviceError as error:
         return str(error)
     return None
 
 
-SIDE_STREAMS = 4  # that a captured step uses
-MAX_COMPILERS = 8  # at once; each takes some hundred megabytes
+SIDE_STREAMS = 4  # of a captured step
+MAX_COMPILERS = 8  # compilations at once; each takes some hundred megabytes
 
 
 @dataclass
 class GraphRecording(Recording):
     """A recording that becomes a CUDA graph: one call for all launches, with almost no time between them.
 
-    `pool` holds the arrays that the recording allocated. Its memory serves nothing else while the graph lives.
+    `pool` owns the memory of the arrays that the recording allocated. It is not reused while the graph exists.
     """
 
     device: "Cuda"
@@ -85,9 +93,9 @@ class GraphRecording(Recording):
     graph: Any = None
 
     def replay(self) -> None:
-        """Runs all launches on the current stream, after earlier work: the first time one by one, then as a graph.
+        """Runs all launches on the current stream, after earlier work: the first time one by one, later as a graph.
 
-        The first replay compiles all kernels and runs them, so that the capture does not have to load any.
+        The first replay compiles and runs all kernels, so that the capture does not have to load any.
         """
         if self.graph is not None:
             with self.device.errors("a recorded step"):
@@ -143,19 +151,19 @@ class Cuda(Device):
         device = self.cupy.cuda.Device()
 
         def compile_one(kernel: kernel_source.Kernel) -> None:
-            with device:  # a thread begins on device 0
+            with device:  # a new thread starts on device 0
                 self._function(kernel)
 
         missing = {kernel.expression: kernel for kernel in kernels if kernel.expression not in self._functions}
         with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_COMPILERS)) as pool:
             for _ in pool.map(compile_one, missing.values()):
-                pass  # asking for a result raises the error of its thread
+                pass  # iterating over the results raises the errors of the threads
 
     def capture(self, launches: list[Launch]) -> Any:
         """A CUDA graph of the launches.
 
-        Capturing streams run nothing: the launches on them become nodes of the graph, and a stream that waits for an
-        event of a captured stream is captured with it.
+        A capturing stream runs nothing: its launches become nodes of the graph. A stream that waits for an event of a
+        capturing stream is captured too.
         """
         cuda = self.cupy.cuda
         main, *sides = (cuda.Stream(non_blocking=True) for _ in range(1 + SIDE_STREAMS))
@@ -191,7 +199,7 @@ class Cuda(Device):
 
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:
-        """Turns an error of the driver into a KernelError. A launch returns at once: its errors may come later."""
+        """Turns a driver error into a KernelError. Launches are asynchronous: a later call may report their errors."""
         try:
             yield
         except (self.cupy.cuda.runtime.CUDARuntimeError, self.cupy.cuda.driver.CUDADriverError) as error:

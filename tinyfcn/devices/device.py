@@ -1,4 +1,4 @@
-"""What the launchers in `tinyfcn/ops` ask of a place where kernels run."""
+"""The interface of a device, as the launchers in `tinyfcn/ops` use it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,20 +24,20 @@ from tinyfcn.errors import KernelError
 
 Array: TypeAlias = Any  # NumPy's on the emulator and the cpu, CuPy's on a GPU
 
-THREADS = 256  # a block of the plain kernels in which every thread owns one element
+THREADS = 256  # a block, for kernels in which each thread owns one element
 
 
 def address(array: Any) -> int:
-    """An array's address."""
+    """The address of an array's first element."""
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel, with all that it was launched with. Arguments are arrays, None, or NumPy scalars.
+    """One launch of a kernel: its configuration and its arguments, which are arrays, None, or NumPy scalars.
 
-    stream: 0 for the main stream, whose launches run one after another. Each side stream has a number of its own, and
-    begins after the launches that came before it on the main stream. joins: this launch waits for all side streams.
+    stream: 0 for the main stream, whose launches run one after another. Each side stream has its own number, and starts
+    after the launches that precede it on the main stream. joins: this launch waits for all side streams.
     """
 
     kernel: kernel_source.Kernel
@@ -66,7 +66,7 @@ class Device(ABC):
     """Allocates arrays, moves them, launches kernels. Arrays are NumPy's on the emulator, CuPy's on a GPU.
 
     `dtypes` gives the NumPy dtype of each type that a kernel's parameters may have. Where a kernel has a fast form,
-    the launchers take it, unless the device is `naive`. `runs_kernels`: every device but the cpu does.
+    the launchers use it, unless the device is `naive`. `runs_kernels` is false for the cpu alone.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Device(ABC):
 
     @abstractmethod
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """An array that a kernel will fill; without a dtype, of the kernels' float."""
+        """An uninitialised array. Without a dtype, its elements are the kernels' floats."""
 
     @abstractmethod
     def asarray(self, array: np.ndarray) -> Any:
@@ -91,24 +91,24 @@ class Device(ABC):
 
     @abstractmethod
     def write(self, array: Any, values: np.ndarray) -> None:
-        """Sets all of an array on the device to values of its shape and dtype from the host."""
+        """Copies values from the host into an array on the device. Shape and dtype must match."""
 
     @abstractmethod
     def to_numpy(self, array: Any) -> np.ndarray:
-        """A copy on the host; waits for the kernels before it."""
+        """A copy on the host; waits for the kernels launched before."""
 
     @abstractmethod
     def _launch(self, launch: Launch) -> None:
-        """Runs a kernel whose arguments have been checked."""
+        """Runs a kernel; its arguments have been checked."""
 
     def record(self, work: Callable[[], Any]) -> Recording:
         """Calls `work` once and records its launches without running them. They run when the recording is replayed.
 
-        A replay uses the arrays and numbers that `work` used. Values that change from one replay to the next must be
-        read and written by kernels.
+        A replay uses the same arrays and numbers as `work`. Values that change from one replay to the next must be read
+        and written by kernels.
 
         Raises:
-            KernelError: `work` brings an array to the host or from it, or records something itself.
+            KernelError: `work` copies an array to or from the host, or starts a recording itself.
         """
         self._expect_no_recording("a step is recorded")
         recording = Recording(self)
@@ -122,7 +122,7 @@ class Device(ABC):
     def side_stream(self) -> AbstractContextManager[None]:
         """Work launched inside may overlap later launches until `join`.
 
-        It does so where the step is a recording on a GPU. Elsewhere launches run one after another.
+        It overlaps only in a recording on a GPU. Elsewhere launches run one after another.
 
         Raises:
             KernelError: inside another side stream.
@@ -146,7 +146,7 @@ class Device(ABC):
 
     def _expect_no_recording(self, what: str) -> None:
         if self._recording is not None:
-            raise KernelError(f"{what} while a step is recorded: a replay would not do it again")
+            raise KernelError(f"{what} while a step is recorded: a replay would not repeat it")
 
     def launch(
         self,
@@ -162,8 +162,8 @@ class Device(ABC):
         Arrays must be contiguous and of the declared dtype; Python numbers become the declared type.
 
         Raises:
-            KernelError: no kernel of that name and so many template parameters, or it does not compile.
-            TypeError, ValueError: an argument or a block size that the kernel cannot take.
+            KernelError: no kernel has this name or this many template parameters, or the kernel does not compile.
+            TypeError, ValueError: an argument, a grid or a block that the kernel cannot be launched with.
         """
         try:
             kernel = self._declared[kernel_name]
@@ -176,7 +176,7 @@ class Device(ABC):
             )
         grid, block = as_dim3(grid), as_dim3(block)
         threads = block[0] * block[1] * block[2]
-        too_large = any(size > most for size, most in zip((*grid, *block), (*MAX_GRID, *MAX_BLOCK), strict=True))
+        too_large = any(size > limit for size, limit in zip((*grid, *block), (*MAX_GRID, *MAX_BLOCK), strict=True))
         if min(*grid, *block) < 1 or threads > MAX_THREADS_IN_BLOCK or too_large:
             raise ValueError(
                 f"{kernel_name}: grid {grid} and block {block} must be positive, the grid at most {MAX_GRID}, "
@@ -195,7 +195,7 @@ class Device(ABC):
         """Runs a kernel with one thread for each of `count` elements, in blocks of 256.
 
         Raises:
-            ValueError: more elements than a 32-bit index can number, surplus threads of the last block included.
+            ValueError: a 32-bit index cannot number the elements and the surplus threads of the last block.
         """
         if count > np.iinfo(np.int32).max - THREADS:
             raise ValueError(f"{kernel_name}: {count} elements are more than a 32-bit index can number")

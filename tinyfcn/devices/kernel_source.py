@@ -1,7 +1,7 @@
-"""Finds the `.cu` files, puts `common.cuh` before each, and reads off every kernel's name and parameters.
+"""Finds the `.cu` files, prepends `common.cuh` to each, and parses the name and the parameters of every kernel.
 
-Both devices take their text from here, so the emulator compiles what the GPU compiles. The parameters, parsed
-from the source itself, let one piece of code (`launch.py`) check each launch against what its kernel declares.
+Both devices compile the text that this module returns, so the emulator compiles the same code as a GPU. With the parsed
+parameters, `launch.py` checks each launch against the declaration of its kernel.
 """
 
 import re
@@ -39,10 +39,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A `__global__` function: its name, the operation (file) and line at which it stands, and its parameters.
+    """A `__global__` function: its name, its operation (the name of its file), its line, and its parameters.
 
-    A kernel that is a C++ template has the names of its template's parameters in `template`. Such a kernel is compiled
-    for each `instance`, the numbers that a launch gives for them.
+    `template` names the template parameters of a kernel that is a C++ template. Such a kernel is compiled for each
+    `instance`: the values of these parameters in a launch.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Kernel:
 
     @property
     def expression(self) -> str:
-        """What C++ calls it: "relu_forward", "conv2d_forward<8, 16>"."""
+        """The kernel or its instance in C++: "relu_forward", "conv2d_forward<8, 16>"."""
         return f"{self.name}<{', '.join(map(str, self.instance))}>" if self.instance else self.name
 
 
@@ -64,24 +64,24 @@ def operations(folder: Path = KERNELS) -> list[str]:
 
 
 def read(operation: str, folder: Path = KERNELS) -> str:
-    """The text to compile for one operation. `#line` keeps the compiler's messages in terms of the files."""
+    """The text to compile for one operation. With its `#line` directives, compilers report the lines of the files."""
     parts = [(COMMON, folder / COMMON), (f"{operation}.cu", folder / f"{operation}.cu")]
     return "".join(f'#line 1 "{name}"\n{path.read_text(encoding="utf-8")}\n' for name, path in parts)
 
 
 def kernels(folder: Path = KERNELS) -> dict[str, Kernel]:
-    """Every kernel of the folder by its name, as the files are now.
+    """All kernels of the folder by name. Each call reads the files anew.
 
     Raises:
-        KernelError: two files define a kernel of one name.
+        KernelError: two files define a kernel of the same name.
     """
     found: dict[str, Kernel] = {}
     for operation in operations(folder):
         for kernel in parse((folder / f"{operation}.cu").read_text(encoding="utf-8"), operation):
             if kernel.name in found:
                 raise KernelError(
-                    f"kernel {kernel.name} stands in {found[kernel.name].operation}.cu and in {operation}.cu: "
-                    "give one of them a name of its own"
+                    f"kernel {kernel.name} is defined in both {found[kernel.name].operation}.cu and {operation}.cu: "
+                    "rename one of them"
                 )
             found[kernel.name] = kernel
     return found

@@ -1,7 +1,7 @@
-"""Checks the arguments of every launch against what the kernel declares, for all devices alike.
+"""Checks the arguments of every launch, on every device, against the declaration of the kernel.
 
-A GPU launch takes any argument: it would pass a Python float as a double and a transposed view as if it were
-contiguous, and the kernel would read garbage in silence. So every launch passes these checks first.
+A GPU accepts any argument: a Python float would be passed as a double, and a transposed view as if it were contiguous,
+so that the kernel silently reads garbage. So every launch passes these checks first.
 """
 
 import sys
@@ -21,13 +21,13 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "unsigned long long": np.dtype(np.uint64),
 }
 MAX_THREADS_IN_BLOCK = 1024
-MAX_BLOCK = (1024, 1024, 64)  # threads in x, y, z; and blocks: the same on all GPUs of today
-MAX_GRID = ((1 << 31) - 1, 65535, 65535)
+MAX_BLOCK = (1024, 1024, 64)  # threads in x, y, z; the same on all current GPUs
+MAX_GRID = ((1 << 31) - 1, 65535, 65535)  # blocks in x, y, z
 MAX_ELEMENTS = np.iinfo(np.int32).max - MAX_THREADS_IN_BLOCK  # the last block's surplus threads are numbered too
 
 
 def ceil_div(a: int, b: int) -> int:
-    """How many pieces of size b cover a."""
+    """a / b, rounded up."""
     return -(-a // b)
 
 
@@ -38,7 +38,7 @@ def as_dim3(dimensions: int | Sequence[int]) -> tuple[int, int, int]:
 
 
 def launched_from() -> str:
-    """ "tinyfcn/ops/fast_conv.py:103": the code outside of tinyfcn/devices that asked for the launch."""
+    """ "tinyfcn/ops/fast_conv.py:103": the caller of the launch, outside tinyfcn/devices."""
     frame = sys._getframe()
     while frame.f_back and frame.f_globals["__name__"].startswith("tinyfcn.devices"):
         frame = frame.f_back
@@ -50,14 +50,14 @@ def launched_from() -> str:
 def checked_arguments(
     kernel: Kernel, arguments: Sequence[Any], array_type: type[Any], dtypes: Mapping[str, np.dtype] = DTYPES
 ) -> list[Any]:
-    """The arguments as the kernel wants them: arrays (or None) as they are, scalars as NumPy scalars of its types.
+    """The checked arguments: arrays and None unchanged, numbers as NumPy scalars of the declared types.
 
-    `dtypes` says what a parameter's type is on the device: "float" is float64 where kernels are compiled for double.
+    `dtypes` maps a parameter's type to its dtype on the device: "float" is float64 where kernels compile for double.
 
     Raises:
-        KernelError: too few or too many arguments: the kernel and what launches it were not changed together.
-        TypeError: an array of another dtype or place, a number for an array.
-        ValueError: an array that is not C-contiguous, an integer that does not fit.
+        KernelError: too few or too many arguments, because kernel and launcher were not changed together.
+        TypeError: an array of another dtype or device, or a number in place of an array.
+        ValueError: an array that is not C-contiguous, or an integer out of range.
     """
     expected = len(kernel.parameters)
     if len(arguments) != expected:
@@ -69,7 +69,7 @@ def checked_arguments(
     for parameter, argument in zip(kernel.parameters, arguments, strict=True):
         what = f"{kernel.name}: argument '{parameter.name}'"
         if parameter.type not in dtypes:
-            raise TypeError(f"{what} has the type {parameter.type}; a launch knows {', '.join(dtypes)}")
+            raise TypeError(f"{what} has the type {parameter.type}; launches support {', '.join(dtypes)}")
         dtype = dtypes[parameter.type]
         if argument is None and parameter.is_optional:
             checked.append(None)

@@ -1,7 +1,7 @@
-"""Compiles the kernels for real GPUs without having one, and reads off what they would use.
+"""Compiles the kernels for real GPUs on a machine without one, and reports the resources that they need.
 
-NVRTC, CUDA's run-time compiler, is a library like any other: given sm_XX it makes machine code on any computer and,
-asked by --ptxas-options=-v, tells each kernel's registers, shared memory and spills.
+NVRTC, CUDA's run-time compiler, needs no GPU: it generates machine code for any sm_XX. With --ptxas-options=-v its log
+lists the registers, shared memory and spills of each kernel.
 """
 
 import re
@@ -20,7 +20,7 @@ _KERNEL = re.compile(r"Function properties for (\w+)\n(.*)\n.*?Used (\d+) regist
 
 @dataclass(frozen=True)
 class Resources:
-    """What a kernel uses: registers a thread, bytes of shared memory a block, bytes spilled to local memory."""
+    """The resources of a kernel: registers a thread, bytes of shared memory a block, bytes spilled to local memory."""
 
     kernel: str
     registers: int
@@ -31,13 +31,13 @@ class Resources:
 def compile_for(
     operation: str, architecture: str, kernels: Path = kernel_source.KERNELS, instances: Sequence[str] = ()
 ) -> list[Resources]:
-    """Compiles one `.cu` file for "sm_XX"; what each of its kernels uses.
+    """Compiles one `.cu` file for "sm_XX" and returns the resources of each kernel.
 
     Kernels that are templates are compiled for the `instances`, such as "conv2d_forward<8, 16>".
 
     Raises:
         DeviceError: NVRTC is not installed.
-        KernelError: the file does not compile; with the compiler's message, file and line.
+        KernelError: the file does not compile. The text is the compiler's, with file and line.
     """
     nvrtc = load_nvrtc()
     program = nvrtc.createProgram(kernel_source.read(operation, kernels), f"{operation}.cu", (), ())

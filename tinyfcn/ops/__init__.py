@@ -1,9 +1,9 @@
-"""How each kernel is launched: shapes checked, outputs allocated, grid and block chosen. One module an operation.
+"""The launchers: they check shapes, allocate outputs, and choose grid and block. Each operation has one module.
 
-Each module has a class whose public methods are operations, and `Operations` is all of them. An operation that needs
-another one makes its class on the same device: Relu(self.device).relu(y). No operation waits for the
-device or reads a value back. Floats are the device's (`Device.dtypes`): float32, or float64 on an emulator of that
-precision. Operations return None, arrays, or tuples of arrays, on the device.
+Each module has a class whose public methods are operations, and `Operations` inherits from all of them. An operation
+that needs another one creates its class on the same device: Relu(self.device).relu(y). No operation waits for the
+device or reads a value back. Floats have the device's type (`Device.dtypes`): float32, or float64 on an emulator of
+double precision. Operations return None, arrays, or tuples of arrays, on the device.
 """
 
 from tinyfcn.ops.adam import Adam
@@ -32,4 +32,4 @@ class Operations(
     SegmentationCounts,
     SoftmaxCrossEntropy,
 ):
-    """Every operation on a device. `tinyfcn.on` makes one: on a GPU, on the emulator, or in NumPy."""
+    """All operations on one device. `tinyfcn.on` creates an instance: on a GPU, on the emulator, or in NumPy."""

@@ -13,20 +13,20 @@ class Adam(Launcher):
     """
 
     def adam_schedule(self, state: AdamState) -> None:
-        """Computes `state.rates` for the next step, on a side stream that its `adam_step` joins."""
+        """Computes `state.rates` for the next step, on a side stream that the next `adam_step` joins."""
         s = state
         with self.device.side_stream():
             arguments = (s.step, s.rates, s.base_rate, s.warmup, s.steps, s.beta1, s.beta2)
             self.device.launch("adam_schedule", 1, 1, arguments)
 
     def adam_step(self, parameters: Array, gradients: Array, state: AdamState, loss: Array) -> None:
-        """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them.
+        """Updates `parameters` (P,) in place with `gradients` (P,), and the state too.
 
-        `adam_schedule` comes before each step. `loss` (1,) belongs to the batch that gave the gradients; the state
-        keeps it. Nothing crosses to the host.
+        Call `adam_schedule` before each step. `loss` (1,) is the loss of the batch that gave the gradients; the state
+        records it. No value is copied to the host.
 
         Raises:
-            ValueError: parameters, gradients and state differ in size, or the loss is not one number.
+            ValueError: parameters, gradients and state differ in size, or the loss is not a single number.
         """
         count = parameters.size
         expect_shape("adam_step: gradients", gradients, (count,))

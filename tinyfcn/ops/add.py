@@ -9,7 +9,7 @@ class Add(Launcher):
     """The scaled sum of two arrays, where a skip connection joins."""
 
     def add(self, a: Array, b: Array, scale: float = 1.0) -> Array:
-        """scale * (a + b); a and b have one shape. scale 1/2 gives the mean.
+        """scale * (a + b); a and b have the same shape. scale 1/2 gives the mean.
 
         Raises:
             ValueError: a and b differ in shape.
@@ -20,7 +20,7 @@ class Add(Launcher):
         return z
 
     def add_backward(self, dz: Array, scale: float = 1.0) -> Array:
-        """The gradient of a, which is that of b too: scale * dz."""
+        """The gradient of a and of b: scale * dz."""
         if scale == 1:
             return dz
         da = self.device.empty(dz.shape, dz.dtype)

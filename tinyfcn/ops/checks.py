@@ -1,4 +1,4 @@
-"""Shape checks for the launchers: a kernel takes any pointer, so what does not fit must be said before the launch."""
+"""Shape checks for the launchers. A kernel accepts any pointer, so mismatches must be reported before the launch."""
 
 from typing import Any
 

@@ -8,8 +8,8 @@ from tinyfcn.ops.launcher import Launcher
 
 HEIGHT, WIDTH, SIDE = 64, 84, 28  # as in kernels/compose_m2nist.cu
 COMPOSE_THREADS = 224
-BLOCKS_AN_IMAGE = 6  # a thread then draws four pixels
-MAX_SHARED_IMAGES = 128  # in a larger batch each image has one block
+BLOCKS_AN_IMAGE = 6  # each thread then draws four pixels
+MAX_SHARED_IMAGES = 128  # in a larger batch, each image has one block
 
 
 class ComposeM2nist(Launcher):
@@ -29,7 +29,7 @@ class ComposeM2nist(Launcher):
         their boxes do not overlap.
 
         Raises:
-            ValueError: digits and labels that do not fit each other; a step that 32 bits do not hold.
+            ValueError: mismatched digits and labels, or a step that does not fit 32 bits.
         """
         device = self.device
         expect_shape("compose_m2nist: digits", digits, (None, SIDE, SIDE))
@@ -50,7 +50,7 @@ class ComposeM2nist(Launcher):
 
 
 def place_m2nist_naive(device: Device, digit_count: int, seed: int, step: int | Array, count: int) -> Array:
-    """Where the digits go: int32 (count, 3, 3) of digit, top, left, as compose_m2nist draws them."""
+    """The boxes that compose_m2nist draws: int32 (count, 3, 3) of digit, top, left."""
     boxes = device.empty((count, 3, 3), np.int32)
     arguments = (step_on_device(device, step), boxes, digit_count, count, seed)
     device.launch_for_each("compose_m2nist_place_naive", count, arguments)
@@ -58,7 +58,7 @@ def place_m2nist_naive(device: Device, digit_count: int, seed: int, step: int | 
 
 
 def step_on_device(device: Device, step: int | Array) -> Array:
-    """The step as the kernels read it, an int32 array (1,): the array itself, or one with a number's 32 bits."""
+    """The step as an int32 array (1,) for the kernels: the given array, or a new one with the 32 bits of the number."""
     if not isinstance(step, (int, np.integer)):
         expect_shape("compose_m2nist: step", step, (1,))
         return step

@@ -1,4 +1,4 @@
-"""Launches kernels/conv2d.cu: the naive forms here, the fast ones through fast_conv.py."""
+"""Launches kernels/conv2d.cu, the naive kernels; the fast ones are launched by fast_conv.py."""
 
 from tinyfcn.devices.device import Array, Device
 from tinyfcn.ops import fast_conv
@@ -6,11 +6,11 @@ from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shap
 from tinyfcn.ops.launcher import Launcher
 from tinyfcn.ops.relu import Relu
 
-SUM_THREADS = 64  # as in kernels/common.cuh: the block that owns one sum
+SUM_THREADS = 64  # as in kernels/common.cuh: a block that computes one sum
 
 
 class Conv2d(Launcher):
-    """Two-dimensional convolution (cross-correlation, as every deep-learning library has it).
+    """Two-dimensional convolution (cross-correlation, as in every deep-learning library).
 
     Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), chapter 2.
     """
@@ -23,7 +23,7 @@ class Conv2d(Launcher):
         relu: y passes through a ReLU, max(y, 0).
 
         Raises:
-            ValueError: shapes that do not fit each other, or a kernel larger than the padded image.
+            ValueError: mismatched shapes, or a kernel larger than the padded image.
         """
         sizes = _sizes(x, weight, stride, padding)
         shape = output_shape(x, weight, stride, padding)
@@ -52,7 +52,7 @@ class Conv2d(Launcher):
         output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0.
 
         Raises:
-            ValueError: shapes that do not fit each other.
+            ValueError: mismatched shapes.
         """
         expect_shape("conv2d_backward: dout", dout, output_shape(x, weight, stride, padding))
         dweight, dbias = out or (self.device.empty(weight.shape, x.dtype), self.device.empty(weight.shape[:1], x.dtype))
@@ -61,7 +61,7 @@ class Conv2d(Launcher):
         weight_gradient(self.device, dout, x, dweight, dbias, stride, padding)
         if not need_dx:
             return None, dweight, dbias
-        # Each output saw a window of inputs; sending its gradient back to that window is a transposed convolution.
+        # Each output reads a window of inputs. Scattering its gradient over that window is a transposed convolution.
         relu_mask = x if through_relu else None
         dx = fast_conv.backward_input(self.device, dout, weight, x.shape, stride, padding, relu_mask=relu_mask)
         if dx is None:

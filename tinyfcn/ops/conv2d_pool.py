@@ -1,4 +1,4 @@
-"""Convolution, ReLU and max-pooling fused. There is no kernel file of this name: fast_conv.cu's epilogue does it."""
+"""Convolution, ReLU and max-pooling in one kernel, fast_conv_forward. There is no kernel file of this name."""
 
 from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
@@ -19,7 +19,7 @@ class Conv2dPool(Launcher):
         The full-size map is never stored: it is four times as large, and has a gradient only at the max indices.
 
         Raises:
-            ValueError: shapes that do not fit each other, or an output smaller than the window.
+            ValueError: mismatched shapes, or an output smaller than the window.
         """
         shape = output_shape(x, weight)
         expect_shape("conv2d_pool: bias", bias, weight.shape[:1])
@@ -42,12 +42,12 @@ class Conv2dPool(Launcher):
     ) -> tuple[Array | None, Array, Array]:
         """(dx, dweight, dbias), of the shapes of x, weight and bias.
 
-        dout (N, O, PH, PW): the gradient of the pre-activation at each max index: that of y, and 0 where y is 0.
-        add (as x): the gradient of x from a second use, added to dx before `through_relu`. The other arguments are
-        those of conv2d_backward.
+        dout (N, O, PH, PW): the gradient of the pre-activation at each max index, which is the gradient of y where y is
+        above 0, else 0. add (as x): the gradient of x from a second use, added to dx before `through_relu`. The other
+        arguments are as in conv2d_backward.
 
         Raises:
-            ValueError: shapes that do not fit each other.
+            ValueError: mismatched shapes.
         """
         device = self.device
         n, o, height, width = output_shape(x, weight)
@@ -70,9 +70,8 @@ class Conv2dPool(Launcher):
         if has_weight and not needs_input:
             return dx, dweight, dbias
 
-        dconv = MaxPool2d(device).max_pool2d_backward(
-            dout, max_index, (n, o, height, width)
-        )  # the convolution's own gradient
+        # The gradient of the convolution's output at full size.
+        dconv = MaxPool2d(device).max_pool2d_backward(dout, max_index, (n, o, height, width))
         if not has_weight:
             weight_gradient(device, dconv, x, dweight, dbias, 1, 0)
         if needs_input:

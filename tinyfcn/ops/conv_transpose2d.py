@@ -1,4 +1,4 @@
-"""Launches kernels/conv_transpose2d.cu: the naive forms here, the fast ones through fast_conv.py."""
+"""Launches kernels/conv_transpose2d.cu, the naive kernels; the fast ones are launched by fast_conv.py."""
 
 from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
@@ -30,7 +30,7 @@ class ConvTranspose2d(Launcher):
         add (N, O, OH, OW) is added to y, where a skip connection joins. relu: y then passes through a ReLU, max(y, 0).
 
         Raises:
-            ValueError: shapes that do not fit each other, or padding that leaves nothing.
+            ValueError: mismatched shapes, or padding that crops the whole output.
         """
         sizes = _sizes(x, weight, stride, padding)
         n, _, _, _, o, _, _, out_height, out_width = sizes
@@ -64,7 +64,7 @@ class ConvTranspose2d(Launcher):
         output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0.
 
         Raises:
-            ValueError: shapes that do not fit each other.
+            ValueError: mismatched shapes.
         """
         device, sizes = self.device, _sizes(x, weight, stride, padding)
         n, _, _, _, o, _, _, out_height, out_width = sizes
@@ -73,14 +73,14 @@ class ConvTranspose2d(Launcher):
         expect_shape("conv_transpose2d_backward: dweight", dweight, weight.shape)
         expect_shape("conv_transpose2d_backward: dbias", dbias, (o,))
         with device.side_stream():  # only the optimiser needs them
-            bias_of = fast_conv.BIAS_OF_X  # dout here takes the part of x there
+            bias_of = fast_conv.BIAS_OF_X  # fast_conv's x is dout here
             if not fast_conv.backward_weight(device, x, dout, dweight, dbias, stride, padding, bias_of=bias_of):
                 arguments = (dout, x, dweight, *sizes, stride, padding)
                 device.launch("conv_transpose2d_backward_weight_naive", weight.size, SUM_THREADS, arguments)
                 bias_gradient_naive(device, dout, dbias)
         if not need_dx:
             return None, dweight, dbias
-        # Each input went into a window of outputs; gathering that window's gradient is a convolution.
+        # Each input adds to a window of outputs. Gathering the gradients of that window is a convolution.
         relu_mask = x if through_relu else None
         dx = fast_conv.forward(device, dout, weight, x.shape, stride, padding, relu_mask=relu_mask)
         if dx is None:
@@ -100,7 +100,7 @@ def _sizes(x: Array, weight: Array, stride: int, padding: int) -> tuple[int, ...
     _, o, kernel_height, kernel_width = weight.shape
     out_height = (height - 1) * stride + kernel_height - 2 * padding
     out_width = (width - 1) * stride + kernel_width - 2 * padding
-    why = f"padding {padding} takes more than a {kernel_height}x{kernel_width} kernel, stride {stride}, gives"
+    why = f"padding {padding} crops all that a {kernel_height}x{kernel_width} kernel with stride {stride} gives"
     expect_positive("conv_transpose2d: the output's height", out_height, why)
     expect_positive("conv_transpose2d: the output's width", out_width, why)
     return n, c, height, width, o, kernel_height, kernel_width, out_height, out_width

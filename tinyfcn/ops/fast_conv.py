@@ -1,14 +1,14 @@
-"""Launches kernels/fast_conv.cu, for the operations that need its sums.
+"""Launches kernels/fast_conv.cu for conv2d, conv_transpose2d and conv2d_pool.
 
-Forward and backward of conv2d and conv_transpose2d are three sums, so three kernels serve both:
+Forward and backward of conv2d and conv_transpose2d compute the same three sums, so three kernels serve both:
 
     forward           fast_conv_forward            forward of conv2d,  data gradient of conv_transpose2d
     backward_input    fast_conv_backward_input     data gradient of conv2d,  forward of conv_transpose2d
     backward_weight   fast_conv_backward_weight    weight and bias gradients of both
 
 The kernels are templates: channels, kernel and stride are fixed when they are compiled, and so are the tiles, which
-tinyfcn/ops/tiles.py chooses. Where no tiles fit, or the device is to run the naive kernels, these functions launch
-nothing, and their callers launch the naive kernels.
+tinyfcn/ops/tiles.py chooses. Where no tiles fit, or the device is naive, these functions launch nothing, and their
+callers launch the naive kernels.
 """
 
 from tinyfcn.devices.device import Array, Device
@@ -22,7 +22,8 @@ from tinyfcn.ops.tiles import (
     forward_tiles,
 )
 
-MAX_BLOCKS = 264  # of a weight gradient: two for each of 132 multiprocessors. The same on every GPU, for the same bits.
+# Of a weight gradient: two for each of 132 multiprocessors. The limit is the same on every GPU, for the same bits.
+MAX_BLOCKS = 264
 BIAS_OF_DOUT, BIAS_OF_X = 1, 2  # as in kernels/fast_conv.cu
 REDUCED_ELEMENTS, REDUCERS = 32, 16
 
@@ -40,10 +41,10 @@ def forward(
     relu: bool = False,
     tiles: tuple[int, ...] | None = None,
 ) -> Array | None:
-    """y of `shape` (N, O, OH, OW) from x (N, C, H, W) and weight (O, C, KH, KW); None where nothing fits.
+    """y of `shape` (N, O, OH, OW) from x (N, C, H, W) and weight (O, C, KH, KW); None if no tiles fit.
 
-    bias (O,), add and relu_mask (as y): y = sum + bias + add, through a ReLU where `relu`, and 0 where relu_mask is not
-    above 0. tiles: others than forward_tiles chooses.
+    bias (O,), add and relu_mask (as y): y = sum + bias + add, through a ReLU if `relu`, and 0 where relu_mask is not
+    above 0. tiles: overrides the choice of forward_tiles.
     """
     tiles = None if device.naive else tiles or forward_tiles(shape, weight.shape, stride)
     if tiles is None:
@@ -63,7 +64,7 @@ def forward_pool(
     bias: Array | None = None,
     tiles: tuple[int, ...] | None = None,
 ) -> tuple[Array, Array] | None:
-    """(y, max_index) of a 2x2 / 2 max-pooling of the ReLU of `forward`; None where nothing fits.
+    """(y, max_index) of a 2x2 / 2 max-pooling of the ReLU of `forward`; None if no tiles fit.
 
     `shape` (N, O, OH, OW) is the convolution's; the results are (N, O, OH // 2, OW // 2).
     """
@@ -115,11 +116,11 @@ def backward_input(
     size: tuple[int, int] | None = None,
     tiles: tuple[int, ...] | None = None,
 ) -> Array | None:
-    """dx of `shape` (N, C, H, W) from dout (N, O, OH, OW) and weight (O, C, KH, KW); None where nothing fits.
+    """dx of `shape` (N, C, H, W) from dout (N, O, OH, OW) and weight (O, C, KH, KW); None if no tiles fit.
 
     bias (C,), add, relu_mask (as dx) and relu as in `forward`. max_index: dout is the gradient of a 2x2 / 2
-    max-pooling's outputs, (N, O, OH // 2, OW // 2), and `size` is (OH, OW). tiles: others than backward_input_tiles
-    chooses.
+    max-pooling's outputs, (N, O, OH // 2, OW // 2), and `size` is (OH, OW). tiles: overrides the choice of
+    backward_input_tiles.
     """
     out_height, out_width = size or dout.shape[2:]
     n, _, height, width = shape
@@ -156,21 +157,21 @@ def backward_weight(
     tiles: tuple[int, ...] | None = None,
     max_blocks: int = MAX_BLOCKS,
 ) -> bool:
-    """Writes the gradient of a weight (O, C, KH, KW), and of the bias unless dbias is None; False where nothing fits.
+    """Writes the gradient of a weight (O, C, KH, KW), and of the bias unless dbias is None; False if no tiles fit.
 
     Args:
         dout, x: (N, O, OH, OW) and (N, C, H, W).
-        dbias: the sums of dout (O,) or of x (C,), as `bias_of` says.
+        dbias: the sums of dout (O,) or of x (C,), depending on `bias_of`.
         max_index: dout is the gradient of a 2x2 / 2 max-pooling's outputs, (N, O, OH // 2, OW // 2).
-        tiles: others than backward_weight_tiles chooses.
-        max_blocks: where there are more tiles, a block takes several.
+        tiles: overrides the choice of backward_weight_tiles.
+        max_blocks: with more tiles than blocks, a block takes several.
     """
     n, c, height, width = x.shape
     o, _, kernel_height, kernel_width = dweight.shape
     out_height = (height + 2 * padding - kernel_height) // stride + 1
     out_width = (width + 2 * padding - kernel_width) // stride + 1
     if kernel_height == kernel_width == stride == 1 and padding == 0 and max_index is None:
-        out_height, out_width = height, width = 1, height * width  # an image is one long row
+        out_height, out_width = height, width = 1, height * width  # treats an image as one long row
     shape = o, c, kernel_height, kernel_width, out_height, out_width
     tiles = None if device.naive else tiles or backward_weight_tiles(*shape, stride)
     if tiles is None:
@@ -179,7 +180,7 @@ def backward_weight(
     pieces = ceil_div(n, t.images) * ceil_div(out_height, t.rows) * ceil_div(out_width, t.columns)
     blocks = ceil_div(c, t.c_threads * t.c_each)
     splits = min(pieces, max(1, max_blocks // blocks))
-    splits = ceil_div(pieces, ceil_div(pieces, splits))  # all with about as many pieces
+    splits = ceil_div(pieces, ceil_div(pieces, splits))  # so that all splits have about as many pieces
     biases = 0 if dbias is None else dbias.size
     workspace = device.empty((splits, dweight.size + biases), x.dtype)
     sizes = n, o, out_height, out_width, c, height, width, padding

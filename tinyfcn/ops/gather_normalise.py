@@ -10,13 +10,13 @@ from tinyfcn.ops.launcher import Launcher
 
 
 class GatherNormalise(Launcher):
-    """A batch gathered from images that lie on the device as bytes."""
+    """A batch gathered from images of bytes on the device."""
 
     def gather_normalise(self, images: Array, indices: Array) -> Array:
         """(images[indices] - 127) / 127 as floats (N, 1, H, W); images uint8 (M, H, W), indices int32 (N,), 0 .. M - 1.
 
         Raises:
-            ValueError: arrays of other dimensions.
+            ValueError: an array with a wrong number of dimensions.
         """
         expect_shape("gather_normalise: images", images, (None,) * 3)
         expect_shape("gather_normalise: indices", indices, (None,))
@@ -36,7 +36,7 @@ class GatherNormalise(Launcher):
             step: int32 (1,): steps done, 0 or more.
 
         Raises:
-            ValueError: arrays of other dimensions, or that do not fit each other.
+            ValueError: an array with a wrong number of dimensions, or mismatched shapes.
         """
         expect_shape("gather_batch: images", images, (None,) * 3)
         count, height, width = images.shape

@@ -1,4 +1,4 @@
-"""What the classes of all operations share: a device to launch on, and arrays brought to it and back."""
+"""The base class of all operations: it holds a device, and copies arrays to it and back."""
 
 from contextlib import AbstractContextManager
 
@@ -8,7 +8,7 @@ from tinyfcn.devices.device import Array, Device
 
 
 class Launcher:
-    """Launches kernels on `device`, which `device_name` names."""
+    """Launches kernels on `device`, whose name is `device_name`."""
 
     device: Device
 
@@ -36,7 +36,7 @@ class Launcher:
         return self.device.asarray(array)
 
     def write(self, array: Array, values: np.ndarray) -> None:
-        """Sets all of an array on the device to values of its shape and dtype from the host."""
+        """Copies values from the host into an array on the device. Shape and dtype must match."""
         self.device.write(array, values)
 
     def to_numpy(self, array: Array) -> np.ndarray:

@@ -29,10 +29,12 @@ class MaxPool2d(Launcher):
     def max_pool2d_backward(
         self, dout: Array, max_index: Array, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
     ) -> Array:
-        """dx of `input_shape` from dout and max_index (N, C, OH, OW): a sum over the windows whose maximum a pixel is.
+        """dx of `input_shape` from dout and max_index (N, C, OH, OW).
+
+        dx of a pixel is the sum of dout over the windows whose maximum it is.
 
         Raises:
-            ValueError: shapes that do not fit each other.
+            ValueError: mismatched shapes.
         """
         sizes = _sizes(input_shape, size, stride)
         n, c, _, _, out_height, out_width = sizes

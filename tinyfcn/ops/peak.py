@@ -1,4 +1,4 @@
-"""Launches kernels/peak.cu. No network needs these kernels, so they are not operations of `Operations`."""
+"""Launches kernels/peak.cu. No network uses these kernels, so they are not methods of `Operations`."""
 
 from tinyfcn.devices.device import Array, Device
 from tinyfcn.devices.launch import ceil_div

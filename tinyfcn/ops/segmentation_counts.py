@@ -10,7 +10,7 @@ MAX_CLASSES = 32  # as in kernels/segmentation_counts.cu
 
 
 class SegmentationCounts(Launcher):
-    """What the scores of a segmentation are made of."""
+    """The counts from which the scores of a segmentation are computed."""
 
     def segmentation_counts(
         self, logits: Array, labels: Array, foreground: int, threshold: float
@@ -19,13 +19,13 @@ class SegmentationCounts(Launcher):
 
         Args:
             logits: (N, K, H, W), at most 32 channels. The largest is the prediction, among equals the first.
-            labels: int32 (N, H, W), 0 and up. A pixel labelled K or more is in no confusion.
-            foreground: the first `foreground` channels stand for something other than background.
+            labels: int32 (N, H, W), 0 and up. Pixels labelled K or more are not in the confusion.
+            foreground: the number of foreground channels, which come first.
             threshold: a pixel is claimed for each foreground channel where softmax is above it. Among all pairs of a
                 pixel and such a channel, `both` are claimed and true, `either` are claimed or true.
 
         Raises:
-            ValueError: logits and labels that do not fit each other, more classes than the kernel can count.
+            ValueError: mismatched logits and labels, or more classes than the kernel can count.
         """
         expect_shape("segmentation_counts: logits", logits, (None,) * 4)
         n, k, height, width = logits.shape

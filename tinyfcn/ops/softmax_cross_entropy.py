@@ -9,19 +9,19 @@ from tinyfcn.ops.conv2d import SUM_THREADS
 from tinyfcn.ops.launcher import Launcher
 
 LOSS_THREADS, MAX_PARTS = 256, 512  # as in kernels/softmax_cross_entropy.cu
-MAX_CLASSES = 32  # a thread keeps their logits in registers
-NO_LABEL = -(2**31)  # an ignore_index that no label has
-UNLABELLED = {"zero": 0.0, "softmax": 1.0}  # the factor of an ignored position's softmax in its gradient
+MAX_CLASSES = 32  # of the fast kernel, whose threads keep all logits of a position in registers
+NO_LABEL = -(2**31)  # an ignore_index that equals no label
+UNLABELLED = {"zero": 0.0, "softmax": 1.0}  # the gradient of an ignored position is this times its softmax
 
 
 class SoftmaxCrossEntropy(Launcher):
-    """Softmax over channels, and softmax followed by the cross-entropy with integer labels."""
+    """Softmax over channels, and softmax followed by cross-entropy with integer labels."""
 
     def softmax(self, logits: Array) -> Array:
-        """exp(logits) over their sum along axis 1; logits (N, K) or (N, K, H, W).
+        """exp(logits) divided by its sum along axis 1; logits (N, K) or (N, K, H, W).
 
         Raises:
-            ValueError: logits of other dimensions, or without classes.
+            ValueError: logits with a wrong number of dimensions, or without classes.
         """
         n, k, positions = _sizes("softmax", logits)
         p = self.device.empty(logits.shape, logits.dtype)
@@ -35,7 +35,7 @@ class SoftmaxCrossEntropy(Launcher):
 
         Args:
             logits: (N, K) or (N, K, H, W).
-            labels: int32 0 .. K - 1, (N,) or (N, H, W), their range checked where they were loaded; a position labelled
+            labels: int32 0 .. K - 1, (N,) or (N, H, W). The loader checks their range. A position labelled
                 `ignore_index` adds 0 to the loss.
             unlabelled: the gradient of such a position: "zero", the gradient of its loss, or "softmax", which
                 TensorFlow's softmax_cross_entropy_with_logits returns for a one-hot row of zeros.
@@ -43,7 +43,7 @@ class SoftmaxCrossEntropy(Launcher):
         The loss is the mean over all positions, ignored ones included.
 
         Raises:
-            ValueError: logits and labels that do not fit each other, another name for `unlabelled`.
+            ValueError: mismatched logits and labels, or an unknown `unlabelled`.
         """
         n, k, positions = _sizes("softmax_cross_entropy", logits)
         expect_shape("softmax_cross_entropy: labels", labels, (n, *logits.shape[2:]))

@@ -1,7 +1,7 @@
-"""Chooses how the work of kernels/fast_conv.cu is divided: the last of its templates' parameters, under the same names.
+"""Chooses the tiles of kernels/fast_conv.cu: the last parameters of its templates, under the same names.
 
 A choice must fit a multiprocessor: registers, shared memory, threads of a block. Among those that fit, the rules below
-aim at many multiply-adds for each number that a thread loads, and at enough blocks and threads to keep a GPU busy. All
+prefer many multiply-adds for each number that a thread loads, and enough blocks and threads to keep a GPU busy. All
 functions are pure: the same sizes give the same tiles, and so the same order of additions, on every GPU.
 """
 
@@ -11,21 +11,21 @@ from typing import NamedTuple
 from tinyfcn.devices.launch import MAX_GRID, MAX_THREADS_IN_BLOCK, ceil_div
 
 FLOAT4 = 4
-MAX_SHARED_FLOATS = 12 * 1024  # what a block may have without opting in to more
+MAX_SHARED_FLOATS = 12 * 1024  # of a block that does not opt in to more
 
 # Of fast_conv_forward and fast_conv_backward_input:
 TARGET_THREADS = 1 << 15  # 8 warps on each of 128 multiprocessors: below this, a thread should do less
-TARGET_BLOCKS = 128  # one on each
-BLOCK_THREADS = 192  # of a block, about
+TARGET_BLOCKS = 128  # one on each multiprocessor
+BLOCK_THREADS = 192  # about as many in each block
 SMALL_BLOCK_THREADS = 64  # a block this small should take several images, or it mostly loads weights
 MAX_SUMS = 64  # of a thread, in registers
-MAX_PRODUCTS = 5000  # of a thread for one channel: they are unrolled, and the compiler has to read them
-SHARED_FLOATS = 6 * 1024  # of a block where there are many blocks, so that several fit on a multiprocessor
+MAX_PRODUCTS = 5000  # of a thread for one channel: they are unrolled, which takes time to compile
+SHARED_FLOATS = 6 * 1024  # of a block if there are many blocks, so that several fit on a multiprocessor
 MAX_SPLITS = 8
 
 # Of fast_conv_backward_weight:
-TARGET_BLOCKS_AN_IMAGE = 16  # so that a batch of 16 has that many
-MAX_WEIGHT_THREADS = 256  # of a block, if all their sums fit into shared memory
+TARGET_BLOCKS_AN_IMAGE = 16  # so that a batch of 16 has two for each multiprocessor
+MAX_WEIGHT_THREADS = 256  # of a block, if the sums of all fit into shared memory
 MAX_WEIGHT_SUMS = 48  # of a thread, in registers
 MAX_WEIGHT_ROWS = 64  # threads for all rows of the block's weights; more threads form several splits
 MAX_COLUMNS = 40  # of a tile
@@ -34,9 +34,9 @@ MAX_COLUMNS = 40  # of a tile
 class ForwardTiles(NamedTuple):
     """The tiles of fast_conv_forward."""
 
-    rows: int  # of a thread's pixels
+    rows: int  # rows and columns of a thread's pixels
     columns: int
-    tx: int  # threads of a block along a row, and along a column
+    tx: int  # threads along a row and along a column
     ty: int
     groups: int  # channel groups: each has its share of the output channels
     images: int  # of a block
@@ -134,19 +134,19 @@ def _tiles(
             of the weights.
 
     A thread should have many output channels, because each input that it loads serves all of them. But there should be
-    enough threads: so its channels are divided among `groups`, and then the input channels among `splits`.
+    enough threads. So its channels are divided among `groups`, and then the input channels among `splits`.
     """
-    everywhere = n * needed[0] * needed[1]
+    positions = n * needed[0] * needed[1]
     groups = 1
     while True:
         channels = _round_up(ceil_div(outputs, groups))
         fits = channels * pixels <= MAX_SUMS and channels * products <= MAX_PRODUCTS
-        if channels == FLOAT4 or (fits and everywhere * groups >= TARGET_THREADS):
+        if channels == FLOAT4 or (fits and positions * groups >= TARGET_THREADS):
             break
         groups += 1
     groups = ceil_div(outputs, channels)
     splits = 1
-    while everywhere * groups * splits < TARGET_THREADS and inputs % (2 * splits) == 0 and splits < max_splits:
+    while positions * groups * splits < TARGET_THREADS and inputs % (2 * splits) == 0 and splits < max_splits:
         splits *= 2
     if channels * pixels > MAX_SUMS or channels * products > MAX_PRODUCTS or groups * splits * rows_step > 512:
         return None
@@ -163,13 +163,13 @@ def _tiles(
         return None
     tile, weights = floats(tx, ty, groups * channels)
     parts = (splits - 1) * channels * pixels * split_threads * images
-    crowded = n * ceil_div(needed[0], tx) * ceil_div(needed[1], ty) > 2 * TARGET_BLOCKS
-    for limit in (SHARED_FLOATS, MAX_SHARED_FLOATS) if crowded else (MAX_SHARED_FLOATS,):
+    many_blocks = n * ceil_div(needed[0], tx) * ceil_div(needed[1], ty) > 2 * TARGET_BLOCKS
+    for limit in (SHARED_FLOATS, MAX_SHARED_FLOATS) if many_blocks else (MAX_SHARED_FLOATS,):
         for channel_tile in range(inputs, 0, -1):
             fits = channel_tile * (images * tile + weights) + parts <= limit
             if inputs % channel_tile == 0 and channel_tile % splits == 0 and fits:
                 return tx, ty, groups, images, splits, channel_tile
-    # Each split has channels of its own in shared memory: with fewer splits, fewer channels may do.
+    # Each split has its own channels in shared memory, so fewer splits may need fewer channels.
     if splits == 1:
         return None
     return _tiles(n, inputs, outputs, needed, rows_step, pixels, products, floats, splits // 2)
@@ -180,7 +180,7 @@ def backward_weight_tiles(
 ) -> BackwardWeightTiles | None:
     """For a weight (O, C, KH, KW) and dout of OH x OW; None where no tiles fit.
 
-    The tiles do not depend on the batch: one compiled kernel does for all batch sizes.
+    The tiles do not depend on the batch, so that one compiled kernel serves all batch sizes.
     """
     # A thread loads O_EACH + C_EACH * WINDOW / 4 float4s for O_EACH * C_EACH * KW sums.
     o_threads = ceil_div(o, max(1, min(8, MAX_WEIGHT_SUMS // kernel_width)))
@@ -196,7 +196,7 @@ def backward_weight_tiles(
         return None
 
     def floats(images: int, rows: int, columns: int) -> int:
-        """Of the tiles in shared memory, as the kernel declares them."""
+        """Floats in shared memory for the tiles, as the kernel declares them."""
         window = _round_up(3 * stride + max(kernel_width, stride))
         tile_height = (rows - 1) * stride + max(kernel_height, stride)
         lines, pitch = images * tile_height, pitch_of((columns - FLOAT4) * stride + window)
@@ -228,23 +228,23 @@ def backward_weight_tiles(
 
 
 def _evenest(count: int, limit: int) -> int:
-    """Threads along an axis, at most `limit` and about that many, so that the last block has the fewest idle."""
+    """Threads along an axis, more than about half of `limit`, so that the last block has the fewest idle ones."""
     limit = min(count, limit)
     return min(range(limit, (limit - 1) // 2, -1), key=lambda threads: ceil_div(count, threads) * threads)
 
 
 def _splits(across: int, down: int, limit: int) -> tuple[int, int]:
-    """How many splits along a tile's rows and columns cover it in the fewest rounds; at most `limit` together."""
+    """The splits (x, y) that cover a tile of `across` x `down` in the fewest rounds; at most `limit` splits."""
     choices = []
     for x in range(1, min(across, limit) + 1):
         rounds = ceil_div(across, x), ceil_div(down, min(down, limit // x))
-        x, y = ceil_div(across, rounds[0]), ceil_div(down, rounds[1])  # no more than these rounds need
+        x, y = ceil_div(across, rounds[0]), ceil_div(down, rounds[1])  # as few splits as these rounds need
         choices.append((rounds[0] * rounds[1], x * y, x, y))
     return min(choices)[2:]
 
 
 def _even(threads: int, limit: int) -> int:
-    """Threads of a block, at most `limit`, such that all blocks have about as many."""
+    """Threads of a block, at most `limit`, such that all blocks have about the same number."""
     return ceil_div(threads, ceil_div(threads, limit))
 
 

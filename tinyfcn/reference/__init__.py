@@ -1,4 +1,4 @@
-"""Every operation in NumPy, under its name and with its signature in `tinyfcn.ops`: the kernels are held against it.
+"""Every operation in NumPy, with the name and signature of `tinyfcn.ops`. Kernels are compared with these functions.
 
-Plain formulas, exact in float64, which also train where there is no GPU. `tinyfcn.on("cpu")` offers them all.
+They are plain formulas, exact in float64, and also train networks where there is no GPU. `tinyfcn.on("cpu")` has all.
 """

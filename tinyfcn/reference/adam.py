@@ -16,11 +16,11 @@ class AdamState:
     """Adam's state, as arrays on the device, and its settings.
 
     m, v (P,): exponential moving averages of the gradients and of their squares. step (1,): steps done. rates (3,): the
-    rate of the last step, 1 - beta1^t, 1 - beta2^t. losses (RING,): the last losses; that of step t (from 1) is element
+    rate of the last step, 1 - beta1^t, 1 - beta2^t. losses (RING,): the last losses; the loss of step t >= 1 is element
     (t - 1) % RING. l2 (P,): the weight of each parameter's penalty l2 / 2 * p^2.
 
     The rate rises linearly over `warmup` steps and falls with half a cosine to 0 at `steps` (Loshchilov & Hutter,
-    "SGDR", 2017); with `steps` 0 it stays.
+    "SGDR", 2017). With `steps` 0 it does not fall.
     """
 
     m: Any
@@ -38,7 +38,7 @@ class AdamState:
 
     @classmethod
     def create(cls, ops: Any, l2: np.ndarray, base_rate: float, steps: int, **settings: Any) -> "AdamState":
-        """A state before the first step, on the device of `ops`; l2 (P,) also gives size and dtype."""
+        """The state before the first step, on the device of `ops`; l2 (P,) also gives size and dtype."""
         zeros = np.zeros_like(l2)
         return cls(
             m=ops.asarray(zeros),
@@ -53,7 +53,7 @@ class AdamState:
         )
 
     def last_losses(self, ops: Any, count: int) -> np.ndarray:
-        """The last `count` losses, at most RING, in their order; waits for the device."""
+        """The last `count` losses, at most RING, oldest first; waits for the device."""
         done = int(ops.to_numpy(self.step)[0])
         return ops.to_numpy(self.losses)[np.arange(done - count, done) % RING]
 
@@ -69,10 +69,10 @@ def adam_schedule(state: AdamState) -> None:
 
 
 def adam_step(parameters: np.ndarray, gradients: np.ndarray, state: AdamState, loss: np.ndarray) -> None:
-    """Updates `parameters` (P,) in place by `gradients` (P,), and the state with them.
+    """Updates `parameters` (P,) in place with `gradients` (P,), and the state too.
 
-    `adam_schedule` comes before each step. `loss` (1,) belongs to the batch that gave the gradients; the state keeps
-    it.
+    Call `adam_schedule` before each step. `loss` (1,) is the loss of the batch that gave the gradients; the state
+    records it.
     """
     gradients = gradients + state.l2 * parameters
     state.m *= state.beta1

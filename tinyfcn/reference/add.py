@@ -4,11 +4,11 @@ import numpy as np
 
 
 def add(a: np.ndarray, b: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """scale * (a + b); a and b of one shape. scale 1/2 gives the mean."""
+    """scale * (a + b); a and b have the same shape. scale 1/2 gives the mean."""
     z = a + b
     return z if scale == 1 else z * z.dtype.type(scale)
 
 
 def add_backward(dz: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """The gradient of a, which is that of b too: scale * dz."""
+    """The gradient of a and of b: scale * dz."""
     return dz if scale == 1 else dz * dz.dtype.type(scale)

@@ -9,10 +9,10 @@ TRIES = 512
 
 
 def place_m2nist(digit_count: int, seed: int, step: int | np.ndarray, count: int) -> np.ndarray:
-    """Where the digits go: int32 (count, 3, 3) of digit, top, left; digit -1 where an image has fewer than three.
+    """The boxes of the digits: int32 (count, 3, 3) of digit, top, left; digit -1 where an image has fewer than three.
 
-    Every try places all boxes of an image anew, until none overlap; so all layouts are equally likely. Boxes that
-    still overlap after 512 tries (in 2 of 100,000 images of three digits) stand side by side.
+    Every try draws all boxes of an image anew, until none overlap. So all layouts are equally likely. Boxes that still
+    overlap after 512 tries (in 2 of 100,000 images of three digits) stand side by side.
     """
     if isinstance(step, np.ndarray):
         step = int(step[0]) % 2**32
@@ -23,7 +23,7 @@ def place_m2nist(digit_count: int, seed: int, step: int | np.ndarray, count: int
 
     boxes = np.full((count, 3, 3), -1, np.int32)
     waiting = image
-    for first in range(1, TRIES + 1, 32):  # by the 32nd try most images are done
+    for first in range(1, TRIES + 1, 32):  # most images need at most 32 tries
         tries = np.arange(first, min(first + 32, TRIES + 1))
         position = philox((tries[:, None], waiting, step, 0), (seed, 0))[:3] % ((HEIGHT - SIDE + 1) * columns)
         top, left = (position // columns).astype(np.int32), (position % columns).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Two-dimensional convolution (cross-correlation, as every deep-learning library has it) in NumPy.
+"""Two-dimensional convolution (cross-correlation, as in every deep-learning library) in NumPy.
 
 y[n, o, i, j] = bias[o] + sum over c, u, v of x[n, c, i * stride + u - padding, j * stride + v - padding]
                                               * weight[o, c, u, v]
@@ -43,6 +43,6 @@ def conv2d_backward(
     dbias[...] = dout.sum(axis=(0, 2, 3))
     if not need_dx:
         return None, dweight, dbias
-    # Each output saw a window of inputs; sending its gradient back to that window is a transposed convolution.
+    # Each output reads a window of inputs. Scattering its gradient over that window is a transposed convolution.
     dx = im2col.backward_input(dout, weight, stride, padding, *x.shape[2:])
     return relu_backward(dx, x) if through_relu else dx, dweight, dbias

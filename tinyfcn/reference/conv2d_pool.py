@@ -24,9 +24,9 @@ def conv2d_pool_backward(
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias.
 
-    dout (N, O, PH, PW): the gradient of the pre-activation at each max index: that of y, and 0 where y is 0. add (as
-    x): the gradient of x from a second use, added to dx before `through_relu`. The other arguments are
-    those of conv2d_backward.
+    dout (N, O, PH, PW): the gradient of the pre-activation at each max index, which is the gradient of y where y is
+    above 0, else 0. add (as x): the gradient of x from a second use, added to dx before `through_relu`. The other
+    arguments are as in conv2d_backward.
     """
     n, _, height, width = x.shape
     o, _, kernel_height, kernel_width = weight.shape

@@ -55,6 +55,6 @@ def conv_transpose2d_backward(
     dbias[...] = dout.sum(axis=(0, 2, 3))
     if not need_dx:
         return None, dweight, dbias
-    # Each input went into a window of outputs; gathering that window's gradient is a convolution.
+    # Each input adds to a window of outputs. Gathering the gradients of that window is a convolution.
     dx = im2col.forward(dout, weight, stride, padding)
     return relu_backward(dx, x) if through_relu else dx, dweight, dbias

@@ -1,4 +1,4 @@
-"""A batch gathered from images of bytes and normalised to the network's range, in NumPy."""
+"""A batch gathered from images of bytes, and normalised to the range of the networks' inputs, in NumPy."""
 
 import numpy as np
 

@@ -1,8 +1,8 @@
 """The three sums behind convolution and transposed convolution, each as a matrix product over windows of the input.
 
 With x (N, C, H, W), weight (O, C, KH, KW) and dout (N, O, OH, OW), all three run over the same products
-dout[n, o, i, j] * weight[o, c, u, v] * x[n, c, i * stride + u - padding, j * stride + v - padding] and differ in what
-they sum for:
+dout[n, o, i, j] * weight[o, c, u, v] * x[n, c, i * stride + u - padding, j * stride + v - padding] and differ in the
+indices that they sum over:
 
     forward           y from x and weight           forward of conv2d,        data gradient of conv_transpose2d
     backward_input    dx from dout and weight       data gradient of conv2d,  forward of conv_transpose2d
@@ -14,12 +14,12 @@ Chellapilla, Puri & Simard, "High performance convolutional neural networks for 
 
 import numpy as np
 
-# Columns of about this many elements still lie in a core's cache when the product reads them.
+# Elements of columns copied at a time: so few are still in a core's cache when the product reads them.
 COLUMN_ELEMENTS = 1 << 16
 
 
 def pad(x: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    """x (N, C, H, W) with so many rows and columns of zeros around it; a negative number crops instead."""
+    """x (N, C, H, W) padded with that many rows and columns of zeros; a negative number crops instead."""
     height, width = x.shape[2:]
     x = x[:, :, max(-top, 0) : height - max(-bottom, 0), max(-left, 0) : width - max(-right, 0)]
     around = [(max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0))]
@@ -62,9 +62,9 @@ def backward_input(
 ) -> np.ndarray:
     """dx (N, C, height, width).
 
-    Rows of dx of one phase, s * q + r for all q, meet only the kernel's rows r, r + s, r + 2s, ...: together a dense
-    convolution of dout with those rows in reverse. So all s * s phases are computed by one convolution, as s * s * C
-    channels, and then interleaved ("sub-pixel convolution", Shi et al. 2016).
+    Rows s * q + r of dx, for all q, form a phase. They use only the kernel's rows r, r + s, r + 2s, ..., so a phase is
+    a dense convolution of dout with those rows reversed. One convolution computes all s * s phases, as s * s * C
+    channels, which are then interleaved ("sub-pixel convolution", Shi et al. 2016).
     """
     n, o, out_height, out_width = dout.shape
     _, c, kernel_height, kernel_width = weight.shape

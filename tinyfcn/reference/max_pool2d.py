@@ -1,4 +1,4 @@
-"""Max-pooling in NumPy. It keeps the max index of each window, so that the gradient goes back to it alone."""
+"""Max-pooling in NumPy. It keeps the max index of each window, because the gradient flows to that pixel alone."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def max_pool2d(x: np.ndarray, size: int = 2, stride: int = 2) -> tuple[np.ndarra
     for u in range(size):
         for v in range(size):
             candidate = x[:, :, u::stride, v::stride][:, :, :out_height, :out_width]
-            # Greater, not equal: among equals the first stays. A NaN is passed on.
+            # Greater, not equal: among equals the first stays. A NaN is propagated.
             wins = (candidate > y) | (candidate != candidate)
             offset = np.where(wins, np.int32(u * width + v), offset)
             y = np.maximum(y, candidate)
@@ -30,7 +30,10 @@ def corners(out_height: int, out_width: int, width: int, stride: int) -> np.ndar
 def max_pool2d_backward(
     dout: np.ndarray, max_index: np.ndarray, input_shape: tuple[int, ...], size: int = 2, stride: int = 2
 ) -> np.ndarray:
-    """dx of `input_shape` from dout and max_index (N, C, OH, OW): the sum over the windows whose maximum a pixel is."""
+    """dx of `input_shape` from dout and max_index (N, C, OH, OW).
+
+    dx of a pixel is the sum of dout over the windows whose maximum it is.
+    """
     out_height, out_width = dout.shape[2:]
     width = input_shape[3]
     offset = max_index - corners(out_height, out_width, width, stride)  # u * W + v within the window

@@ -1,4 +1,4 @@
-"""The counts that the scores of a segmentation are made of, for each image, in NumPy."""
+"""The counts from which the scores of a segmentation are computed, for each image, in NumPy."""
 
 import numpy as np
 
@@ -12,13 +12,13 @@ def segmentation_counts(
 
     Args:
         logits: (N, K, H, W). The largest is the prediction, among equals the first.
-        labels: int32 (N, H, W), 0 and up. A pixel labelled K or more is in no confusion.
-        foreground: the first `foreground` channels stand for something other than background.
+        labels: int32 (N, H, W), 0 and up. Pixels labelled K or more are not in the confusion.
+        foreground: the number of foreground channels, which come first.
         threshold: a pixel is claimed for each foreground channel where softmax is above it. Among all pairs of a
             pixel and such a channel, `both` are claimed and true, `either` are claimed or true.
     """
     n, k = logits.shape[:2]
-    # The first True; argmax of the logits themselves takes NumPy twice as long.
+    # The first True. NumPy's argmax of the logits themselves takes twice as long.
     predicted = (logits == logits.max(axis=1, keepdims=True)).argmax(axis=1)
     known = labels < k
     cells = (np.arange(n)[:, None, None] * k + labels) * k + predicted

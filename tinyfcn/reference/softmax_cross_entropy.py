@@ -4,7 +4,7 @@ import numpy as np
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """exp(logits) over their sum along axis 1; logits (N, K) or (N, K, H, W).
+    """exp(logits) divided by its sum along axis 1; logits (N, K) or (N, K, H, W).
 
     The largest logit is subtracted first: the quotient stays the same, and exp cannot overflow.
     """

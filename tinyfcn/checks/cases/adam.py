@@ -10,14 +10,14 @@ from tinyfcn.reference.adam import AdamState
 
 
 def adam(random: np.random.Generator, count: int, gradients: int = 3, steps: int = 5, warmup: int = 2) -> Case:
-    """As many steps as there are gradients. The rate is 1, so that parameters move as far as they are from 0."""
+    """One step for each gradient. With the rate 1, parameters move about as far as they are from 0."""
     inputs = {
         "parameters": random.standard_normal(count),
         "gradients": random.standard_normal((gradients, count)),
         "losses": random.standard_normal((gradients, 1)),
         "l2": random.uniform(0, 1, count),
     }
-    # Numbers that float32 holds exactly: a rounded beta is not the kernel's error. An epsilon that matters.
+    # Exact in float32, so that a rounded beta is no error of the kernel. Epsilon is large enough to matter.
     settings = {"base_rate": 1.0, "steps": steps, "warmup": warmup, "beta1": 7 / 8, "beta2": 31 / 32, "epsilon": 1 / 4}
 
     def forward(ops: Operations, parameters: Any, gradients: Any, losses: Any, l2: Any, **settings: Any) -> Results:
@@ -37,6 +37,6 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """With and without warm-up and cosine, and past its end."""
+    """With and without warm-up and cosine, and past the end of the cosine."""
     gradients, steps, warmup = int(random.integers(1, 4)), *map(int, random.integers(0, 4, 2))
     return [adam(random, int(random.choice(COUNTS)), gradients, steps, warmup)]

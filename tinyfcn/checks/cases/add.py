@@ -24,6 +24,6 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """Scales with a backward kernel, and 1, without."""
+    """Scales that launch a backward kernel, and scale 1, which does not."""
     a, b = random.standard_normal((2, random.choice(COUNTS)))
     return [add(a, b, float(random.choice((1, 0.5, -3))))]

@@ -16,7 +16,7 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """Few whole images, and now and then so many that each has one block; the naive kernel's boxes of many."""
+    """One or two images, rarely so many that each has one block; and the naive kernel's boxes for many images."""
     m = int(random.integers(1, 6))
     inputs = {
         "digits": random.integers(0, 256, (m, 28, 28)).astype(np.uint8),

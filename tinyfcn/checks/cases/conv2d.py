@@ -1,4 +1,4 @@
-"""Cases of conv2d, on the naive kernels; those of the fast ones are in fast_conv.py."""
+"""Cases of conv2d on the naive kernels; fast_conv.py has cases of the fast ones."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def convolution(
 
 
 def small_convolution(name: str, random: np.random.Generator) -> Case:
-    """conv2d on small random shapes, or conv_transpose2d, which takes the two maps in exchanged roles."""
+    """conv2d on small random shapes; or conv_transpose2d, which exchanges input and output."""
     n, c, o, *kernel = map(int, random.integers(1, 5, 5))
     stride = int(random.integers(1, 4))
     small = random.choice(EXTENTS, 2)
@@ -55,7 +55,7 @@ def small_convolution(name: str, random: np.random.Generator) -> Case:
 
 
 def examples(random: np.random.Generator) -> list[Case]:
-    """Sizes that divide neither blocks nor strides."""
+    """Sizes that are not multiples of blocks or strides."""
     return [
         convolution("conv2d", random, (2, 4, 9, 11), (6, 4, 3, 5), 1, 1),
         convolution("conv2d", random, (2, 3, 9, 11), (4, 3, 2, 3), 2, 0, relu=True),

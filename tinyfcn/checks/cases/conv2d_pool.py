@@ -42,7 +42,7 @@ def conv2d_pool(
 
 
 def gradcheck_cases(random: np.random.Generator) -> list[Case]:
-    """Alone, and where a skip connection leaves x."""
+    """x used once, and x used twice, as with a skip connection."""
     return [
         *both_forms(conv2d_pool(random, (2, 3, 9, 12), (4, 3, 3, 2))),
         *both_forms(conv2d_pool(random, (2, 4, 8, 12), (6, 4, 3, 5), used_twice=True)),
@@ -50,5 +50,5 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """None: it has no kernels of its own, and the cases of fast_conv and max_pool2d run those that it launches."""
+    """None: conv2d_pool has no own kernels. The cases of fast_conv and max_pool2d run the kernels that it launches."""
     return []

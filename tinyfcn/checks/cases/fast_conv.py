@@ -1,4 +1,4 @@
-"""Cases of the fast convolutions: as conv2d and conv_transpose2d launch them, and with tiles that divide nothing."""
+"""Cases of the fast convolutions: as conv2d and conv_transpose2d launch them, and with tiles that divide no size."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,27 +11,24 @@ from tinyfcn.ops import Operations, fast_conv
 from tinyfcn.reference import im2col
 from tinyfcn.reference.max_pool2d import max_pool2d, max_pool2d_backward
 
-# A few instances of each kernel, as each has to be compiled: the weight's shape (O, C, KH, KW), the stride, and tiles
-# as in tinyfcn/ops/tiles.py. No size of an image or of its channels divides the tiles.
+# A few instances of each kernel, because each is compiled: the weight's shape (O, C, KH, KW), the stride, and tiles as
+# in tinyfcn/ops/tiles.py. Sizes of images and numbers of channels are not multiples of the tiles.
 FORWARD = (
     ((5, 4, 3, 2), 1, (1, 4, 3, 4, 2, 1, 2, 2)),  # rows, columns, tx, ty, groups, images, splits, channel_tile
     ((9, 3, 2, 5), 3, (1, 1, 5, 3, 1, 2, 1, 1)),
     ((3, 8, 4, 3), 2, (1, 2, 2, 5, 1, 1, 4, 8)),
-    ((6, 2, 3, 3), 1, (2, 4, 2, 3, 2, 2, 1, 1)),  # these two with a pooling
+    ((6, 2, 3, 3), 1, (2, 4, 2, 3, 2, 2, 1, 1)),  # with pooling, and so is the next
     ((4, 4, 1, 2), 1, (2, 2, 3, 2, 1, 1, 2, 2)),
 )
 BACKWARD_INPUT = (
     ((4, 5, 4, 3), 2, (4, 3, 6, 2, 1, 2, 2)),  # columns, tx, ty, groups, images, splits, channel_tile
     ((3, 9, 2, 5), 3, (1, 4, 3, 1, 2, 1, 3)),
-    ((8, 3, 3, 3), 1, (4, 2, 5, 1, 2, 4, 4)),  # this one with a pooling
+    ((8, 3, 3, 3), 1, (4, 2, 5, 1, 2, 4, 4)),  # with pooling
     ((2, 4, 1, 6), 2, (2, 3, 4, 1, 2, 1, 1)),
 )
-BACKWARD_WEIGHT = (  # the kernel (KH, KW) instead of the weight: it takes any number of channels
-    (
-        (3, 2),
-        1,
-        (2, 2, 3, 2, 2, 2, 1, 3, 8),
-    ),  # o_each, c_each, o_threads, c_threads, splits (x, y), images, rows, columns
+BACKWARD_WEIGHT = (  # the size (KH, KW) instead of the weight's shape: any number of channels
+    # o_each, c_each, o_threads, c_threads, splits_x, splits_y, images, rows, columns
+    ((3, 2), 1, (2, 2, 3, 2, 2, 2, 1, 3, 8)),
     ((2, 5), 3, (3, 1, 2, 3, 1, 3, 2, 5, 4)),
     ((4, 3), 2, (1, 2, 5, 1, 1, 1, 3, 2, 12)),
     ((1, 1), 1, (4, 4, 1, 1, 8, 1, 1, 1, 32)),
@@ -65,7 +62,7 @@ def forward(random: np.random.Generator, number: int, limit: int = 19) -> Case:
 
 
 def backward_input(random: np.random.Generator, number: int, limit: int = 19) -> Case:
-    """An instance of fast_conv_backward_input, with dout up to `limit` positions wide; as `forward`."""
+    """An instance of fast_conv_backward_input, like `forward`, with dout up to `limit` positions wide."""
     weight, stride, tiles = BACKWARD_INPUT[number]
     pools = stride == 1 and bool(random.integers(4))
     n, out, size, padding = _sizes(random, weight[2:], stride, pools, limit)
@@ -87,7 +84,7 @@ def backward_input(random: np.random.Generator, number: int, limit: int = 19) ->
 
 
 def backward_weight(random: np.random.Generator, number: int, limit: int = 13) -> Case:
-    """An instance of fast_conv_backward_weight and its reduction; the bias sums the channels of either map, or none."""
+    """An instance of fast_conv_backward_weight and its reduction. dbias is the sum of dout, the sum of x, or None."""
     kernel, stride, tiles = BACKWARD_WEIGHT[number]
     o_each, c_each, o_threads, c_threads = tiles[:4]
     channels = o_each * o_threads, 2 * c_each * c_threads + 1
@@ -98,7 +95,7 @@ def backward_weight(random: np.random.Generator, number: int, limit: int = 13) -
     if bias_of != fast_conv.BIAS_OF_X:
         size = size + random.integers(0, stride, 2)  # rows and columns that no window covers
     shape = n, o, *map(int, out)
-    # Positive numbers: their sums do not cancel, so even a single sum keeps the accuracy of float32.
+    # Positive numbers do not cancel, so that even a single sum keeps the accuracy of float32.
     inputs = {"dout": random.uniform(0.5, 1.5, shape), "x": random.uniform(0.5, 1.5, (n, c, *size))}
     if pools:
         inputs["dout"], inputs["max_index"] = max_pool2d(inputs["dout"])
@@ -128,7 +125,7 @@ def _sizes(
     limit: int,
     max_padding: int = 4,
 ) -> tuple[int, np.ndarray, np.ndarray, int]:
-    """Images, the size of dout, the size of x that just holds its windows, and the padding."""
+    """The number of images, the size of dout, the smallest size of x for it, and the padding."""
     n = int(random.integers(1, 4))
     out = random.integers(1 + pools, limit + 1, 2)
     size = (out - 1) * stride + np.array(kernel)
@@ -165,7 +162,7 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """One of the instances of each kernel."""
+    """One instance of each kernel."""
     return [
         forward(random, int(random.integers(len(FORWARD))), limit=13),
         backward_input(random, int(random.integers(len(BACKWARD_INPUT))), limit=13),

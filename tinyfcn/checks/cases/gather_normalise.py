@@ -14,7 +14,7 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """Some images are taken twice, and most not at all; one label an image, or one a pixel."""
+    """Some images are gathered twice, and most not at all. Labels are one an image, or one a pixel."""
     m, n, rows = map(int, random.integers(1, 10, 3))
     images = random.integers(0, 256, (m, *random.choice(EXTENTS, 2))).astype(np.uint8)
     order = random.integers(0, m, (rows, n)).astype(np.int32)

@@ -23,14 +23,14 @@ def max_pool2d(x: np.ndarray, size: int, stride: int) -> Case:
 
 
 def gradcheck_cases(random: np.random.Generator) -> list[Case]:
-    """A shuffled, evenly spaced sequence has no ties, and gaps that finite differences do not close. One has ties."""
+    """Shuffled, evenly spaced inputs, with gaps wider than the steps of finite differences; and one case with ties."""
     spaced = random.permutation(2 * 3 * 9 * 11).reshape(2, 3, 9, 11) / 100.0
     ties = max_pool2d(np.maximum(spaced - 3, 0), 3, 2)
     return [max_pool2d(spaced, 2, 2), max_pool2d(spaced, 3, 2), replace(ties, detail="ties", smooth=False)]
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """Few levels make many ties."""
+    """Inputs with few levels have many ties."""
     size, stride, n, c = map(int, random.integers(1, 5, 4))
     shape = n, c, *(size - 1 + random.choice(EXTENTS, 2))
     levels = random.choice((1, 2, 3, 1000))

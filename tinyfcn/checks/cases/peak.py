@@ -28,12 +28,12 @@ def multiply_adds(x: np.ndarray, scale: float, shift: float, rounds: int) -> Cas
 
 
 def gradcheck_cases(random: np.random.Generator) -> list[Case]:
-    """None: nobody differentiates them."""
+    """None: these kernels have no gradient."""
     return []
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """Around the blocks of 256 threads, and of the copy's 4,096 floats."""
+    """Sizes around the blocks of 256 threads, and around the 4,096 floats that a block copies."""
     count, rounds = int(random.choice(COUNTS)), int(random.integers(0, 20))
     return [
         copy(random.standard_normal(4 * (count + 1024 * int(random.integers(2))))),

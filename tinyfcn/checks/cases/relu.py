@@ -18,7 +18,7 @@ def relu(x: np.ndarray) -> Case:
 
 
 def gradcheck_cases(random: np.random.Generator) -> list[Case]:
-    """Inputs away from 0, where the slope changes."""
+    """Inputs are not near 0, where the slope changes."""
     x = random.standard_normal((3, 5, 7))
     return [relu(x + np.sign(x) * 1e-3)]
 

@@ -14,7 +14,7 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """Ties, labels without a channel, and up to as many classes as there can be."""
+    """Ties, labels without a channel, and up to the largest number of classes."""
     n, k = int(random.integers(1, 4)), int(random.choice((1, 2, 10, 11, 32)))
     image = random.choice((1, 3, 8, 13, 19), 2)
     inputs = {

@@ -10,7 +10,7 @@ NAME = "softmax_cross_entropy"
 
 
 def softmax(logits: np.ndarray) -> Case:
-    """softmax alone: its gradient is only ever taken with the cross-entropy's."""
+    """softmax alone. Its gradient is only computed together with that of the cross-entropy."""
     return Case(NAME, "softmax", {"logits": logits}, lambda ops, logits: {"p": ops.softmax(logits)})
 
 
@@ -32,9 +32,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray, unlabelled: str | None
 
 
 def gradcheck_cases(random: np.random.Generator) -> list[Case]:
-    """All ways to treat ignored positions; and more positions than several blocks sum at once, logits up to 1e4."""
+    """Every treatment of ignored positions; and logits up to 1e4, at more positions than several blocks sum at once."""
     logits, labels = random.standard_normal((2, 7, 5, 3)), random.integers(0, 7, (2, 5, 3)).astype(np.int32)
-    # Numbers that float32 holds exactly.
+    # Rounded, so that they are exact in float32.
     large = np.round(1e4 * random.standard_normal((2, 7, 19, 21)))
     many = random.integers(0, 7, (2, 19, 21)).astype(np.int32)
     return [
@@ -49,7 +49,7 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
     """Images, or single positions; one block or several; logits up to 1e4; the last class ignored or not."""
-    n, k = random.choice(COUNTS), int(random.choice((1, 7)))  # two sizes, as a fast kernel is compiled for each
+    n, k = random.choice(COUNTS), int(random.choice((1, 7)))  # two sizes, because a fast kernel is compiled for each
     shape = (n, k) if random.integers(2) else (int(random.integers(1, 5)), k, *random.choice(EXTENTS, 2))
     unlabelled = (None, "zero", "softmax")[int(random.integers(3))]
 
