@@ -428,6 +428,7 @@ def test_gradcheck_finds_a_wrong_kernel_and_its_line(monkeypatch, tmp_path):
     assert re.fullmatch(rf"relu: dx\[.*\] is 0\.0, should be \S+: stored by relu_backward at {line}", where)
 
 
+@pytest.mark.slow
 def test_gradcheck_in_double():
     result = run("gradcheck", "relu", "--precision", "double")
     assert result.exit_code == 0, result.output
@@ -487,6 +488,7 @@ def test_sanitize_of_an_operation():
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_sanitize_of_a_kernel():
     result = run("sanitize", "relu_backward", "--seeds", "1")
     assert result.exit_code == 0, result.output
@@ -495,6 +497,7 @@ def test_sanitize_of_a_kernel():
     assert result.stdout.splitlines()[-1] == "1 kernel, 0 findings"
 
 
+@pytest.mark.slow
 def test_sanitize_finds_a_bug(monkeypatch, tmp_path):
     kernels = plant("relu_forward", {"y[element] =": "y[0] ="}, tmp_path / "kernels")
     result = sanitize(monkeypatch, kernels, "relu_backward", "--seeds", "5")

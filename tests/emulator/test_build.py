@@ -75,6 +75,7 @@ def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_pat
     assert suffixes == [".so", ".so", ".so", ".symbols", ".symbols"], "the runtime, two kernels, and no temporary files"
 
 
+@pytest.mark.slow
 def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
     folders = [folder_with(tmp_path / str(factor), scale=SCALE.replace("FACTOR", str(factor))) for factor in (2, 5)]
     devices = [Emulator(folder) for folder in folders]
@@ -102,6 +103,7 @@ def logging_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: flo
     return log
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_threads_compile_a_library_once(tmp_path, own_cache, monkeypatch):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 7", scale=SCALE)
     log = logging_compiler(tmp_path, monkeypatch, seconds=0.3)
@@ -120,6 +122,7 @@ def test_two_processes_of_two_threads_compile_a_library_once(tmp_path, own_cache
     assert scaled(kernels) == 7
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_it_compiles_leaves_no_lock(tmp_path, own_cache, monkeypatch):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
     logging_compiler(tmp_path, monkeypatch, seconds=0.2)
@@ -142,6 +145,7 @@ def test_a_kernel_that_does_not_compile_leaves_nothing_in_the_cache(tmp_path, ow
     assert [path.name.split("-")[0] for path in own_cache.iterdir()] == ["runtime"]
 
 
+@pytest.mark.slow
 def test_an_unusable_cache_folder_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder can be made in here")
     monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "file"))
@@ -149,6 +153,7 @@ def test_an_unusable_cache_folder_is_replaced(tmp_path, monkeypatch):
     assert tmp_path not in build.cache_folder().parents
 
 
+@pytest.mark.slow
 def test_a_damaged_library_is_named(tmp_path, own_cache):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
     assert build_elsewhere(kernels).wait() == 0

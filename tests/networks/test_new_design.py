@@ -75,6 +75,7 @@ def test_a_new_design_is_offered_with_its_options_and_recipe(changed: Path) -> N
     assert "0.01 for corrected and skip; 0.025 for toy." in text
 
 
+@pytest.mark.slow
 def test_a_new_design_trains_and_predicts(changed: Path) -> None:
     for labels in ("digits", "binary"):
         out = ["--labels", labels, "--data-dir", "digits", "--out", f"run-{labels}"]

@@ -183,6 +183,7 @@ def test_another_seed_gives_other_weights_and_images(data, cnn, fixed):
         assert (batch(one.batches, 0)[0] != batch(other.batches, 0)[0]).any()
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_differs_by_rounding_only(data, cnn, tmp_path):
     for settings in (classifier, lambda data, **threads: fcn(data, cnn, **threads)):
         runs = [start(settings(data, threads=threads), tmp_path / f"{settings}-{threads}")[0] for threads in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""Convolution, ReLU and max-pooling in one kernel, fast_conv_forward. There is no kernel file of this name."""
+"""Convolution, ReLU and max-pooling in one launch: the epilogue of fast_conv_forward pools. There is no kernel file."""
 
 from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
