@@ -6,10 +6,10 @@ import click
 import numpy as np
 
 from tinyfcn.checks.gradcheck import TOLERANCES, check_all
-from tinyfcn.checks.pieces import cases_of, is_begun, missing, operations, still_missing
+from tinyfcn.checks.pieces import cases_of, missing, operations, still_missing, unknown
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.operations import DEVICES, on
+from tinyfcn.operations import DEVICE_NAMES, on
 from tinyfcn.ops import Operations
 
 
@@ -17,7 +17,7 @@ from tinyfcn.ops import Operations
 @click.argument("operation", required=False)
 @click.option(
     "--device",
-    type=click.Choice(DEVICES),
+    type=click.Choice(DEVICE_NAMES),
     default="emulator",
     show_default=True,
     help="The device whose kernels are checked. cpu: check the references only.",
@@ -41,8 +41,8 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
     tinyfcn gradcheck --precision double         finite differences on the kernels themselves
     tinyfcn gradcheck --device cuda
     """
-    if operation is not None and not is_begun(operation):
-        raise click.UsageError(f"no operation is named {operation!r}; there are {', '.join(operations())}")
+    if operation is not None and operation not in operations():
+        raise click.UsageError(unknown(operation))
     if operation is not None and not cases_of(operation).gradcheck_cases(np.random.default_rng(0)):
         raise click.UsageError(f"{operation} has no gradients: try tinyfcn sanitize {operation}")
     if precision == "double" and device != "emulator":
@@ -53,9 +53,7 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
     ops = Operations(Emulator(precision="double")) if precision == "double" else on(device)
     verdicts = list(check_all(operation, ops))
     if not verdicts:
-        raise click.UsageError(
-            f"{operation} has no reference gradient, and the {device} runs no kernels: try --device emulator"
-        )
+        raise click.UsageError(f"{operation} has only kernels to check, and the {device} runs none: leave out --device")
     rows = table("operation", "", "result", "against", "device", "relative error>", "verdict")
     for verdict in verdicts:
         passed = "[green]right[/]" if verdict.passed else f"[red]WRONG[/], over {TOLERANCES[verdict.method]:.0e}"

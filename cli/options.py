@@ -8,7 +8,7 @@ import click
 
 from tinyfcn.networks import DESIGNS, OPTIONS
 from tinyfcn.networks.design import foreign, listed, takers
-from tinyfcn.operations import DEVICES
+from tinyfcn.operations import DEVICE_NAMES
 from tinyfcn.training import Settings
 from tinyfcn.training.settings import FROM_RECIPE, SCHEDULES
 
@@ -22,7 +22,7 @@ def device_option(command: Command) -> Command:
     """--device, for commands that compute."""
     return click.option(
         "--device",
-        type=click.Choice(DEVICES),
+        type=click.Choice(DEVICE_NAMES),
         default="auto",
         show_default=True,
         help="Where to compute: the kernels on a GPU (cuda), NumPy (cpu), or the kernels on the CPU, "

@@ -6,7 +6,8 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from tinyfcn.checks.pieces import LACKS, cases_of, is_begun
+from tinyfcn.checks.pieces import cases_of, unknown
+from tinyfcn.checks.pieces import operations as all_operations
 from tinyfcn.checks.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, conflicts_in_steps, counted
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
@@ -37,12 +38,10 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     """
     declared, operations = kernel_source.kernels(KERNELS), kernel_source.operations(KERNELS)
     if kernel is not None and kernel not in (*operations, *declared):
-        if is_begun(kernel) and kernel not in LACKS:
-            cases_of(kernel)  # says what is missing
-        raise click.UsageError(
-            f"no kernel or operation is named {kernel!r}; the operations are {', '.join(operations)}; "
-            f"the kernels {', '.join(declared)}"
-        )
+        if kernel not in all_operations():
+            raise click.UsageError(unknown(kernel, [*declared]))
+        cases_of(kernel)  # raises if it is incomplete
+        raise click.UsageError(f"{kernel} has no kernels of its own: try tinyfcn sanitize fast_conv")
     if kernel is not None:
         operations = [kernel if kernel in operations else declared[kernel].operation]
 

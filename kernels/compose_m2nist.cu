@@ -1,4 +1,4 @@
-// M2NIST images: composed of one to three MNIST digits on black, 64x84; their 28x28 boxes do not overlap.
+// Composes M2NIST images: one to three MNIST digits on black, 64x84, in 28x28 boxes that do not overlap.
 //
 //   array           shape         type     place   draw   fast
 //   step            (1)           int      in             in     the step's number, its bits read as unsigned
@@ -52,7 +52,7 @@ constexpr int HEIGHT = 64;
 constexpr int WIDTH = 84;
 constexpr int SIDE = 28;
 constexpr int TRIES = 512;
-constexpr int ROWS = HEIGHT - SIDE + 1;  // in which a box may begin
+constexpr int ROWS = HEIGHT - SIDE + 1;  // where a box may begin
 constexpr int COLUMNS = WIDTH - SIDE + 1;
 constexpr int FOURS = WIDTH / 4;      // in a row of an image
 constexpr int COMPOSE_THREADS = 224;  // 7 whole warps; a sixth of an image's 64 * 21 fours

@@ -19,12 +19,16 @@
 //   relu_mask      as y or dx        in        in                                may be null: see "epilogue"
 //   max_index      (N,O,OH/2,OW/2)   out       in              in                may be null: see "pooling"
 //   workspace      (splits,length)                             out               length: all weights, then the biases
+//   dweight        (O,C,KH,KW)                                 out               by fast_conv_reduce_split_k
+//   dbias          (O) or (C)                                  out               may be null: sums of dout (conv2d)
+//                                                                                or of x (conv_transpose2d); see bias_of
+//   With max_index, y and dout have its shape.
 //
-//   kernel                       grid                                block            writes
-//   fast_conv_forward            images, tile rows, tile columns     see "a block"    its outputs, once
-//   fast_conv_backward_input     images, tile rows, tile columns     see "a block"    its outputs, once
-//   fast_conv_backward_weight    ceil(C/C_TILE), splits              see below        one partial sum for each weight
-//   fast_conv_reduce_split_k     ceil(length/32)                     512              1 for 16 threads
+//   kernel                      grid                        block           global reads               writes
+//   fast_conv_forward           images, tile rows, columns  see "a block"   both tiles, once a block   each output once
+//   fast_conv_backward_input    images, tile rows, columns  see "a block"   both tiles, once a block   each output once
+//   fast_conv_backward_weight   ceil(C/C_TILE), splits      see "block"     both tiles, once a block   1 a weight
+//   fast_conv_reduce_split_k    ceil(length/32)             512             splits / 16 a thread       1 for 16 threads
 //
 // Why the naive form is slow. A thread owns one output. For each multiply-add it loads an input and a weight from
 // global memory and tests whether the input lies in the image: two loads and some ten instructions for one useful one.
@@ -32,7 +36,8 @@
 // What the forward pass does about it. A thread owns ROWS x COLUMNS pixels of CHANNELS output channels and keeps their
 // sums in registers. An input in a register serves all its channels, and a weight serves all its pixels: with 4 pixels
 // and 16 channels, 20 loads feed 64 multiply-adds. The loads come from shared memory, as float4s. Channels, kernel and
-// stride are template parameters, so that the loops unroll. Above 1x1, 8 to 9 of 10 instructions are multiply-adds.
+// stride are template parameters, so that the loops unroll. Above 1x1, 85 to 94 of 100 instructions of the inner loop
+// are multiply-adds (sm_90).
 //
 //   a block   TX threads of COLUMNS pixels along a row, TY threads of ROWS pixels along a column, GROUPS channel groups
 //             of CHANNELS = O / GROUPS channels (rounded up to 4), IMAGES images, SPLITS that share the input channels
@@ -45,7 +50,8 @@
 // The layer `context` for 16 images, 3x3, 32 -> 32 channels, 14x19 outputs: a block of TX 5 * GROUPS 8 * SPLITS 4 = 160
 // threads computes one row (ROWS, TY and IMAGES are 1). CHANNEL_TILE is 16: each split sums 4 of 16 input channels.
 //
-//   outputs, 4 channels a group      0123|4567|89ab|cdef|ghi          tx = 0 .. 4, each COLUMNS = 4 pixels
+//   outputs, 4 channels a group      0123456789abcdefghi              each thread has COLUMNS = 4 pixels
+//   tx                               0   1   2   3   4
 //   tile of one input channel        ........................         3 rows (u) of 24 floats under those pixels
 //   a thread's window, of one row        wwwwwwww                     tx = 1: two float4s serve all v and 4 channels
 //   a thread's weights, for u and v      tttt                         one float4: this weight of its 4 channels
@@ -61,14 +67,13 @@
 //
 // What the weight gradient does about it. The naive form loads dout C*KH*KW times and x O*KH*KW times. Here a block
 // loads a tile of both into shared memory once, and a thread owns O_EACH * C_EACH rows of KW weights, with the sums in
-// registers. For four neighbouring positions of dout a thread loads
+// registers. For four neighbouring positions of dout a thread loads the rows below and does 4*KW*O_EACH*C_EACH
+// multiply-adds:
 //
-//   dout, each of O_EACH channels    d0 d1 d2 d3           one float4, the same for most of a warp
-//   x, each of C_EACH channels       x0 x1 x2 x3 x4 x5     a window of 3*STRIDE + KW floats     (here KW 3, STRIDE 1)
-//
+//   dout, each of O_EACH channels    d0 d1 d2 d3                 one float4, the same for most of a warp
+//   x, each of C_EACH channels       x0 x1 x2 x3 x4 x5 . .       3*STRIDE + max(KW, STRIDE) floats, in whole float4s
+//                                                                (here KW 3, STRIDE 1)
 //   sum[v] += d0*x[v] + d1*x[STRIDE + v] + d2*x[2*STRIDE + v] + d3*x[3*STRIDE + v]
-//
-// for 4*KW*O_EACH*C_EACH multiply-adds.
 //
 //   block     O_THREADS * C_THREADS * KH threads, one for each row u of the weights of its O_EACH * C_EACH channel
 //             pairs, cover all O and C_TILE = C_THREADS * C_EACH of the C. SPLITS_X * SPLITS_Y such sets share the
@@ -91,8 +96,7 @@ __device__ inline bool within(int index, int size) { return (unsigned int)index 
 // float4 may; and an odd one, so that 8 rows begin in 8 different banks of the 32.
 __device__ constexpr int pitch_of(int count) { return 4 * (ceil_div(count, 4) | 1); }
 
-// Loads COUNT consecutive floats; BY_FOUR loads four at a time, and `from` then is a multiple of four floats from its
-// array's start.
+// Loads COUNT consecutive floats. BY_FOUR loads them as float4s; `from` must then be aligned to 16 bytes.
 template <int COUNT, bool BY_FOUR>
 __device__ inline void load_row(float (&row)[COUNT], const float* from) {
 #pragma unroll
@@ -165,7 +169,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
                       const float* __restrict__ add = nullptr, const float* __restrict__ relu_mask = nullptr,
                       int* __restrict__ max_index = nullptr) {
     constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
-    constexpr int CHANNELS = round_up(ceil_div(O, GROUPS), 4);  // that a thread computes
+    constexpr int CHANNELS = round_up(ceil_div(O, GROUPS), 4);  // output channels of a thread
     constexpr int PITCH = pitch_of(GROUPS * CHANNELS);
     constexpr int WINDOW = round_up((COLUMNS - 1) * STRIDE + KW, 4);  // inputs of a row under a thread's pixels
     constexpr int TILE_H = (TY * ROWS - 1) * STRIDE + KH, TILE_W = (TX - 1) * COLUMNS * STRIDE + WINDOW;
@@ -178,11 +182,11 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
     int image = threadIdx.x / (TX * TY * GROUPS) % IMAGES;  // 0 .. IMAGES - 1
     int split = threadIdx.x / SPLIT_THREADS;  // 0 .. SPLITS - 1
     int n = blockIdx.x * IMAGES + image;  // 0 .. N - 1, and the last block's surplus
-    int top = blockIdx.y * TY * ROWS, left = blockIdx.z * TX * COLUMNS;  // the block's first output
+    int top = blockIdx.y * TY * ROWS, left = blockIdx.z * TX * COLUMNS;  // the first output: 0 .. OH - 1, 0 .. OW - 1
 
     float sums[CHANNELS * ROWS * COLUMNS] = {};
     for (int first = 0; first < C; first += CHANNEL_TILE) {
-        __syncthreads();  // until no thread reads the last channels
+        __syncthreads();  // until all threads have read the previous channels
 #pragma unroll 8
         for (int k = threadIdx.x; k < IMAGES * CHANNEL_TILE * TILE_H * TILE_W; k += THREADS) {
             int from = blockIdx.x * IMAGES + k / (TILE_W * TILE_H * CHANNEL_TILE);
@@ -230,7 +234,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
 #pragma unroll
     for (int o = 0; o < CHANNELS; ++o) {
         int channel = group * CHANNELS + o;  // 0 .. O - 1, and the last group's surplus
-        int i = top + ty * ROWS, j = left + tx * COLUMNS;
+        int i = top + ty * ROWS, j = left + tx * COLUMNS;  // 0 .. OH - 1, 0 .. OW - 1, and the last block's surplus
         if (channel >= O) continue;
         float each = bias ? bias[channel] : 0.0f;
         if constexpr (ROWS == 2 && COLUMNS % 2 == 0) {
@@ -271,7 +275,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
                              const float* __restrict__ relu_mask = nullptr,
                              const int* __restrict__ max_index = nullptr) {
     constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
-    constexpr int CHANNELS = round_up(ceil_div(C, GROUPS), 4);  // that a thread computes
+    constexpr int CHANNELS = round_up(ceil_div(C, GROUPS), 4);  // channels of dx of a thread
     constexpr int PITCH = pitch_of(GROUPS * CHANNELS);
     constexpr int PHASE_KH = ceil_div(KH, STRIDE), PHASE_KW = ceil_div(KW, STRIDE);  // the kernel of one phase
     constexpr int WINDOW = round_up(COLUMNS + PHASE_KW - 1, 4);  // positions of a row of dout that a thread reads
@@ -290,7 +294,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
 
     float sums[CHANNELS * COLUMNS * STRIDE] = {};
     for (int first = 0; first < O; first += CHANNEL_TILE) {
-        __syncthreads();  // until no thread reads the last channels
+        __syncthreads();  // until all threads have read the previous channels
 #pragma unroll 4
         for (int k = threadIdx.x; k < IMAGES * CHANNEL_TILE * TILE_H * TILE_W; k += THREADS) {
             int from = blockIdx.x * IMAGES + k / (TILE_W * TILE_H * CHANNEL_TILE);
@@ -343,7 +347,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
     int h = (top + ty) * STRIDE + phase - padding;  // -padding .. H - 1, and the last block's surplus
     if (split > 0 || n >= N || h < 0 || h >= H) return;
 
-    int w = (left + tx * COLUMNS) * STRIDE - padding;  // the thread's first pixel
+    int w = (left + tx * COLUMNS) * STRIDE - padding;  // the thread's first pixel: -padding .. W - 1, and surplus
 #pragma unroll
     for (int c = 0; c < CHANNELS; ++c) {
         int channel = group * CHANNELS + c;  // 0 .. C - 1, and the last group's surplus
@@ -371,7 +375,7 @@ __device__ inline float sum_of_share(const float* tile, int thread, int rows, in
     return sum;
 }
 
-constexpr int BIAS_OF_DOUT = 1, BIAS_OF_X = 2;  // which map's sums are the gradient of the bias; 0 where neither
+constexpr int BIAS_OF_DOUT = 1, BIAS_OF_X = 2;  // the array whose sums are dbias; 0: no bias
 constexpr int REDUCED_ELEMENTS = 32, REDUCERS = 16;  // fast_conv_reduce_split_k: elements a block, threads an element
 
 template <int KH, int KW, int STRIDE, int O_EACH, int C_EACH, int O_THREADS, int C_THREADS, int SPLITS_X, int SPLITS_Y,
@@ -390,8 +394,8 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
     constexpr int POSITIONS = IMAGES * ROWS * COLUMNS, DOUT_PLANE = pitch_of(POSITIONS);
     constexpr int TILES = O_TILE * DOUT_PLANE + C_TILE * X_PLANE;
     constexpr int ROW = C_TILE * KH * KW, ROW_PITCH = ROW | 1;  // weights of one output channel; odd, for the banks
-    constexpr int PART = O_TILE * ROW_PITCH | 1;  // a split has a sum for each weight of the block, and
-    constexpr int PARTS = SPLITS * PART + THREADS;  // a thread one for the bias
+    // A split has a sum for each weight of the block, and a thread one for the bias.
+    constexpr int PART = O_TILE * ROW_PITCH | 1, PARTS = SPLITS * PART + THREADS;
     __shared__ __align__(16) float shared[TILES > PARTS ? TILES : PARTS];  // first the tiles, at the end the sums
     float* dout_tile = shared;
     float* x_tile = shared + O_TILE * DOUT_PLANE;
@@ -412,7 +416,7 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
         int left = tile % across * COLUMNS;  // 0 .. OW - 1
         int top = tile / across % down * ROWS;  // 0 .. OH - 1
         int first_n = tile / (across * down) * IMAGES;  // 0 .. N - 1
-        __syncthreads();  // until no thread reads the last tile
+        __syncthreads();  // until all threads have read the previous tile
         for (int k = threadIdx.x; k < POSITIONS; k += THREADS) {
             int j = left + k % COLUMNS, i = top + k / COLUMNS % ROWS, n = first_n + k / (COLUMNS * ROWS);
             bool is_there = n < N && i < OH && j < OW && !(max_index && (i / 2 >= OH / 2 || j / 2 >= OW / 2));
@@ -468,7 +472,7 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
                 top + ROWS < OH ? ROWS * STRIDE : TILE_H, left + COLUMNS < OW ? COLUMNS * STRIDE : TILE_W);
     }
 
-    __syncthreads();  // until no thread reads the tiles, whose memory the sums take
+    __syncthreads();  // until all threads have read the tiles, whose memory the sums take
 #pragma unroll
     for (int o = 0; o < O_EACH; ++o)
 #pragma unroll

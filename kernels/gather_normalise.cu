@@ -1,4 +1,4 @@
-// Batches gathered on the device: images are bytes, normalised to the network's range, and come with their labels.
+// Gathers a batch on the device: images and labels by index, bytes normalised to floats.
 //
 //   batch[n, 0, s] = (images[i, s] - 127) / 127                      s: a pixel; black -1, white 128/127
 //   labels[n, l]   = all_labels[i, l]                                l: a pixel too, or the one label of an image

@@ -35,7 +35,7 @@ extern "C" __global__ void segmentation_counts(const float* __restrict__ logits,
     int n = blockIdx.x;  // 0 .. N - 1
     for (int cell = threadIdx.x; cell < K * K; cell += blockDim.x) pixels[cell] = 0;
     if (threadIdx.x < 2) pairs[threadIdx.x] = 0;
-    __syncthreads();  // until all counters stand at 0
+    __syncthreads();  // until all counters are 0
 
     int both = 0;
     int either = 0;

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(LOSS_THREADS)
     softmax_cross_entropy(const float* __restrict__ logits, const int* __restrict__ labels, float* __restrict__ parts,
                           float* __restrict__ dlogits, int N, int S, int ignore_index, float unlabelled) {
     __shared__ float in_warp[LOSS_THREADS / 32];  // the losses of each warp
-    const unsigned int positions = N * S;            // unsigned: `position` may exceed it by all threads
+    const unsigned int positions = N * S;         // unsigned: `position` may exceed it by all threads
     float mine = 0.0f;                            // the sum of this thread's losses
 
     for (unsigned int position = thread_number(); position < positions; position += gridDim.x * LOSS_THREADS) {

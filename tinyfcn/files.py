@@ -33,7 +33,7 @@ def make_folder(folder: Path, way_out: str) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path, way_out: str) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`; it becomes `path` when the block ends, and goes away if it fails.
+    """Open a temporary file beside `path`; it is renamed to `path` when the block ends, and deleted if the block fails.
 
     So nobody reads half a file. If two processes write the same file, the last one to finish wins.
     An OSError in the block (a full disk) becomes a DataError that ends with `way_out`.

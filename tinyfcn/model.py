@@ -58,7 +58,7 @@ def load(run: str | Path, device: str = "auto") -> Model:
     source = path / STATE if path.is_dir() else path
     tensors, metadata = load_tensors(source)
     try:
-        design = Design(**json.loads(metadata["design"]))
+        design = Design.saved(json.loads(metadata["design"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source} does not say which network it holds ({error})") from None
     network = design.build(on(device))

@@ -7,12 +7,15 @@ from typing import Any
 
 from tinyfcn.devices import cuda
 from tinyfcn.devices.cpu import Cpu
+from tinyfcn.devices.cuda import Cuda
+from tinyfcn.devices.device import Device
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import KernelError
 from tinyfcn.ops import Operations
 from tinyfcn.ops.launcher import Launcher
 
-DEVICES = ("auto", "cuda", "cpu", "emulator")
+DEVICES: dict[str, Callable[..., Device]] = {"cuda": Cuda, "cpu": Cpu, "emulator": Emulator}
+DEVICE_NAMES = ("auto", *DEVICES)
 
 
 def operation_names() -> dict[str, str]:
@@ -32,14 +35,17 @@ class ReferenceOperations(Operations):
 
 def reference_function(name: str, module: str) -> Callable[..., Any]:
     """A function of tinyfcn/reference. If it is missing, the result raises a KernelError that names its file."""
+    path = f"tinyfcn.reference.{module}"
     try:
-        function = getattr(importlib.import_module(f"tinyfcn.reference.{module}"), name)
-    except (ModuleNotFoundError, AttributeError):
+        return getattr(importlib.import_module(path), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != path:
+            raise  # the file is there, and something that it imports is not
 
-        def function(*_: Any, **__: Any) -> Any:
-            raise KernelError(f"{name} has no reference: write it in tinyfcn/reference/{module}.py, in NumPy")
+    def missing(*_: Any, **__: Any) -> Any:
+        raise KernelError(f"{name} has no reference: write it in tinyfcn/reference/{module}.py, in NumPy")
 
-    return function
+    return missing
 
 
 for _name, _module in operation_names().items():
@@ -60,10 +66,7 @@ def on(device: str = "auto", naive: bool = False) -> Operations:
     """
     if device == "auto":
         device = "cpu" if cuda.why_not() else "cuda"
-    if device == "cuda":
-        return Operations(cuda.Cuda(naive=naive))
-    if device == "emulator":
-        return Operations(Emulator(naive=naive))
-    if device == "cpu":
-        return ReferenceOperations(Cpu(naive=naive))
-    raise ValueError(f"no device named {device!r}; there are {', '.join(DEVICES)}")
+    if device not in DEVICES:
+        raise ValueError(f"no device named {device!r}; there are {', '.join(DEVICE_NAMES)}")
+    chosen = DEVICES[device](naive=naive)
+    return Operations(chosen) if chosen.runs_kernels else ReferenceOperations(chosen)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinyfcn import Operations, on
+from tinyfcn.adam_state import AdamState
 from tinyfcn.bench import kernels
 from tinyfcn.bench.kernels import Form, time_parts
 from tinyfcn.bench.parts import Recorder, note_calls, parts_of, split
@@ -15,7 +16,6 @@ from tinyfcn.bench.timing import TimeBudget, wall_clock
 from tinyfcn.devices.device import address
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import TinyfcnError
-from tinyfcn.reference.adam import AdamState
 
 reference = on("cpu")
 

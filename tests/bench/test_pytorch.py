@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tinyfcn import on
+from tinyfcn.adam_state import AdamState
 from tinyfcn.bench import pytorch, steps
 from tinyfcn.bench.kernels import Form, expect_same_results
 from tinyfcn.bench.parts import Part, note_calls
 from tinyfcn.bench.pytorch import TorchForm, TorchStep, switched
 from tinyfcn.bench.steps import Step, Task, batches_of, differences
-from tinyfcn.reference.adam import AdamState
 
 pytestmark = pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not installed")
 

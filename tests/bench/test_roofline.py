@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinyfcn import on
+from tinyfcn.adam_state import AdamState
 from tinyfcn.bench import roofline
 from tinyfcn.bench.parts import READ_IN_PART, Part, Recorder, note_calls, split
 from tinyfcn.bench.roofline import CARDS, MULTIPROCESSORS, flops, measure_peaks, occupancy
@@ -14,7 +15,6 @@ from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.ops import peak
-from tinyfcn.reference.adam import AdamState
 
 reference = on("cpu")
 

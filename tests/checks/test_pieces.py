@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import shutil
 from pathlib import Path
 from types import FunctionType
@@ -70,13 +71,19 @@ def test_missing_files_of_a_new_operation_are_listed(tmp_path: Path, monkeypatch
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
         folders[piece] = copy, content
     monkeypatch.setattr(pieces, "PIECES", folders)
-    with pytest.raises(KernelError, match="no operation named leaky_relu; there are adam, add, compose_m2nist,"):
+    with pytest.raises(
+        KernelError, match="no operation named 'leaky_relu'; there are adam, add, compose_m2nist,"
+    ) as first:
         cases_of("leaky_relu")
+    assert [line.strip() for line in str(first.value).splitlines()[1:]] == [
+        "a new operation needs",
+        *missing("leaky_relu"),
+    ]
     still_missing = [*folders]
     for piece in [*still_missing]:
         (folders[piece][0] / piece.rpartition("/")[2].format("leaky_relu")).touch()
         still_missing.remove(piece)
-        assert pieces.is_begun("leaky_relu")
+        assert "leaky_relu" in operations()
         with pytest.raises(KernelError) as caught:
             cases_of("leaky_relu")
         first, *lines = str(caught.value).split("\n    ")
@@ -93,3 +100,33 @@ def test_a_missing_reference_is_reported() -> None:
         reference_function("leaky_relu", "relu")(1, stride=2)
     with pytest.raises(KernelError, match=r"write it in tinyfcn/reference/leaky_relu\.py, in NumPy"):
         reference_function("leaky_relu", "leaky_relu")()
+
+
+@pytest.mark.parametrize(("name", "message"), [("convd", "did you mean conv2d"), ("../../x", "there are adam, add")])
+def test_a_name_of_no_operation_is_unknown_in_an_installed_package_too(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which has no folder of tests."""
+    tests = "tests/kernels/test_{}.py"
+    monkeypatch.setitem(PIECES, tests, (tmp_path / "nowhere", PIECES[tests][1]))
+    with pytest.raises(KernelError, match=f"no operation named '{re.escape(name)}'; {message}"):
+        cases_of(name)
+
+
+def test_a_file_that_nothing_else_knows_of_is_an_operation_to_complete(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, content = PIECES["tinyfcn/ops/{}.py"]
+    shutil.copytree(folder, tmp_path / "ops", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "ops" / "lonely.py").touch()
+    monkeypatch.setitem(PIECES, "tinyfcn/ops/{}.py", (tmp_path / "ops", content))
+    assert "lonely" in operations() and len(missing("lonely")) == len(PIECES)
+
+
+def test_a_reference_that_cannot_be_imported_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> None:
+        raise ModuleNotFoundError("No module named 'nosuchmodule'", name="nosuchmodule")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(ModuleNotFoundError, match="nosuchmodule"):
+        reference_function("add", "add")

@@ -17,7 +17,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import THREADS
 from tinyfcn.errors import KernelError
 from tinyfcn.operations import on
-from tinyfcn.ops.conv2d import SUM_THREADS
+from tinyfcn.ops.launcher import SUM_THREADS
 
 DECLARED = kernel_source.kernels()
 OPERATIONS = kernel_source.operations()

@@ -27,6 +27,7 @@ from tinyfcn.cli import main
 from tinyfcn.data import read_m2nist
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.operations import DEVICES
 from tinyfcn.reference.relu import relu_backward
 from tinyfcn.runs import STATE, Run
 from tinyfcn.training.classifier import ClassifierTrainer
@@ -419,7 +420,7 @@ def test_gradcheck_finds_a_wrong_reference(monkeypatch):
 
 def test_gradcheck_finds_a_wrong_kernel_and_its_line(monkeypatch, tmp_path):
     kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
-    monkeypatch.setattr("tinyfcn.operations.Emulator", partial(Emulator, kernels))
+    monkeypatch.setitem(DEVICES, "emulator", partial(Emulator, kernels))
     result = run("gradcheck", "relu")
     assert result.exit_code == 1
     assert "WRONG" in result.stdout
@@ -460,7 +461,7 @@ def test_gradcheck_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch,
     with open(tmp_path / "kernels" / "relu.cu", "a") as file:
         file.write("int nonsense = ;\n")
     line = len((tmp_path / "kernels" / "relu.cu").read_text().splitlines())
-    monkeypatch.setattr("tinyfcn.operations.Emulator", partial(Emulator, tmp_path / "kernels"))
+    monkeypatch.setitem(DEVICES, "emulator", partial(Emulator, tmp_path / "kernels"))
     result = run("gradcheck", "relu")
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
@@ -530,9 +531,35 @@ def test_sanitize_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, 
     assert f"{line_of('nonsense', 'relu', kernels)}:" in result.stderr
 
 
-def test_sanitize_of_an_unknown_kernel_lists_all_kernels():
-    words = "'conv3d'", "operations are adam, add, ", "kernels adam_schedule, .*conv2d_backward_bias_naive"
-    assert_refused(run("sanitize", "conv3d"), 2, *words)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("conv3d", "no operation or kernel named 'conv3d'; did you mean conv2d"),
+        ("relu_foward", "did you mean relu_forward"),
+        ("zzz", "there are adam, add, compose_m2nist, conv2d, .*softmax_cross_entropy"),
+        ("conv2d_pool", "conv2d_pool has no kernels of its own: try tinyfcn sanitize fast_conv"),
+    ],
+)
+def test_sanitize_of_an_unknown_name_says_what_it_may_mean(name, message):
+    result = run("sanitize", name)
+    assert result.exit_code == 2
+    assert re.search(f"^Error: .*{message}", result.stderr, re.MULTILINE), result.stderr
+
+
+def test_gradcheck_of_a_new_name_says_how_an_operation_is_added():
+    result = run("gradcheck", "softplus")
+    assert result.exit_code == 2
+    error, *lines = result.stderr.splitlines()[3:]
+    assert error.startswith("Error: no operation named 'softplus'; there are adam, add, ")
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "a new operation needs",
+        "kernels/softplus.cu",
+        "tinyfcn/ops/softplus.py",
+        "tinyfcn/reference/softplus.py",
+        "tinyfcn/checks/cases/softplus.py",
+        "tests/kernels/test_softplus.py",
+        "tinyfcn/ops/__init__.py",
+    ]
 
 
 # Info
@@ -602,7 +629,7 @@ USAGE = [
     ),
     (["train-fcn", "--from-scratch", "--cnn", "runs/cnn-1"], "from-scratch.*--cnn"),
     (["train-fcn", "--from-scratch", "--freeze-encoder"], "from-scratch.*--freeze-encoder"),
-    (["gradcheck", "softplus"], "softplus"),
+    (["gradcheck", "soft plus"], "soft plus"),
     (["gradcheck", "--device", "tpu"], "device"),
     (["gradcheck", "--precision", "half"], "precision"),
     (["sanitize", "--seeds", "0"], "seeds"),

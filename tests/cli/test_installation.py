@@ -1,18 +1,15 @@
 """A checkout that is not installed, and a package that is missing: one line says what to run."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from helpers.package_copy import ROOT, copy_package
 
 from tinyfcn.installation import NEEDED
-
-ROOT = Path(__file__).parents[2]
-IGNORED = shutil.ignore_patterns("__pycache__")
 
 
 def bare_python(*arguments: str, path: list[Path], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -33,11 +30,7 @@ def stubs(folder: Path, *missing: str) -> Path:
 @pytest.fixture
 def complete(tmp_path: Path) -> Path:
     """The package with its parts, as it is installed."""
-    package = tmp_path / "installed" / "tinyfcn"
-    shutil.copytree(ROOT / "tinyfcn", package, ignore=IGNORED)
-    for part in ("cli", "kernels"):
-        shutil.copytree(ROOT / part, package / part, ignore=IGNORED)
-    return package.parent
+    return copy_package(tmp_path / "installed")
 
 
 def test_a_bare_checkout_says_how_to_install_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tinyfcn.errors import DeviceError, KernelError
 from tinyfcn.operations import on, operation_names
 from tinyfcn.ops import Operations
 from tinyfcn.ops.compose_m2nist import HEIGHT, SIDE, WIDTH
-from tinyfcn.ops.conv2d import SUM_THREADS
+from tinyfcn.ops.launcher import SUM_THREADS
 
 TEXT = """
 // extern "C" __global__ void only_a_comment(float* x) {}

@@ -14,6 +14,7 @@ from helpers.closeness import assert_equal, on_device
 from helpers.instances import compile_for
 from helpers.tiny_digits import TRAIN, draw
 
+from tinyfcn.adam_state import AdamState
 from tinyfcn.checks.conflicts import conflicts, launched_before
 from tinyfcn.data import Digits
 from tinyfcn.devices import cuda
@@ -22,7 +23,6 @@ from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import DeviceError, KernelError
 from tinyfcn.networks import BACKGROUND, Design
 from tinyfcn.ops import Operations
-from tinyfcn.reference.adam import AdamState
 from tinyfcn.training import ParallelNetwork, Trainer
 from tinyfcn.training.sources import Composed, Stored
 

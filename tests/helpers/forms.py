@@ -7,11 +7,16 @@ from typing import Any
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device
 
-NAIVE = {name for name in kernel_source.kernels() if name.endswith("_naive")}
-FAST = {name for name in kernel_source.kernels() if name.startswith("fast_conv_")} | {
-    "compose_m2nist",
-    "softmax_cross_entropy",
-    "softmax_cross_entropy_mean",
+KERNELS = {*kernel_source.kernels()}
+NAIVE = {name for name in KERNELS if name.endswith("_naive")}
+# A naive kernel's name without "_naive" is its fast form's, or continues it: compose_m2nist_draw, of compose_m2nist.
+FORMS = {name.removesuffix("_naive") for name in NAIVE}
+FAST = {
+    name
+    for name in KERNELS - NAIVE
+    if name.startswith("fast_conv_")
+    or name in FORMS
+    or any(form.startswith(f"{name}_") and form not in KERNELS for form in FORMS)
 }
 
 
@@ -29,7 +34,7 @@ def launched_names(device: Device) -> Iterator[list[str]]:
     try:
         yield names
     finally:
-        del device.launch
+        device.launch = launch  # type: ignore[method-assign]
 
 
 def expect_form(names: Iterable[str], naive: bool) -> None:

@@ -10,9 +10,9 @@ from helpers.closeness import assert_close, on_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyfcn.adam_state import RING, AdamState
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
-from tinyfcn.reference.adam import RING, AdamState
 
 reference = on("cpu")
 

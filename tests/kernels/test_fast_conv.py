@@ -402,10 +402,11 @@ ZOO = {
     ],
     "fast_conv_forward": [
         Bug("the next channel tile is loaded while others still read the last",
-            {"__syncthreads();  // until no thread": "// until no thread"},
+            {"__syncthreads();  // until all threads have read": "// until all threads have read"},
             "check", RACE, ("weight_tile[position * PITCH + o] = o < O",), "racecheck"),
         Bug("a barrier in a branch of the first split",
-            {"__syncthreads();  // until all threads have": "if (split == 0) __syncthreads();  // the first split's"},
+            {"__syncthreads();  // until all threads have loaded":
+             "if (split == 0) __syncthreads();  // the first split's"},
             "trap", "wait at __syncthreads", ("// the first split's",), "synccheck"),
         Bug("the tile is a row short", {"* STRIDE + KH, TILE_W": "* STRIDE + KH - 1, TILE_W"},
             "check", OUTSIDE, ("float4 four = *reinterpret_cast<const float4*>(from",)),
@@ -421,7 +422,7 @@ ZOO = {
     ],
     "fast_conv_backward_weight": [
         Bug("sums overwrite the tile that others still read",
-            {"__syncthreads();  // until no thread reads the tiles": "// until no thread reads the tiles"},
+            {"__syncthreads();  // until all threads have read the tiles": "// until all threads have read the tiles"},
             "check", RACE, ("float4 four = *reinterpret_cast<const float4*>(from",), "racecheck"),
         Bug("surplus channels of the tile are written", {"if (o < O && c < C) mine": "mine"},
             "check", RACE, ("mine[(o * C + first_c) * KH * KW + ",)),
@@ -445,7 +446,7 @@ ZOO = {
     if (split > 0) return;"""},
             "trap", "have exited", ("__syncthreads();  // until the other splits",), "synccheck"),
         Bug("no thread waits until all channels are loaded",
-            {"__syncthreads();  // until all threads have": "// until all threads have"},
+            {"__syncthreads();  // until all threads have loaded": "// until all threads have loaded"},
             "check", RACE, ("tile[k] = value;",), "racecheck"),
         Bug("surplus images of the last block are written", {" || n >= N": ""},
             "check", OUTSIDE, ("y[k] = rectified(",), "memcheck"),

@@ -189,3 +189,11 @@ def test_no_such_device(tmp_path):
     save_run(tmp_path / "run", Design())
     with pytest.raises(ValueError, match="no device named 'abacus'"):
         tinyfcn.load(tmp_path / "run", "abacus")
+
+
+def test_options_that_early_versions_saved_with_any_design_are_left_out() -> None:
+    saved = {"name": "early", "reduce": "last", "upsample": "staged", "article_skip": False, "labels": "digits"}
+    assert Design.saved(saved | {"freeze": True, "ink_start": False}) == Design("early", reduce="last", freeze=True)
+    assert Design.saved({"name": "classifier", "reduce": "last"}) == Design("classifier")
+    with pytest.raises(ValueError, match="--plain-start"):
+        Design("early", ink_start=False)

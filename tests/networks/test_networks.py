@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.closeness import TOLERANCES, assert_close, assert_equal
+from helpers.forms import FAST, NAIVE, expect_form, launched_names
 from helpers.instances import compile_for
 
+from tinyfcn.adam_state import AdamState
 from tinyfcn.checks import gradcheck
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.networks import DESIGNS as KNOWN_DESIGNS
@@ -17,7 +19,6 @@ from tinyfcn.networks import OPTIONS, Design, Early, Network
 from tinyfcn.networks.network import LAST_LAYER
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
-from tinyfcn.reference.adam import AdamState
 
 CPU = on("cpu")
 NAIVE_DOUBLE = Operations(Emulator(precision="double", naive=True))
@@ -96,8 +97,11 @@ def check_kernels(ops: Operations, design: Design, x: np.ndarray, labels: np.nda
     """Logits and gradients of the kernels against the references'. Returns the network on `ops`."""
     dtype = ops.device.dtypes["float"]
     kernels, references = networks = [design.build(each, seed=3, dtype=dtype) for each in (ops, CPU)]
-    for network in networks:
-        network.backward(loss_and_gradient(network, design, x, labels)[1])
+    with launched_names(ops.device) as names:
+        for network in networks:
+            network.backward(loss_and_gradient(network, design, x, labels)[1])
+    assert {*names} & (NAIVE if ops.device.naive else FAST), "no kernel of the form under test was launched"
+    expect_form(names, ops.device.naive)
     tolerance = "kernel" if dtype == np.float32 else "kernel in double"
     last = list(references.outputs)[-1]
     assert_close(ops.to_numpy(kernels.outputs[last]), references.outputs[last], tolerance, "logits")
@@ -146,6 +150,7 @@ def test_naive_kernels_match_the_references_on_real_images(naive_ops: Operations
 @all_designs
 def test_naive_kernels_in_double_match_the_references(design: Design) -> None:
     """With twelve digits in common, no unit is near enough to a kink to turn out differently."""
+    assert NAIVE_DOUBLE.device.double
     check_kernels(NAIVE_DOUBLE, design, *batch(design, count=1))
 
 
@@ -155,6 +160,7 @@ def test_fast_kernels_in_double_match_the_references(name: str) -> None:
     design = Design(name)
     x, labels = batch(design, 28, 28)
     compiled(DOUBLE, design, x, labels)
+    assert DOUBLE.device.double
     check_kernels(DOUBLE, design, x, labels)
 
 
@@ -165,6 +171,7 @@ def test_check_mode_finds_nothing_in_a_training_step(name: str, naive: bool) -> 
     ops = Operations(Emulator(mode="check", order="random", seed=5, naive=naive))
     x, labels = batch(design, 28, 28)
     compiled(ops, design, x, labels)
+    assert ops.device.check
     network = check_kernels(ops, design, x, labels)
     state = AdamState.create(ops, np.zeros(network.parameters.shape, np.float32), base_rate=0.01, steps=5)
     ops.adam_schedule(state)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyfcn.adam_state import AdamState
 from tinyfcn.checks.gradcheck import relative_error
 from tinyfcn.data import Digits
 from tinyfcn.data.builtin_digits import draw_digits
@@ -21,7 +22,6 @@ from tinyfcn.errors import TinyfcnError
 from tinyfcn.networks import Design
 from tinyfcn.networks.network import views
 from tinyfcn.ops import Operations
-from tinyfcn.reference.adam import AdamState
 from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.training.loop import training_step
 from tinyfcn.training.parallel import ParallelNetwork

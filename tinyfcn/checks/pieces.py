@@ -1,11 +1,12 @@
 """The five files of an operation. Existing files are found by name, and missing ones are listed."""
 
 import importlib
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
 from tinyfcn import checks, ops, reference
-from tinyfcn.devices import kernel_source
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import KernelError
 from tinyfcn.operations import operation_names
@@ -28,19 +29,23 @@ PIECES: dict[str, tuple[Path, str]] = {
 }
 EXPORT = "tinyfcn/ops/__init__.py: an import of its class, and the class as a base of Operations"
 
-# The three exceptions: a file that the operation does not need, or that it is not a method of Operations.
+# The three exceptions. LACKS: the file that an operation does not have. NOT_EXPORTED: not methods of Operations.
 LACKS = {
     "conv2d_pool": "kernels/{}.cu",  # its kernel is fast_conv_forward
     "fast_conv": "tinyfcn/reference/{}.py",  # conv2d and conv_transpose2d have references, which share im2col.py
 }
 NOT_EXPORTED = ("fast_conv", "peak")  # other operations launch fast_conv, `tinyfcn bench` launches peak
+# Files in these folders that belong to no single operation.
+SHARED = {"__init__", "checks", "common", "im2col", "launcher", "nvrtc", "philox", "tiles"}
 
 
 def operations() -> list[str]:
-    """Everything that has kernels or cases, sorted: "adam", "add", "conv2d", ..."""
-    folder, _ = PIECES["tinyfcn/checks/cases/{}.py"]
-    cases = {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
-    return sorted({*kernel_source.operations(), *cases, *operation_names().values()})
+    """Everything of which a file exists, sorted: "adam", "add", "conv2d", ..."""
+    found = set(operation_names().values())
+    for piece, (folder, _) in PIECES.items():
+        before, after = piece.rpartition("/")[2].split("{}")
+        found |= {path.name[len(before) : -len(after)] for path in folder.glob(f"{before}*{after}")}
+    return sorted(found - SHARED)
 
 
 def missing(operation: str) -> list[str]:
@@ -55,11 +60,6 @@ def missing(operation: str) -> list[str]:
     return lines if operation in (*operation_names().values(), *NOT_EXPORTED) else [*lines, EXPORT]
 
 
-def is_begun(operation: str) -> bool:
-    """Whether any piece of the operation is there."""
-    return len(missing(operation)) <= len(PIECES)
-
-
 def cases_of(operation: str) -> ModuleType:
     """The operation's module of cases.
 
@@ -68,8 +68,8 @@ def cases_of(operation: str) -> ModuleType:
             may come last.
     """
     lines = missing(operation)
-    if not is_begun(operation):
-        raise KernelError(f"no operation named {operation}; there are {', '.join(operations())}")
+    if operation not in operations():
+        raise KernelError(unknown(operation))
     if any(not line.startswith("tests/") for line in lines):
         raise KernelError(f"{operation} is incomplete; {still_missing(lines)}")
     return importlib.import_module(f"tinyfcn.checks.cases.{operation}")
@@ -78,3 +78,13 @@ def cases_of(operation: str) -> ModuleType:
 def still_missing(lines: list[str]) -> str:
     """The lines of `missing` as part of a message."""
     return "\n    ".join(["still missing:", *lines])
+
+
+def unknown(name: str, kernels: Sequence[str] = ()) -> str:
+    """The message for a name that no operation (and none of the kernels) has: similar names, and how to add it."""
+    close = get_close_matches(name, [*operations(), *kernels], n=3)
+    text = f"no operation{' or kernel' * bool(kernels)} named {name!r}; "
+    text += f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(operations())}"
+    if not name.isidentifier():
+        return text
+    return "\n    ".join([text, "a new operation needs", *missing(name)])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyfcn.adam_state import AdamState
 from tinyfcn.checks.case import Case
 from tinyfcn.checks.conflicts import conflicts
 from tinyfcn.checks.pieces import cases_of
@@ -21,9 +22,8 @@ from tinyfcn.checks.watched import Found, Watched, index_text
 from tinyfcn.devices.device import Array
 from tinyfcn.devices.emulator.emulator import ORDERS, Emulator, Statistics
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
-from tinyfcn.networks import DESIGNS, Classifier, Design, Network
+from tinyfcn.networks import DESIGNS, Design, Network
 from tinyfcn.ops import Operations
-from tinyfcn.reference.adam import AdamState
 
 Draw = Callable[[np.random.Generator], list[Case]]
 
@@ -154,7 +154,7 @@ def conflicts_in_steps() -> dict[str, list[str]]:
 def training_step(network: Network, state: AdamState) -> None:
     """Forward, loss, backward and update for two uninitialised images."""
     ops = network.ops
-    is_classifier = isinstance(network, Classifier)
+    is_classifier = not network.per_pixel
     x = ops.device.empty((2, 1, 28, 28))
     labels = ops.device.empty((2, 1, 1) if is_classifier else (2, 28, 28), np.int32)
     ops.adam_schedule(state)

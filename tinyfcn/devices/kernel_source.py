@@ -54,7 +54,7 @@ class Kernel:
 
     @property
     def expression(self) -> str:
-        """The kernel or its instance in C++: "relu_forward", "conv2d_forward<8, 16>"."""
+        """The kernel or its instance in C++: "relu_forward", "fast_conv_forward<8, 16, ...>"."""
         return f"{self.name}<{', '.join(map(str, self.instance))}>" if self.instance else self.name
 
 

@@ -49,6 +49,20 @@ class Design:
                 self.refuse_foreign(option, getattr(self, option.name))
         self.network_class.validate(self)
 
+    @classmethod
+    def saved(cls, options: dict[str, Any]) -> "Design":
+        """The design of a saved run. Options that the design does not take are left out: early versions saved any.
+
+        Raises:
+            TypeError: the options are not a dictionary of the names above.
+            ValueError: as the class.
+        """
+        if not isinstance(options, dict):
+            raise TypeError(f"a design is a dictionary of options, got {options!r}")
+        network = cls(options.get("name", cls.name)).network_class
+        foreign = {option.name for option in OPTIONS if not option.of_training and option not in network.options}
+        return cls(**{name: value for name, value in options.items() if name not in foreign})
+
     @property
     def network_class(self) -> type[Network]:
         """The class of the network, which says what the design is."""

@@ -31,7 +31,7 @@ from tinyfcn.ops import Operations
 class Early(Network):
     """forward: x (N, 1, H, W), H and W multiples of 4 -> logits (N, classes, H, W).
 
-    Its recipe is the article's: white backgrounds come of a learning rate that does not fall.
+    Its recipe is the article's: a constant learning rate, which causes the white backgrounds.
     """
 
     name = "early"

@@ -1,9 +1,9 @@
 """Launches kernels/adam.cu."""
 
+from tinyfcn.adam_state import AdamState
 from tinyfcn.devices.device import Array
 from tinyfcn.ops.checks import expect_shape
 from tinyfcn.ops.launcher import Launcher
-from tinyfcn.reference.adam import AdamState
 
 
 class Adam(Launcher):

@@ -3,10 +3,8 @@
 from tinyfcn.devices.device import Array, Device
 from tinyfcn.ops import fast_conv
 from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
-from tinyfcn.ops.launcher import Launcher
+from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 from tinyfcn.ops.relu import Relu
-
-SUM_THREADS = 64  # as in kernels/common.cuh: a block that computes one sum
 
 
 class Conv2d(Launcher):

@@ -4,8 +4,8 @@ from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
 from tinyfcn.ops.add import Add
 from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
-from tinyfcn.ops.conv2d import SUM_THREADS, bias_gradient_naive
-from tinyfcn.ops.launcher import Launcher
+from tinyfcn.ops.conv2d import bias_gradient_naive
+from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 from tinyfcn.ops.relu import Relu
 
 

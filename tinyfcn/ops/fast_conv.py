@@ -177,10 +177,10 @@ def backward_weight(
     if tiles is None:
         return False
     t = BackwardWeightTiles(*tiles)
-    pieces = ceil_div(n, t.images) * ceil_div(out_height, t.rows) * ceil_div(out_width, t.columns)
+    tile_count = ceil_div(n, t.images) * ceil_div(out_height, t.rows) * ceil_div(out_width, t.columns)
     blocks = ceil_div(c, t.c_threads * t.c_each)
-    splits = min(pieces, max(1, max_blocks // blocks))
-    splits = ceil_div(pieces, ceil_div(pieces, splits))  # so that all splits have about as many pieces
+    splits = min(tile_count, max(1, max_blocks // blocks))
+    splits = ceil_div(tile_count, ceil_div(tile_count, splits))  # so that all splits have about as many tile_count
     biases = 0 if dbias is None else dbias.size
     workspace = device.empty((splits, dweight.size + biases), x.dtype)
     sizes = n, o, out_height, out_width, c, height, width, padding

@@ -6,6 +6,8 @@ import numpy as np
 
 from tinyfcn.devices.device import Array, Device
 
+SUM_THREADS = 64  # as in kernels/common.cuh: the threads of a block that owns one sum
+
 
 class Launcher:
     """Launches kernels on `device`, whose name is `device_name`."""

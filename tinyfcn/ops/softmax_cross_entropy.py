@@ -5,8 +5,7 @@ from math import prod
 from tinyfcn.devices.device import Array
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.ops.checks import expect_at_least_one, expect_shape
-from tinyfcn.ops.conv2d import SUM_THREADS
-from tinyfcn.ops.launcher import Launcher
+from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 
 LOSS_THREADS, MAX_PARTS = 256, 512  # as in kernels/softmax_cross_entropy.cu
 MAX_CLASSES = 32  # of the fast kernel, whose threads keep all logits of a position in registers

@@ -204,12 +204,12 @@ def backward_weight_tiles(
         return o_threads * o_each * pitch_of(images * rows * columns) + c_threads * c_each * x_plane
 
     # Small enough that the blocks of 16 images fill a GPU, large enough that each split has four positions.
-    pieces = max(1, TARGET_BLOCKS_AN_IMAGE // ceil_div(c, c_threads * c_each))
-    across = pieces if out_height == 1 else ceil_div(out_width, MAX_COLUMNS)
+    parts = max(1, TARGET_BLOCKS_AN_IMAGE // ceil_div(c, c_threads * c_each))
+    across = parts if out_height == 1 else ceil_div(out_width, MAX_COLUMNS)
     columns = _round_up(ceil_div(out_width, across))
     if out_height == 1:
         columns = min(_round_up(out_width), max(columns, FLOAT4 * splits))
-    rows = max(ceil_div(out_height * across, pieces), ceil_div(FLOAT4 * splits, columns))
+    rows = max(ceil_div(out_height * across, parts), ceil_div(FLOAT4 * splits, columns))
     rows = ceil_div(out_height, ceil_div(out_height, rows))
     images = 1 if columns < out_width or rows < out_height else ceil_div(FLOAT4 * splits, rows * columns)
     while floats(images, rows, columns) > MAX_SHARED_FLOATS:

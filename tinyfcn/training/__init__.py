@@ -114,7 +114,7 @@ def trainer_of(run: Run, reporter: Reporter) -> Trainer:
         if command == "train-cnn":
             return ClassifierTrainer(ClassifierSettings(**config), reporter)
         if command == "train-fcn":
-            return FcnTrainer(FcnSettings(**config | {"design": Design(**config["design"])}), reporter)
+            return FcnTrainer(FcnSettings(**config | {"design": Design.saved(config["design"])}), reporter)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{run.folder / CONFIG} does not describe a run: {error}") from None
     raise CheckpointError(f"{run.folder / CONFIG} was not written by tinyfcn: its command is {command!r}")

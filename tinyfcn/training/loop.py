@@ -8,14 +8,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from tinyfcn.adam_state import AdamState
 from tinyfcn.devices.device import Array, Recording
 from tinyfcn.errors import CheckpointError, TinyfcnError
 from tinyfcn.networks import Network
-from tinyfcn.reference.adam import AdamState
 from tinyfcn.runs import RESULT, STATE, Run, checked_parameters
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import Settings
@@ -43,13 +43,6 @@ class Reporter:
 
 class Interrupted(TinyfcnError):
     """Ctrl-C was pressed: the run is saved, and the message says how to resume it."""
-
-
-class Batches(Protocol):
-    """A source of batches, such as Stored and Composed."""
-
-    def batch(self, step: Array) -> tuple[Array, Array]:
-        """Network input and labels of the step whose number a device array (1,) holds."""
 
 
 def training_step(

@@ -54,7 +54,7 @@ class Stored:
 
 
 class Composed:
-    """Batches of M2NIST images, composed of the digits when they are needed, so that none comes twice."""
+    """Batches of M2NIST images, composed of the digits when they are needed, so no image is used twice."""
 
     def __init__(self, ops: Operations, digits: Digits, design: Design, batch: int, seed: int) -> None:
         self.ops, self.size, self.seed, self.background = ops, batch, seed, design.background

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from tinyfcn.adam_state import AdamState
 from tinyfcn.checks.case import COUNTS, Case, Results
 from tinyfcn.ops import Operations
-from tinyfcn.reference.adam import AdamState
 
 
 def adam(random: np.random.Generator, count: int, gradients: int = 3, steps: int = 5, warmup: int = 2) -> Case:

@@ -1,10 +1,10 @@
-"""Cases of conv2d on the naive kernels; fast_conv.py has cases of the fast ones."""
+"""Cases of conv2d."""
 
 from typing import Any
 
 import numpy as np
 
-from tinyfcn.checks.case import EXTENTS, Case, Results, naive
+from tinyfcn.checks.case import EXTENTS, Case, Results, both_forms, naive
 from tinyfcn.ops import Operations
 
 
@@ -54,19 +54,15 @@ def small_convolution(name: str, random: np.random.Generator) -> Case:
     return convolution(name, random, (n, c, *large + left_over), (o, c, *kernel), stride, padding)
 
 
-def examples(random: np.random.Generator) -> list[Case]:
+def gradcheck_cases(random: np.random.Generator) -> list[Case]:
     """Sizes that are not multiples of blocks or strides."""
-    return [
+    cases = (
         convolution("conv2d", random, (2, 4, 9, 11), (6, 4, 3, 5), 1, 1),
         convolution("conv2d", random, (2, 3, 9, 11), (4, 3, 2, 3), 2, 0, relu=True),
-    ]
-
-
-def gradcheck_cases(random: np.random.Generator) -> list[Case]:
-    """The examples."""
-    return [naive(case) for case in examples(random)]
+    )
+    return [form for case in cases for form in both_forms(case)]
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """Small random shapes."""
+    """Small random shapes on the naive kernels; fast_conv.py has cases of the fast ones."""
     return [naive(small_convolution("conv2d", random))]

@@ -50,5 +50,5 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """None: conv2d_pool has no own kernels. The cases of fast_conv and max_pool2d run the kernels that it launches."""
+    """None: it has no kernels of its own, and the cases of fast_conv and max_pool2d run those that it launches."""
     return []

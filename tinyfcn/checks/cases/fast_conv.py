@@ -1,12 +1,10 @@
-"""Cases of the fast convolutions: as conv2d and conv_transpose2d launch them, and with tiles that divide no size."""
+"""Cases of the fast convolutions, with tiles that divide no size."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tinyfcn.checks.case import Case, Results
-from tinyfcn.checks.cases import conv2d, conv_transpose2d
 from tinyfcn.ops import Operations, fast_conv
 from tinyfcn.reference import im2col
 from tinyfcn.reference.max_pool2d import max_pool2d, max_pool2d_backward
@@ -154,11 +152,9 @@ def _named(results: Any) -> Results:
 
 
 def gradcheck_cases(random: np.random.Generator) -> list[Case]:
-    """The examples of conv2d and conv_transpose2d, on the fast kernels."""
-    cases = [*conv2d.examples(random), *conv_transpose2d.examples(random)]
-    return [
-        replace(case, operation="fast_conv", detail=f"{case.operation} {case.detail}", repeats=True) for case in cases
-    ]
+    """Every instance. The cases of conv2d and conv_transpose2d check the gradients by finite differences."""
+    instances = (forward, FORWARD), (backward_input, BACKWARD_INPUT), (backward_weight, BACKWARD_WEIGHT)
+    return [instance(random, number) for instance, tiles in instances for number in range(len(tiles))]
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
