@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,26 +40,30 @@ class OtherStep:
 @pytest.fixture
 def other_step(monkeypatch):
     monkeypatch.setattr(pytorch, "torch", SimpleNamespace(__version__="0.0"))
-    monkeypatch.setattr(pytorch, "switched", lambda mode, threads: nullcontext())
+    monkeypatch.setattr(pytorch, "switch", lambda mode, threads: None)
     monkeypatch.setattr(pytorch, "TorchStep", OtherStep)
 
 
-@pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """Without PyTorch, and without a compiler's seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pytorch, "torch", None)
-        patch.setattr(run, "kernel_resources", lambda parts, architecture: [USED])
-        yield
+def without_pytorch(patch):
+    """Nor with a compiler's seconds."""
+    patch.setattr(pytorch, "torch", None)
+    patch.setattr(run, "kernel_resources", lambda parts, architecture: [USED])
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    without_pytorch(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def quick(alone, tmp_path_factory):
+def quick(tmp_path_factory):
     """A quick run of everything: its result, and its folder."""
     folder = tmp_path_factory.mktemp("quick")
     (folder / "README.md").write_text(f"before\n{report.BEGIN}\n{report.END}\n", encoding="utf-8")
     files = ("--json", folder / "made/bench.json", "--update-readme", folder / "README.md", "--out", folder / "made")
-    return command("--quick", "--sweep", "--device", "cpu", *files), folder
+    with pytest.MonkeyPatch.context() as patch:
+        without_pytorch(patch)
+        return command("--quick", "--sweep", "--device", "cpu", *files), folder
 
 
 def bench(**changes):
@@ -99,7 +101,7 @@ def test_tf32_is_timed_beside_and_may_differ(other_step, monkeypatch):
     measure, switched = bench(), []
     measure.on_gpu, measure.free_memory, measure.clock = True, lambda: None, wall_clock
     measure.modes = (pytorch.EAGER,)
-    monkeypatch.setattr(pytorch, "switched", lambda mode, threads: switched.append(mode.tf32) or nullcontext())
+    monkeypatch.setattr(pytorch, "switch", lambda mode, threads: switched.append(mode.tf32))
     assert measure.step(Task("classifier", 2))["tf32"]["seconds"] > 0
     assert switched == [False, False, True, True]  # prepared, timed; prepared, timed
     monkeypatch.setattr(steps, "TF32_TOLERANCES", {"losses": -1})
@@ -113,10 +115,10 @@ def test_a_sweep_ends_where_steps_take_too_long_or_too_much_memory(alone, monkey
     assert slow["series"]["ours"]["sizes"] == [1] and slow["stopped"] == {"ours": "skip, batch 1: slow enough"}
     built = run.Step
 
-    def too_large(task, *rest):
+    def too_large(task, *rest, **named):
         if task.batch > 1:
             raise MemoryError("Unable to allocate 5 TiB")
-        return built(task, *rest)
+        return built(task, *rest, **named)
 
     monkeypatch.setattr(run, "Step", too_large)
     by_batch, by_size = bench(max_seconds=99).sweep()

@@ -1,4 +1,4 @@
-"""The parts of a step: each launch is in one of them, what each must do at least, and none is timed that is wrong."""
+"""The parts of a step: each launch is in one, what each must do and use, and none is timed that is wrong."""
 
 import itertools
 from dataclasses import replace
@@ -9,12 +9,15 @@ import pytest
 from tinyfcn import Operations, on
 from tinyfcn.bench import parts
 from tinyfcn.bench.parts import Form, Part, Recorder, note_calls, parts_of, split, time_parts
+from tinyfcn.bench.roofline import CARDS, MEASURED, kernel_resources, measure_peaks
 from tinyfcn.bench.steps import Step, Task
 from tinyfcn.bench.timing import TimeBudget, wall_clock
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import address
 from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.nvrtc import MULTIPROCESSORS, Resources
 from tinyfcn.errors import TinyfcnError
+from tinyfcn.ops import peak
 from tinyfcn.reference.adam import AdamState
 
 HASTE = TimeBudget(0.01, 2, 0)
@@ -119,7 +122,7 @@ def test_numpy_takes_turns_with_copies(monkeypatch):
     once = Form(cpu).program(Part("adam_step", "", "", arguments, None), copies=2, rounds=9)
     for _ in range(4):
         once()
-    assert places[:2] == places[2:] and len({*places}) == 2
+    assert places == places[:2] * 3 and len({*places}) == 2  # each once before
     assert (address(parameters), address(state.m)) not in places and (parameters == 1).all()
 
 
@@ -195,3 +198,45 @@ def test_least_bytes():
     ]
     declared = {parameter.name for kernel in kernel_source.kernels().values() for parameter in kernel.parameters}
     assert declared >= parts.READ_IN_PART
+
+
+def test_cards_and_rooflines():
+    for card in CARDS.values():
+        assert card.architecture in MULTIPROCESSORS and card.source != MEASURED
+        assert 1e11 < card.bandwidth < 1e13 and 1e12 < card.flops < 1e15
+    assert CARDS["h200"].least_seconds(4.8e12, 1) == 1 and CARDS["h200"].least_seconds(1, 134e12) == 2
+
+
+def test_what_kernels_use():
+    logits, labels = np.zeros((2, 10, 40, 40), np.float32), np.zeros((2, 40, 40), np.int32)
+    found = noted(
+        on("cpu"),
+        Recorder(),
+        lambda ops: ops.softmax_cross_entropy(logits, labels),
+        lambda ops: ops.softmax(logits),
+        lambda ops: ops.softmax(logits[:1].copy()),
+    )
+    loss, mean, softmax = kernel_resources(found, "sm_90")
+    assert loss["kernel"] == "softmax_cross_entropy<10>" and mean["kernel"] == "softmax_cross_entropy_mean"
+    assert softmax["blocks"] == 13 and softmax["threads"] == 256 and softmax["for"] == ["", ""]
+    assert loss["registers"] > 10 and loss["shared_bytes"] == 32 and loss["spilled_bytes"] == 0
+    expected = Resources("softmax", softmax["registers"], 0, 0).occupancy("sm_90", 256)
+    assert (softmax["blocks_at_once"], softmax["occupancy"]) == expected
+
+
+def test_peaks():
+    assert min(measure_peaks(Emulator(), wall_clock, HASTE, copied=4096, threads=512, rounds=16)) > 1e6
+
+
+@pytest.mark.parametrize("kernel", ["copy", "multiply_add"])
+def test_a_wrong_peak_is_not_timed(monkeypatch, kernel):
+    right = getattr(peak, kernel)
+
+    def wrong(device, x, *rest):
+        result = right(device, x, *rest)
+        result[-1] += 1
+        return result
+
+    monkeypatch.setattr(peak, kernel, wrong)
+    with pytest.raises(TinyfcnError, match=f"peak_{kernel} gives a wrong"):
+        measure_peaks(Emulator(), None, None, copied=64, threads=64, rounds=4)

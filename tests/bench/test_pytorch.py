@@ -8,7 +8,7 @@ import pytest
 from tinyfcn import on
 from tinyfcn.bench import pytorch, steps
 from tinyfcn.bench.parts import Form, Part, Recorder, expect_same_results, note_calls, split
-from tinyfcn.bench.pytorch import TorchForm, TorchStep, switched
+from tinyfcn.bench.pytorch import TorchForm, TorchStep, switch
 from tinyfcn.bench.steps import Step, Task, expect_agreement
 from tinyfcn.reference.adam import AdamState
 
@@ -20,20 +20,11 @@ pytestmark = pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not in
 def test_pytorch_does_the_same_step(task, mode):
     ours = Step(task, on("cpu"))
     third = {what: tolerance / 3 for what, tolerance in steps.TOLERANCES.items()}
-    with switched(mode, 1):
-        step = TorchStep(ours, mode)
-        expect_agreement("PyTorch", step.trace(), ours.trace(), third)
-        step()  # not at the beginning any more
-        expect_agreement("PyTorch", step.trace(), ours.trace(), third)
-
-
-def test_switches_are_put_back():
-    cudnn, matmul = pytorch.torch.backends.cudnn, pytorch.torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.allow_tf32, pytorch.torch.get_num_threads()
-    with switched(pytorch.GRAPH, 1):
-        assert cudnn.benchmark and not cudnn.allow_tf32 and not matmul.allow_tf32
-        assert pytorch.torch.get_num_threads() == 1
-    assert before == (cudnn.benchmark, cudnn.allow_tf32, pytorch.torch.get_num_threads())
+    switch(mode, 1)
+    step = TorchStep(ours, mode)
+    expect_agreement("PyTorch", step.trace(), ours.trace(), third)
+    step()  # not at the beginning any more
+    expect_agreement("PyTorch", step.trace(), ours.trace(), third)
 
 
 def normal(*shape):
@@ -62,6 +53,9 @@ def test_operations_do_the_same():
     ops.adam_step(normal(7), normal(7), first, normal(1))
     adam = calls.pop()
     calls[-1] = replace(adam, arguments=adam.arguments | {"parameters": normal(7), "state": state})
+    switch(pytorch.OPERATIONS, 1)
+    cudnn, matmul = pytorch.torch.backends.cudnn, pytorch.torch.backends.cuda.matmul
+    assert cudnn.benchmark and not cudnn.allow_tf32 and not matmul.allow_tf32 and pytorch.torch.get_num_threads() == 1
     forms = {"numpy": Form(on("cpu")), "torch": TorchForm(on("cpu"))}
     for part in (part for call in calls for part in [call, *split(call, Recorder())]):
         expect_same_results(part, forms)

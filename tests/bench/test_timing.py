@@ -45,6 +45,6 @@ def test_clocks_count_all_runs(monkeypatch):
 def test_lines():
     sizes = [1, 4, 16, 4096]
     assert fit_line(sizes, [3e-3 + 2e-6 * size for size in sizes]) == pytest.approx((3e-3, 2e-6))
-    # Neither is below 0. What is left is the best line all the same: 1.75 / 1.3125 and (1/3 + 1/2 + 1) / (1/9 + 1/4 + 1).
+    # Neither is below 0, and the other one is then the best: 1.75 / 1.3125, (1/3 + 1/2 + 1) / (1/9 + 1/4 + 1).
     assert fit_line([1, 2, 4], [1, 4, 16]) == pytest.approx((0, 4 / 3))
     assert fit_line([1, 2, 4], [3, 2, 1]) == pytest.approx((66 / 49, 0))

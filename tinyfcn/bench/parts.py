@@ -212,10 +212,6 @@ class Form:
         function, arguments = getattr(self.ops, part.operation), part.copied_arguments(self.copy)
         return lambda: part.chosen(function(**arguments)) or changed(arguments)
 
-    def results(self, part: Part) -> list[np.ndarray]:
-        """The part's results, on the host."""
-        return [self.to_numpy(result) for result in self.prepared(part)()]
-
     def record(self, part: Part, work: Run) -> Run:
         """Runs those launches of `work` that give the part."""
         recording = self.ops.device.record(work)
@@ -227,6 +223,8 @@ class Form:
         copy."""
         runs = [self.prepared(part) for _ in range(copies)]
         if not self.ops.device.runs_kernels:
+            for run in runs:
+                run()  # the first run takes longer
             turns = cycle(runs)
             return lambda: next(turns)()
 
@@ -242,9 +240,10 @@ def expect_same_results(part: Part, forms: Mapping[str, Form]) -> None:
 
     Integers, such as max indices, may differ where two numbers are equal but for rounding.
     """
-    (first, expected), *others = [(name, form.results(part)) for name, form in forms.items()]
-    for name, found in others:
-        pairs = zip(found, expected, strict=True)
+    results = {name: [*map(form.to_numpy, form.prepared(part)())] for name, form in forms.items()}
+    first, *others = forms
+    for name in others:
+        pairs = zip(results[name], results[first], strict=True)
         error = max((relative_error(*pair) for pair in pairs if pair[1].dtype.kind == "f"), default=0)
         if not error <= TOLERANCE:
             differ = f"{first} and {name} differ by {error:.1e}, more than {TOLERANCE:.0e}"

@@ -6,7 +6,7 @@ PyTorch is not a dependency of tinyfcn: it is imported only here, which takes se
 import contextlib
 import importlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -56,25 +56,15 @@ def modes_on(device: str) -> Sequence[Mode]:
     return EAGER, *FAST_ON_GPU, *with_channels_last
 
 
-@contextlib.contextmanager
-def switched(mode: Mode, threads: int) -> Iterator[None]:
-    """PyTorch's global switches as a mode wants them, then as they were. Without PyTorch: nothing.
+def switch(mode: Mode, threads: int) -> None:
+    """Sets PyTorch's global switches as a mode wants them. Without PyTorch it does nothing.
 
-    Its warnings are off: that TF32 is off, and that an Adam which can be captured also runs outside of a graph.
+    Warnings are off: that TF32 is off, and that an Adam which can be captured also runs outside of a graph.
     """
-    if torch is None:
-        yield
-        return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, torch.get_num_threads()
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            cudnn.allow_tf32 = matmul.allow_tf32 = mode.tf32
-            cudnn.benchmark = mode.tuned
-            torch.set_num_threads(threads)
-            yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, threads = before
+    if torch is not None:
+        warnings.filterwarnings("ignore", category=UserWarning)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode.tf32
+        torch.backends.cudnn.benchmark = mode.tuned
         torch.set_num_threads(threads)
 
 
@@ -225,8 +215,7 @@ def gradients(
     The way back through the pooling of conv2d_pool is timed with dx, as in ours; without dx, with dweight.
     """
     bias = weight.new_zeros(weight.shape[part.operation.startswith("conv_transpose2d")])
-    inputs = [array.requires_grad_() for array in (x, weight, bias)]
-    wanted = part.chosen((inputs[0] if need_dx else None, *inputs[1:]))
+    wanted = [array.requires_grad_() for array in part.chosen((x if need_dx else None, weight, bias))]
     max_index, sizes = rest.pop("max_index", None), rest
 
     @cache

@@ -4,7 +4,7 @@ No program can work on arrays in memory in less time than memory takes to move t
 do the flops (Williams, Waterman & Patterson, "Roofline", 2009). What a cache holds from the kernel before comes faster.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -72,7 +72,7 @@ def measure_peaks(
     return 2 * to_copy.nbytes / times["copy"]["seconds"], flop_count / times["multiply_add"]["seconds"]
 
 
-def kernel_resources(parts: Iterable[Part], architecture: str) -> list[dict[str, Any]]:
+def kernel_resources(parts: Sequence[Part], architecture: str) -> list[dict[str, Any]]:
     """What each kernel of the parts uses, compiled for "sm_XX", and how much of a multiprocessor it can fill.
 
     Raises DeviceError without NVRTC, KernelError where a kernel does not compile.
@@ -82,10 +82,7 @@ def kernel_resources(parts: Iterable[Part], architecture: str) -> list[dict[str,
         for launch in part.launches:
             key = launch.kernel.operation, launch.kernel.expression, prod(launch.block)
             by_kernel.setdefault(key, []).append((launch, part))
-    compiled: dict[str, nvrtc.Resources] = {}
-    for file in {file for file, _, _ in by_kernel}:
-        instances = sorted({name for other, name, _ in by_kernel if other == file and "<" in name})
-        compiled |= {each.kernel: each for each in nvrtc.compile_for(file, architecture, instances=instances)}
+    compiled = nvrtc.compile_launched((launch for part in parts for launch in part.launches), architecture)
     rows = []
     for (file, name, threads), launches in by_kernel.items():
         row = {"file": f"{file}.cu", **asdict(compiled[name]), "threads": threads}

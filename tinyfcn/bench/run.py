@@ -87,7 +87,7 @@ class Bench:
         found: dict[str, Any] = {"design": task.design, "batch": task.batch, "equal_bits": None}
         if check_bits:
             self.say(f"{task}: two runs with one seed")
-            found["equal_bits"] = steps.same_bits(lambda: self.ours(task))
+            found["equal_bits"] = steps.same_bits(lambda: Step(task, self.ops, threads=self.threads))
         found |= self.side_by_side(task, self.modes, self.plan.for_steps, trained=True)
         ratios = {name: timing["seconds"] / found["ours"]["seconds"] for name, timing in found["torch"].items()}
         best = min(ratios, key=lambda name: ratios[name], default="")
@@ -113,10 +113,10 @@ class Bench:
         """
         self.free_memory()
         self.say(f"{task}: our step")
-        ours = self.ours(task)
+        ours = Step(task, self.ops, threads=self.threads)
         programs: dict[str, Callable[[], None]] = {"ours": ours}
         if trained:
-            programs["trained"] = self.ours(task, composed=task.design == "skip")
+            programs["trained"] = Step(task, self.ops, task.design == "skip", self.threads)
         differences, failed = {}, {}
         with ours.parallel.computing():
             expected = ours.trace()
@@ -127,22 +127,19 @@ class Bench:
                     steps.TF32_TOLERANCES if mode.tf32 else steps.TOLERANCES,
                 )
                 try:
-                    with pytorch.switched(mode, self.threads):
-                        program = pytorch.TorchStep(ours, mode)
-                        differences[mode.name] = steps.expect_agreement(who, program.trace(), expected, tolerances)
+                    pytorch.switch(mode, self.threads)
+                    program = pytorch.TorchStep(ours, mode)
+                    differences[mode.name] = steps.expect_agreement(who, program.trace(), expected, tolerances)
                     programs[mode.name] = program
                 except Exception as error:  # a compiler or memory may be missing: the other modes are worth their time
                     failed[mode.name] = reason(error)
                     if isinstance(error, TinyfcnError) and not mode.tf32:
                         self.disagreeing.append(failed[mode.name])
             self.say(f"{task}: timing {len(programs)} programs in turn, {budget.seconds:g} s for each")
-            with pytorch.switched(replace(pytorch.EAGER, tf32=any(mode.tf32 for mode in modes)), self.threads):
-                times = in_turn(programs, self.clock, budget)
+            pytorch.switch(replace(pytorch.EAGER, tf32=any(mode.tf32 for mode in modes)), self.threads)
+            times = in_turn(programs, self.clock, budget)
         own: dict[str, Any] = {name: times.pop(name) for name in ("ours", "trained") if name in times}
         return own | {"torch": times, "differences": differences, "failed": failed}
-
-    def ours(self, task: Task, composed: bool = False) -> Step:
-        return Step(task, self.ops, composed, self.threads)
 
     def kernels(self, card_name: str) -> dict[str, Any]:
         """The parts of a step: their rooflines, what their kernels use, and how long each takes in each form.
@@ -163,8 +160,8 @@ class Bench:
         if self.modes:
             forms["torch"] = pytorch.TorchForm(self.ops)
         self.say(f"{task}: timing its parts, {', '.join(forms)}")
-        with pytorch.switched(pytorch.OPERATIONS, threads=1):
-            timings = time_parts(parts, forms, self.clock, budget, self.say)
+        pytorch.switch(pytorch.OPERATIONS, threads=1)
+        timings = time_parts(parts, forms, self.clock, budget, self.say)
         self.say(f"the kernels compiled for {peaks.architecture}")
         return {
             "task": str(task),

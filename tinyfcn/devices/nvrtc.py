@@ -5,12 +5,13 @@ asked by --ptxas-options=-v, tells each kernel's registers, shared memory and sp
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.cuda import load_nvrtc
+from tinyfcn.devices.device import Launch
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import KernelError
 
@@ -110,6 +111,15 @@ def compile_for(
         nvrtc.destroyProgram(program)
     found = [_resources(*match.groups()) for match in _KERNEL.finditer(log)]
     return [replace(each, kernel=names.get(each.kernel, each.kernel)) for each in found]
+
+
+def compile_launched(launches: Iterable[Launch], architecture: str) -> dict[str, Resources]:
+    """What the kernels of some launches use, by expressions such as "conv2d_forward<8, 16>". Raises as compile_for."""
+    names: dict[str, set[str]] = {}
+    for kernel in (launch.kernel for launch in launches):
+        names.setdefault(kernel.operation, set()).update([kernel.expression] if kernel.instance else [])
+    compiled = (compile_for(file, architecture, instances=sorted(instances)) for file, instances in names.items())
+    return {each.kernel: each for found in compiled for each in found}
 
 
 def _resources(kernel: str, stack: str, registers: str, rest: str) -> Resources:
