@@ -149,28 +149,11 @@ def test_flops_of_convolutions(name, size, kernel, stride, padding):
     assert Part(f"{name}_backward", "dweight", "", arguments, y).flops == 2 * products + y.size
 
 
-POOLED = {"x": np.zeros((2, 3, 9, 8)), "weight": np.zeros((5, 3, 3, 3)), "dout": np.zeros((2, 5, 3, 3))}
-LOGITS = {"logits": np.zeros((2, 10, 3, 3)), "labels": np.zeros((2, 3, 3))}
-
-
-@pytest.mark.parametrize(
-    ("operation", "what", "arguments", "flops"),
-    [
-        ("conv2d_pool_backward", "dx", POOLED, 2 * 90 * 3 * 9),  # of the max indices alone
-        ("conv2d_pool_backward", "dweight", POOLED, 2 * 90 * 3 * 9 + 90),
-        ("adam_step", "", {"parameters": np.zeros(100)}, 1600),
-        ("softmax_cross_entropy", "", LOGITS, 6 * 180 + 3 * 18),
-        ("relu", "", {}, 7),
-    ],
-)
-def test_flops_of_other_operations(operation, what, arguments, flops):
-    assert Part(operation, what, "", arguments, np.zeros(7)).flops == flops
-
-
-def test_least_bytes():
-    shapes = (2, 3, 9, 8), (5, 3, 2, 3), (5,), (2, 5, 4, 3)
-    x, weight, bias, dy = (np.random.default_rng(0).random(shape, np.float32) for shape in shapes)
-    max_index, step = np.zeros(dy.shape, np.int32), np.zeros(1, np.int32)
+def test_least_flops_and_bytes():
+    """By hand: flops, and the bytes of all arrays that are read and written, in this order."""
+    shapes = (2, 3, 9, 8), (5, 3, 2, 3), (5,), (2, 5, 4, 3), (2, 10, 3, 3)
+    x, weight, bias, dy, logits = (np.random.default_rng(0).random(shape, np.float32) for shape in shapes)
+    max_index, labels, step = np.zeros(dy.shape, np.int32), np.zeros((2, 3, 3), np.int32), np.zeros(1, np.int32)
     digits, state = (
         (np.zeros((99, 28, 28), np.uint8), np.zeros(99, np.uint8)),
         AdamState.create(on("cpu"), bias, 1.0, 1),
@@ -181,20 +164,25 @@ def test_least_bytes():
         lambda ops: ops.conv2d_pool(x, weight, bias),
         lambda ops: ops.conv2d_pool_backward(dy, max_index, x, weight),
         lambda ops: ops.conv2d_pool_backward(dy, max_index, x, weight, through_relu=True, add=x.copy()),
+        lambda ops: ops.softmax_cross_entropy(logits, labels),
+        lambda ops: ops.relu(x),
         lambda ops: ops.compose_m2nist(*digits, 0, step, 2),
         lambda ops: ops.adam_schedule(state),
         lambda ops: ops.adam_step(bias.copy(), bias.copy(), state, bias[:1].copy()),
     )
-    x, weight, bias, dy = (4 * array.size for array in (x, weight, bias, dy))
-    assert [part.byte_count for part in found] == [
-        x + weight + bias + 2 * dy,  # y and max_index
-        2 * dy + weight + x,  # dout and max_index; dx
-        2 * dy + x + weight + bias,
-        2 * dy + weight + 3 * x,  # and x for the ReLU, add
-        2 * dy + x + weight + bias,
-        8 * 2 * 64 * 84 + 2 * 64 * 84 + 99 + 4,  # an image's float and label, and a byte for each pixel at the most
-        0,
-        (5 + 3) * bias,  # read, and written
+    x, weight, bias, dy, logits = (array.nbytes for array in (x, weight, bias, dy, logits))
+    of_maxima, pixels = 2 * 120 * 3 * 2 * 3, 2 * 64 * 84
+    assert [(part.flops, part.byte_count) for part in found] == [
+        (2 * 2 * 5 * 8 * 6 * 3 * 2 * 3, x + weight + bias + 2 * dy),  # y and max_index
+        (of_maxima, 2 * dy + weight + x),  # dout and max_index; dx
+        (of_maxima + 120, 2 * dy + x + weight + bias),
+        (of_maxima, 2 * dy + weight + 3 * x),  # and x for the ReLU, add
+        (of_maxima + 120, 2 * dy + x + weight + bias),
+        (6 * 180 + 3 * 18, 2 * logits + 4 * 18 + 4),
+        (432, 2 * x),
+        (2 * pixels, 9 * pixels + 99 + 4),  # a float, a label and at most a byte of the digits for each pixel
+        (0, 0),
+        (16 * 5, (5 + 3) * bias),  # read, and written
     ]
     declared = {parameter.name for kernel in kernel_source.kernels().values() for parameter in kernel.parameters}
     assert declared >= parts.READ_IN_PART

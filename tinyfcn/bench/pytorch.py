@@ -215,7 +215,9 @@ def gradients(
     The way back through the pooling of conv2d_pool is timed with dx, as in ours; without dx, with dweight.
     """
     bias = weight.new_zeros(weight.shape[part.operation.startswith("conv_transpose2d")])
-    wanted = [array.requires_grad_() for array in part.chosen((x if need_dx else None, weight, bias))]
+    for leaf in (x, weight, bias):
+        leaf.requires_grad_()
+    wanted = part.chosen((x if need_dx else None, weight, bias))
     max_index, sizes = rest.pop("max_index", None), rest
 
     @cache
