@@ -260,10 +260,10 @@ def time_parts(
     Raises:
         TinyfcnError: two forms of a part differ. Then nothing is timed.
     """
-    timed = dict(enumerate(parts))
-    if at_once := "numpy" in forms:
-        whole = {row: replace(part, what=part.what.replace("dx", "")) for row, part in timed.items()}
-        timed = {row: part for row, part in whole.items() if not part.comes_with_dx}
+    at_once = "numpy" in forms
+    timed = {row: part for row, part in enumerate(parts) if not (at_once and part.comes_with_dx)}
+    if at_once:
+        timed = {row: replace(part, what="") if part.what == "dx" else part for row, part in timed.items()}
     ways = {row: {name: form for name, form in forms.items() if form.does(part)} for row, part in timed.items()}
     for row, part in timed.items():
         expect_same_results(part, ways[row])
