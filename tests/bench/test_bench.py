@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tinyfcn import on
 from tinyfcn.bench import pytorch, report, run, steps
+from tinyfcn.bench.parts import Part
 from tinyfcn.bench.steps import Task
 from tinyfcn.bench.timing import wall_clock
 from tinyfcn.cli import main
@@ -136,6 +138,22 @@ def test_operations_beside_pytorchs(monkeypatch):
         assert (part["torch"] is not None) == bool(has_torch) == ("ratio" in part)
         if has_torch:
             assert part["ratio"] == part["torch"]["seconds"] / part["numpy"]["seconds"]
+
+
+def test_kernels_on_a_gpu(alone, monkeypatch):
+    """Which the emulator stands for, with two kernels that compile quickly."""
+    measure, ops, x = bench(), on("emulator"), np.ones(300, np.float32)
+    measure.ops, measure.device, measure.on_gpu, measure.free_memory = ops, "emulator", True, lambda: None
+    arguments = {"a": ops.asarray(x), "b": ops.asarray(x)}
+    monkeypatch.setattr(run, "parts_of", lambda task, ops: [Part("add", "", "", arguments, ops.add(**arguments))])
+    monkeypatch.setattr(run, "gpu", lambda: ("NVIDIA Card", "sm_90"))
+    monkeypatch.setattr(run, "measure_peaks", lambda *given: (1e12, 1e13))
+    found = measure.kernels("t4")
+    [part] = found["parts"]
+    assert found["peaks"]["name"] == "NVIDIA Card" and found["peaks"]["source"] == "measured in this run"
+    assert part["bytes"] == 3 * 1200 and part["roofline"] == 3600 / 1e12 and part["numpy"] is None
+    assert part["of_bandwidth"] == pytest.approx(3600 / part["fast"]["seconds"] / 1e12) and part["naive"]["seconds"] > 0
+    assert [*report.part_rows(found)[0]][3:] == ["roofline>", "fast>", "naive>", "PyTorch>", "bandwidth>", "FMA>"]
 
 
 def test_what_a_quick_run_prints(quick):
