@@ -91,12 +91,8 @@ class Bench:
         found |= self.side_by_side(task, self.modes, self.plan.for_steps, trained=True)
         ratios = {name: timing["seconds"] / found["ours"]["seconds"] for name, timing in found["torch"].items()}
         best = min(ratios, key=lambda name: ratios[name], default="")
-        found |= {
-            "best": best or None,
-            "eager_ratio": ratios.get("eager"),
-            "best_ratio": ratios.get(best),
-            "tf32": None,
-        }
+        found |= {"best": best or None, "eager_ratio": ratios.get("eager"), "best_ratio": ratios.get(best)}
+        found["tf32"] = None
         if best and self.on_gpu:  # less exact: shown beside, not compared
             mode = replace(next(mode for mode in self.modes if mode.name == best), name="TF32", tf32=True)
             with_tf32 = self.side_by_side(task, [mode], self.plan.for_steps)
@@ -122,10 +118,8 @@ class Bench:
             expected = ours.trace()
             for mode in modes:
                 self.say(f"{task}: PyTorch, {mode.name}")
-                who, tolerances = (
-                    f"{task}: PyTorch ({mode.name})",
-                    steps.TF32_TOLERANCES if mode.tf32 else steps.TOLERANCES,
-                )
+                who = f"{task}: PyTorch ({mode.name})"
+                tolerances = steps.TF32_TOLERANCES if mode.tf32 else steps.TOLERANCES
                 try:
                     pytorch.switch(mode, self.threads)
                     program = pytorch.TorchStep(ours, mode)
