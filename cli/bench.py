@@ -131,9 +131,8 @@ def bench(
         for step in found["steps"]:
             name = f"{step['design']}, batch {step['batch']}"
             if step["equal_bits"] is not None:
-                click.echo(
-                    f"{name}: two runs with one seed: {'equal bits' if step['equal_bits'] else 'DIFFERENT BITS'}"
-                )
+                bits = "equal bits" if step["equal_bits"] else "DIFFERENT BITS"
+                click.echo(f"{name}: two runs with one seed: {bits}")
             for mode, why in step["failed"].items():
                 click.echo(f"{name}: PyTorch, {mode}, not timed: {why}")
     if "kernels" in parts:
@@ -146,6 +145,7 @@ def bench(
         print_rows(report.used_rows(kernels))
     if "sweep" in parts:
         found["sweep"] = measure.sweep()
+        keep()
         for growth in found["sweep"]:
             click.echo(f"\ntime of a step of skip against {'the batch' if growth['by'] == 'batch' else 'the image'}")
             for name, line in report.growth_lines(growth).items():
@@ -154,7 +154,6 @@ def bench(
         from tinyfcn.bench.plots import step_times
 
         click.echo(f"drawn: {step_times(out / PLOT, found['machine'], found['sweep'])}")
-    keep()
     if json_file is not None:
         click.echo(f"written: {json_file}")
     if readme is not None:

@@ -50,17 +50,32 @@ def _found(name: str, find: Callable[[], str], remedy: str) -> Finding:
         return Finding(name, f"not usable: {error}", remedy)
 
 
+def gpu() -> tuple[str, str]:
+    """The current GPU's name and architecture, "sm_90"."""
+    runtime = cuda.import_cupy().cuda.runtime
+    properties = runtime.getDeviceProperties(runtime.getDevice())
+    return properties["name"].decode(), f"sm_{properties['major']}{properties['minor']}"
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def _gpu() -> str:
     reason = cuda.why_not()
     if reason:
         raise TinyfcnError(reason)
     runtime = cuda.import_cupy().cuda.runtime
-    properties = runtime.getDeviceProperties(runtime.getDevice())
+    name, architecture = gpu()
     version = runtime.driverGetVersion()
-    capability = f"sm_{properties['major']}{properties['minor']}"
-    memory = f"{properties['totalGlobalMem'] / 2**30:.0f} GiB"
+    memory = f"{runtime.getDeviceProperties(runtime.getDevice())['totalGlobalMem'] / 2**30:.0f} GiB"
     driver = f"driver for CUDA {version // 1000}.{version % 1000 // 10}"
-    return f"{properties['name'].decode()}, {capability}, {memory}, {driver}"
+    return f"{name}, {architecture}, {memory}, {driver}"
 
 
 def _nvrtc() -> str:

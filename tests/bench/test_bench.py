@@ -2,51 +2,70 @@
 
 import json
 import re
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tinyfcn import on
 from tinyfcn.bench import pytorch, report, run, steps
-from tinyfcn.bench.steps import Step, Task
+from tinyfcn.bench.parts import Part
+from tinyfcn.bench.steps import Task
 from tinyfcn.bench.timing import wall_clock
 from tinyfcn.cli import main
 
+USED = {"kernel": "relu<3>", "for": ["a dx", "b", "c"], "blocks": 1234, "threads": 256, "registers": 40}
+USED |= {"shared_bytes": 2048, "spilled_bytes": 8, "occupancy": 0.75}
+
 
 class OtherStep:
-    """In PyTorch's place: a step of ours, with a loss that is wrong by a factor."""
+    """In PyTorch's place: our step, with a loss that is wrong by a factor."""
 
     factor = 1.0
 
-    def __init__(self, task, batches, initial, mode, device):
+    def __init__(self, ours, mode):
         if mode.channels_last:
             raise RuntimeError("no such thing here\nfor reasons")
-        self.step = Step(task, batches, on("cpu"), "given")
+        self.ours = ours
 
     def __call__(self):
-        self.step()
+        self.ours()
 
     def trace(self):
-        trace = self.step.trace()
-        return replace(trace, losses=trace.losses * self.factor)
+        trace = self.ours.trace()
+        return trace | {"losses": [trace["losses"][0] * self.factor]}
 
 
 @pytest.fixture
 def other_step(monkeypatch):
     monkeypatch.setattr(pytorch, "torch", SimpleNamespace(__version__="0.0"))
-    monkeypatch.setattr(pytorch, "switched", lambda mode, threads: nullcontext())
+    monkeypatch.setattr(pytorch, "switch", lambda mode, threads: None)
     monkeypatch.setattr(pytorch, "TorchStep", OtherStep)
+
+
+def without_pytorch(patch):
+    """Nor with a compiler's seconds."""
+    patch.setattr(pytorch, "torch", None)
+    patch.setattr(run, "kernel_resources", lambda parts, architecture: [USED])
 
 
 @pytest.fixture
 def alone(monkeypatch):
-    """Without PyTorch, and without a compiler's seconds."""
-    monkeypatch.setattr(pytorch, "torch", None)
-    monkeypatch.setattr(run, "kernel_resources", lambda parts, architecture: [])
+    without_pytorch(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """A quick run of everything: its result, and its folder."""
+    folder = tmp_path_factory.mktemp("quick")
+    (folder / "README.md").write_text(f"before\n{report.BEGIN}\n{report.END}\n", encoding="utf-8")
+    files = ("--json", folder / "made/bench.json", "--update-readme", folder / "README.md", "--out", folder / "made")
+    with pytest.MonkeyPatch.context() as patch:
+        without_pytorch(patch)
+        return command("--quick", "--sweep", "--device", "cpu", *files), folder
 
 
 def bench(**changes):
@@ -62,11 +81,12 @@ def test_a_step_beside_another(other_step):
     assert found["best"] == "eager" and found["best_ratio"] == found["eager_ratio"]
     assert found["best_ratio"] == found["torch"]["eager"]["seconds"] / found["ours"]["seconds"]
     assert found["failed"] == {"channels_last": "no such thing here"} and found["tf32"] is None
-    assert max(found["differences"]["eager"].values()) < 1e-4
+    assert max(found["differences"]["eager"].values()) == 0
 
 
 def test_what_differs_is_not_timed(other_step, monkeypatch):
     monkeypatch.setattr(OtherStep, "factor", 1.001)
+    monkeypatch.setattr(OtherStep, "__call__", lambda self: pytest.fail("timed"))
     measure = bench()
     found = measure.step(Task("classifier", 2))
     assert found["torch"] == {} and found["best_ratio"] is None and found["ours"]["seconds"] > 0
@@ -76,14 +96,14 @@ def test_what_differs_is_not_timed(other_step, monkeypatch):
     by_batch, _ = measure.sweep()
     assert {*by_batch["series"]} == {"ours"} and "not do the same" in by_batch["stopped"]["eager"]
     result = command("--quick", "--only", "steps", "--device", "cpu")
-    assert result.exit_code == 1 and "not do the same" in result.stdout
+    assert result.exit_code == 1 and "PyTorch, eager, not timed: classifier, batch 4: PyTorch (eager)" in result.stdout
 
 
 def test_tf32_is_timed_beside_and_may_differ(other_step, monkeypatch):
     measure, switched = bench(), []
     measure.on_gpu, measure.free_memory, measure.clock = True, lambda: None, wall_clock
     measure.modes = (pytorch.EAGER,)
-    monkeypatch.setattr(pytorch, "switched", lambda mode, threads: switched.append(mode.tf32) or nullcontext())
+    monkeypatch.setattr(pytorch, "switch", lambda mode, threads: switched.append(mode.tf32))
     assert measure.step(Task("classifier", 2))["tf32"]["seconds"] > 0
     assert switched == [False, False, True, True]  # prepared, timed; prepared, timed
     monkeypatch.setattr(steps, "TF32_TOLERANCES", {"losses": -1})
@@ -95,14 +115,14 @@ def test_tf32_is_timed_beside_and_may_differ(other_step, monkeypatch):
 def test_a_sweep_ends_where_steps_take_too_long_or_too_much_memory(alone, monkeypatch):
     slow = bench(max_seconds=0.0).sweep()[0]
     assert slow["series"]["ours"]["sizes"] == [1] and slow["stopped"] == {"ours": "skip, batch 1: slow enough"}
-    built = run.Bench.ours
+    built = run.Step
 
-    def too_large(self, task, source):
+    def too_large(task, *rest, **named):
         if task.batch > 1:
             raise MemoryError("Unable to allocate 5 TiB")
-        return built(self, task, source)
+        return built(task, *rest, **named)
 
-    monkeypatch.setattr(run.Bench, "ours", too_large)
+    monkeypatch.setattr(run, "Step", too_large)
     by_batch, by_size = bench(max_seconds=99).sweep()
     assert by_batch["series"]["ours"]["sizes"] == [1] and "slope" not in by_batch["series"]["ours"]
     assert by_batch["stopped"] == {"ours": "skip, batch 2: Unable to allocate 5 TiB"}
@@ -120,32 +140,55 @@ def test_operations_beside_pytorchs(monkeypatch):
             assert part["ratio"] == part["torch"]["seconds"] / part["numpy"]["seconds"]
 
 
-def test_a_quick_run(alone):
-    Path("README.md").write_text(f"before\n{report.BEGIN}\n{report.END}\n", encoding="utf-8")
-    files = ("--json", "made/bench.json", "--update-readme", "--out", "made")
-    result = command("--quick", "--sweep", "--device", "cpu", *files)
+def test_kernels_on_a_gpu(alone, monkeypatch):
+    """Which the emulator stands for, with two kernels that compile quickly."""
+    measure, ops, x = bench(), on("emulator"), np.ones(300, np.float32)
+    measure.ops, measure.device, measure.on_gpu, measure.free_memory = ops, "emulator", True, lambda: None
+    arguments = {"a": ops.asarray(x), "b": ops.asarray(x)}
+    monkeypatch.setattr(run, "parts_of", lambda task, ops: [Part("add", "", "", arguments, ops.add(**arguments))])
+    monkeypatch.setattr(run, "gpu", lambda: ("NVIDIA Card", "sm_90"))
+    monkeypatch.setattr(run, "measure_peaks", lambda *given: (1e12, 1e13))
+    found = measure.kernels("t4")
+    [part] = found["parts"]
+    assert found["peaks"]["name"] == "NVIDIA Card" and found["peaks"]["source"] == "measured in this run"
+    assert part["bytes"] == 3 * 1200 and part["roofline"] == 3600 / 1e12 and part["numpy"] is None
+    assert part["of_bandwidth"] == pytest.approx(3600 / part["fast"]["seconds"] / 1e12) and part["naive"]["seconds"] > 0
+    assert [*report.part_rows(found)[0]][3:] == ["roofline>", "fast>", "naive>", "PyTorch>", "bandwidth>", "FMA>"]
+
+
+def test_what_a_quick_run_prints(quick):
+    result, folder = quick
     assert result.exit_code == 0, result.output
-    assert "PyTorch is not installed, or not for this device: ours alone" in result.stdout
-    assert "on an NVIDIA H200 SXM: 4.80 TB/s" in result.stdout and "A bound, not a measurement" in result.stdout
-    assert "skip, batch 1: two runs with one seed: equal bits" in result.stdout
+    for words in (
+        "PyTorch is not installed, or not for this device: ours alone",
+        "on an NVIDIA H200 SXM: 4.80 TB/s",
+        "A bound, not a measurement",
+        "skip, batch 1: two runs with one seed: equal bits",
+        "what they use, compiled for sm_90",
+        "time of a step of skip against the batch\n  ours: ",
+        f"drawn: {folder}",
+    ):
+        assert words in result.stdout
+    assert re.search(r"\nrelu +a dx \+2 +1,234 +256 +40 +2,048 +8 +75 %\n", result.stdout)
     assert result.stderr.splitlines()[0] == "looking for PyTorch"
-    assert sorted(path.name for path in Path("made").iterdir()) == ["bench.json", "step-times.png"]
-    readme = Path("README.md").read_text(encoding="utf-8")
+    assert sorted(path.name for path in (folder / "made").iterdir()) == ["bench.json", "step-times.png"]
+    readme = (folder / "README.md").read_text(encoding="utf-8")
     assert "| skip, batch 1 | " in readme and "--quick: too hasty to be quoted, by `tinyfcn bench`" in readme
 
-    found = json.loads(Path("made/bench.json").read_text())
+
+def test_what_a_quick_run_writes(quick):
+    found = json.loads((quick[1] / "made/bench.json").read_text())
     assert {*found} == {"machine", "steps", "kernels", "sweep"}
     assert found["machine"]["device"] == "cpu" and found["machine"]["torch"] is None
     assert [(step["design"], step["batch"]) for step in found["steps"]] == [("classifier", 4), ("skip", 1)]
     for timing in (step[name] for step in found["steps"] for name in ("ours", "trained")):
         assert {*timing} == {"seconds", "low", "high", "turns", "runs"} and timing["seconds"] > 0
     assert found["kernels"]["threads"] == 1 and found["kernels"]["peaks"]["source"] == "H200 datasheet"
-    assert found["kernels"]["peaks"]["architecture"] == "sm_90"
     for part in found["kernels"]["parts"]:
         assert part["roofline"] >= 0 and part["kernels"] and part["fast"] is None and part["torch"] is None
         with_dx = part["what"] == "dweight" and part["layer"] not in ("conv1", "skip0")
         assert part["numpy"] is None if with_dx else part["numpy"]["seconds"] > 0
-    assert found["sweep"][1]["series"]["ours"]["sizes"][0] == 5376
+    assert found["sweep"][1]["series"]["ours"]["sizes"] == [5376, 4 * 5376]
 
 
 def test_only_a_part(alone):
@@ -159,52 +202,35 @@ def test_only_a_part(alone):
     assert not [*Path().iterdir()]
 
 
-def test_what_was_measured_is_kept(alone, monkeypatch):
+def test_what_was_measured_is_kept_and_different_bits_are_a_failure(alone, monkeypatch):
+    monkeypatch.setattr(steps, "same_bits", lambda make: False)
+    steps_alone = command("--quick", "--only", "steps", "--device", "cpu")
+    assert steps_alone.exit_code == 1 and "skip, batch 1: two runs with one seed: DIFFERENT BITS" in steps_alone.stdout
     monkeypatch.setattr(run.Bench, "kernels", lambda self, card: 1 / 0)
     command("--quick", "--device", "cpu", "--json", "bench.json")
     assert len(json.loads(Path("bench.json").read_text())["steps"]) == 2
 
 
-def test_different_bits_are_a_failure(alone, monkeypatch):
-    monkeypatch.setattr(steps, "same_bits", lambda make: False)
-    result = command("--quick", "--only", "steps", "--device", "cpu")
-    assert result.exit_code == 1 and "skip, batch 1: two runs with one seed: DIFFERENT BITS" in result.stdout
-
-
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "code", "words"),
     [
-        (["--batches", "16,x"], "'16,x' is not a list of numbers"),
-        (["--batches", "0"], "not a list of numbers from 1"),
-        (["--batches", ""], "not a list of numbers"),
-        (["--card", "voodoo"], "voodoo"),
-        (["--only", "kernels", "--update-readme"], "leave out --only kernels"),
+        (["--batches", "16,x"], 2, "'16,x' is not a list of numbers"),
+        (["--batches", "0"], 2, "not a list of numbers from 1"),
+        (["--batches", ""], 2, "not a list of numbers"),
+        (["--card", "voodoo"], 2, "voodoo"),
+        (["--only", "kernels", "--update-readme"], 2, "leave out --only kernels"),
+        (["--update-readme"], 1, "README.md has no place for the table"),
+        (["--update-readme", "missing.md"], 1, "missing.md cannot be read"),
+        (["--json", "file/bench.json"], 1, "name another file with --json"),
+        (["--sweep", "--out", "file/below"], 1, "name another folder with --out"),
+        (["--device", "cuda"], 1, "'cuda' cannot be used: no NVIDIA GPU"),
     ],
 )
-def test_wrong_usage(arguments, words):
-    result = command(*arguments)
-    assert result.exit_code == 2 and words in result.stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--update-readme"], "README.md has no place for the table"),
-        (["--update-readme", "missing.md"], "missing.md cannot be read"),
-        (["--json", "file/bench.json"], "name another file with --json"),
-        (["--sweep", "--out", "file/below"], "name another folder with --out"),
-    ],
-)
-def test_what_cannot_be_written_is_said_before_anything_is_measured(monkeypatch, arguments, words):
+def test_what_cannot_be_done_is_said_before_anything_is_measured(monkeypatch, arguments, code, words):
     monkeypatch.setattr(run, "Bench", lambda *given: pytest.fail("measured"))
+    monkeypatch.setattr("tinyfcn.devices.cuda.why_not", lambda: "no NVIDIA GPU with a working driver was found")
     Path("file").touch()
     Path("README.md").write_text("no markers")
     result = command(*arguments)
-    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1 and words in result.stderr
-
-
-def test_no_gpu(monkeypatch):
-    monkeypatch.setattr("tinyfcn.devices.cuda.why_not", lambda: "no NVIDIA GPU with a working driver was found")
-    result = command("--device", "cuda")
-    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
-    assert "'cuda' cannot be used: no NVIDIA GPU" in result.stderr
+    *usage, last = [line for line in result.stderr.splitlines() if line != "looking for PyTorch"]
+    assert result.exit_code == code and words in last and bool(usage) == (code == 2)

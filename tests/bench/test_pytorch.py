@@ -1,15 +1,16 @@
 """PyTorch does the same work as ours. It is not a dependency: where it is not installed, nothing here runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tinyfcn import on
 from tinyfcn.adam_state import AdamState
 from tinyfcn.bench import pytorch, steps
-from tinyfcn.bench.kernels import Form, expect_same_results
-from tinyfcn.bench.parts import Part, note_calls
-from tinyfcn.bench.pytorch import TorchForm, TorchStep, switched
-from tinyfcn.bench.steps import Step, Task, batches_of, differences
+from tinyfcn.bench.parts import Form, Part, Recorder, expect_same_results, note_calls, split
+from tinyfcn.bench.pytorch import TorchForm, TorchStep, switch
+from tinyfcn.bench.steps import Step, Task, expect_agreement
 
 pytestmark = pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not installed")
 
@@ -17,24 +18,13 @@ pytestmark = pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not in
 @pytest.mark.parametrize("task", [Task("classifier", 4), Task("skip", 2)], ids=str)
 @pytest.mark.parametrize("mode", [pytorch.EAGER, pytorch.CHANNELS_LAST], ids=lambda mode: mode.name)
 def test_pytorch_does_the_same_step(task, mode):
-    batches = batches_of(task)
-    ours = Step(task, batches, on("cpu"), "given")
-    with switched(mode, 1):
-        step = TorchStep(task, batches, ours.initial, mode, "cpu")
-        apart = differences(step.trace(), ours.trace(), ours.initial)
-        step()  # not at the beginning any more
-        again = differences(step.trace(), ours.trace(), ours.initial)
-    for what, tolerance in steps.TOLERANCES.items():
-        assert max(apart[what], again[what]) < tolerance / 3
-
-
-def test_switches_are_put_back():
-    cudnn, matmul = pytorch.torch.backends.cudnn, pytorch.torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.allow_tf32, pytorch.torch.get_num_threads()
-    with switched(pytorch.GRAPH, 1):
-        assert cudnn.benchmark and not cudnn.allow_tf32 and not matmul.allow_tf32
-        assert pytorch.torch.get_num_threads() == 1
-    assert before == (cudnn.benchmark, cudnn.allow_tf32, pytorch.torch.get_num_threads())
+    ours = Step(task, on("cpu"))
+    third = {what: tolerance / 3 for what, tolerance in steps.TOLERANCES.items()}
+    switch(mode, 1)
+    step = TorchStep(ours, mode)
+    expect_agreement("PyTorch", step.trace(), ours.trace(), third)
+    step()  # not at the beginning any more
+    expect_agreement("PyTorch", step.trace(), ours.trace(), third)
 
 
 def normal(*shape):
@@ -42,7 +32,7 @@ def normal(*shape):
 
 
 def test_operations_do_the_same():
-    """PyTorch's way to each result, against the references."""
+    """PyTorch's way to each result, whole and in halves, against the references."""
     ops = on("cpu")
     calls = note_calls(ops)
     x, weight, transposed, bias = normal(2, 3, 10, 8), normal(4, 3, 3, 3), normal(3, 4, 4, 4), normal(4)
@@ -54,33 +44,34 @@ def test_operations_do_the_same():
     ops.conv_transpose2d(x, transposed, bias, **size, add=normal(*y.shape), relu=True)
     ops.conv_transpose2d_backward(normal(*y.shape), x, transposed, **size, through_relu=True)
     y, max_index = ops.conv2d_pool(x, weight, bias)
-    for rest in ({}, {"through_relu": True, "add": normal(*x.shape)}, {"need_dx": False}):
+    for rest in ({}, {"add": normal(*x.shape)}, {"through_relu": True, "add": normal(*x.shape)}, {"need_dx": False}):
         ops.conv2d_pool_backward(normal(*y.shape), max_index, x, weight, **rest)
     ops.softmax_cross_entropy(normal(2, 5, 3, 3), np.arange(18).reshape(2, 3, 3).astype(np.int32) % 5)
-    state = AdamState.create(ops, np.zeros(7, np.float32), 1e-3, 1)
-    state.rates[:] = 1
-    ops.adam_step(normal(7), normal(7), state, normal(1))
+    state = AdamState.create(ops, np.zeros(7, np.float32), 1e-1, 0)
+    ops.adam_schedule(state)
+    first, state = state, replace(state, m=np.zeros(7, np.float32), v=np.zeros(7, np.float32))
+    ops.adam_step(normal(7), normal(7), first, normal(1))
+    adam = calls.pop()
+    calls[-1] = replace(adam, arguments=adam.arguments | {"parameters": normal(7), "state": state})
+    switch(pytorch.OPERATIONS, 1)
+    cudnn, matmul = pytorch.torch.backends.cudnn, pytorch.torch.backends.cuda.matmul
+    assert cudnn.benchmark and not cudnn.allow_tf32 and not matmul.allow_tf32 and pytorch.torch.get_num_threads() == 1
     forms = {"numpy": Form(on("cpu")), "torch": TorchForm(on("cpu"))}
-    for call in calls:
-        need_dx = call.arguments.get("need_dx")
-        for what in [""] if need_dx is None else ["", "dx", "dweight"] if need_dx else ["dweight"]:
-            part = Part(call.operation, what, "", call.arguments, call.outputs)
-            expect_same_results(part, forms)
-            forms["torch"].program(part, copies=2, rounds=1)()
-    assert forms["torch"].function(Part("compose_m2nist", "", "", {}, ())) is None
+    for part in (part for call in calls for part in [call, *split(call, Recorder())]):
+        expect_same_results(part, forms)
+        forms["torch"].program(part, copies=2, rounds=1)()
+    assert not forms["torch"].does(Part("compose_m2nist", "", "", {}, ()))
 
 
 @pytest.mark.parametrize(
     ("what", "need_dx", "times"), [("dx", True, 1), ("dweight", True, 0), ("", True, 1), ("dweight", False, 1)]
 )
-def test_the_way_back_through_a_pooling_is_timed_once(monkeypatch, what, need_dx, times):
+def test_the_way_back_through_a_pooling_is_timed_once(what, need_dx, times):
     """With dx, or with all of the backward pass; with dweight if there is no dx."""
-    form, calls = TorchForm(on("cpu")), []
-    unpool = form._unpool
-    monkeypatch.setattr(form, "_unpool", lambda *given, **named: calls.append(1) or unpool(*given, **named))
     arguments = {"dout": normal(1, 2, 1, 1), "max_index": np.zeros((1, 2, 1, 1), np.int32), "x": normal(1, 1, 4, 4)}
     arguments |= {"weight": normal(2, 1, 3, 3), "through_relu": False, "add": None, "need_dx": need_dx}
-    once = form.program(Part("conv2d_pool_backward", what, "", arguments, ()), 1, 1)
-    calls.clear()
+    once = TorchForm(on("cpu")).program(Part("conv2d_pool_backward", what, "", arguments, ()), 1, 1)
     once()
-    assert len(calls) == times
+    with pytorch.torch.profiler.profile() as profile:
+        once()
+    assert sum(event.count for event in profile.key_averages() if "max_pool2d" in event.key) == times

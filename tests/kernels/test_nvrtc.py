@@ -133,3 +133,38 @@ def test_names_of_host_headers_do_not_compile(tmp_path: Path) -> None:
     (tmp_path / "infinite.cu").write_text('extern "C" __global__ void infinite(float* x) { x[0] = INFINITY; }')
     with pytest.raises(KernelError, match=r"infinite\.cu\(1\): error.*INFINITY"):
         nvrtc.compile_for("infinite", "sm_75", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "threads", "registers", "shared", "blocks", "share"),
+    [  # as CUDA's occupancy calculator has it
+        ("sm_75", 256, 32, 0, 4, 1.0),
+        ("sm_75", 256, 64, 0, 4, 1.0),
+        ("sm_75", 64, 255, 0, 4, 0.25),
+        ("sm_75", 32, 16, 0, 16, 0.5),  # no more than 16 blocks
+        ("sm_75", 256, 32, 16385, 3, 0.75),
+        ("sm_80", 256, 32, 0, 8, 1.0),
+        ("sm_80", 256, 33, 0, 6, 0.75),  # 5 registers of 8 more for each warp than at 32
+        ("sm_80", 256, 64, 0, 4, 0.5),
+        ("sm_80", 128, 40, 0, 12, 0.75),
+        ("sm_80", 1024, 64, 0, 1, 0.5),
+        ("sm_80", 64, 255, 0, 4, 0.125),
+        ("sm_80", 32, 96, 0, 20, 0.3125),  # 5 in each quarter, though all its registers together would do for 21
+        ("sm_80", 128, 32, 48 * 1024, 3, 0.1875),  # 49 KB of 164 each: CUDA takes one
+        ("sm_80", 100, 32, 0, 16, 1.0),  # 100 threads are four warps
+        ("sm_86", 256, 32, 0, 6, 1.0),
+        ("sm_90", 32, 32, 0, 32, 0.5),
+        ("sm_90", 256, 32, 48 * 1024, 4, 0.5),
+        ("sm_120", 256, 32, 0, 6, 1.0),
+        ("sm_120", 256, 80, 0, 3, 0.5),
+        ("sm_120", 128, 32, 100 * 1024, 0, 0.0),  # nothing is left for CUDA
+        ("sm_30", 128, 32, 0, None, None),  # unknown
+    ],
+)
+def test_occupancy(
+    architecture: str, threads: int, registers: int, shared: int, blocks: int | None, share: float | None
+) -> None:
+    for dynamic in (0, shared // 3, shared):
+        kernel = nvrtc.Resources("", registers, shared - dynamic, 0)
+        assert kernel.occupancy(architecture, threads, dynamic) == (blocks, share)
+    assert {*nvrtc.ARCHITECTURES} <= {*nvrtc.MULTIPROCESSORS}

@@ -6,16 +6,15 @@ PyTorch is not a dependency of tinyfcn: it is imported only here, which takes se
 import contextlib
 import importlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from tinyfcn.bench.kernels import Form
-from tinyfcn.bench.parts import Part
-from tinyfcn.bench.steps import BETA1, BETA2, EPSILON, RATE, SETS, Batches, Task, Trace
+from tinyfcn.bench.parts import Form, Part, changed
+from tinyfcn.bench.steps import BETA1, BETA2, COMPARED, EPSILON, RATE, Step, Trace, trace_of
 from tinyfcn.bench.timing import Run
 
 torch: Any = None
@@ -57,26 +56,15 @@ def modes_on(device: str) -> Sequence[Mode]:
     return EAGER, *FAST_ON_GPU, *with_channels_last
 
 
-@contextlib.contextmanager
-def switched(mode: Mode, threads: int) -> Iterator[None]:
-    """PyTorch's global switches as a mode wants them, then as they were. Without PyTorch: nothing.
+def switch(mode: Mode, threads: int) -> None:
+    """Sets PyTorch's global switches as a mode wants them. Without PyTorch it does nothing.
 
-    Its warnings are off: that TF32 is off, and that an Adam which can be captured also runs outside of a graph.
+    Warnings are off: that TF32 is off, and that an Adam which can be captured also runs outside of a graph.
     """
-    if torch is None:
-        yield
-        return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, torch.get_num_threads()
-    cudnn.allow_tf32 = matmul.allow_tf32 = mode.tf32
-    cudnn.benchmark = mode.tuned
-    torch.set_num_threads(threads)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, threads = before
+    if torch is not None:
+        warnings.filterwarnings("ignore", category=UserWarning)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode.tf32
+        torch.backends.cudnn.benchmark = mode.tuned
         torch.set_num_threads(threads)
 
 
@@ -108,162 +96,159 @@ def numpy(tensor: Any) -> np.ndarray:
 
 def logits(design: str, p: Mapping[str, Any], x: Any) -> Any:
     """As tinyfcn/networks: (N, 10) of the design "classifier", (N, 11, H, W) of "skip"; p: parameters by our names."""
-    relu, max_pool2d = torch.relu, torch.nn.functional.max_pool2d
+    relu, functional = torch.relu, torch.nn.functional
 
-    def conv(layer: str, x: Any, padding: int = 0) -> Any:
-        return torch.nn.functional.conv2d(x, p[f"{layer}.weight"], p[f"{layer}.bias"], padding=padding)
+    def conv(layer: str, x: Any, **size: int) -> Any:
+        convolve = functional.conv_transpose2d if layer.startswith("up") else functional.conv2d
+        return convolve(x, p[f"{layer}.weight"], p[f"{layer}.bias"], **size)
 
-    def up(layer: str, x: Any) -> Any:
-        return torch.nn.functional.conv_transpose2d(x, p[f"{layer}.weight"], p[f"{layer}.bias"], stride=2)
-
-    pool1 = max_pool2d(relu(conv("conv1", x)), 2)
-    pool2 = max_pool2d(relu(conv("conv2", pool1)), 2)
+    pool1 = functional.max_pool2d(relu(conv("conv1", x)), 2)
+    pool2 = functional.max_pool2d(relu(conv("conv2", pool1)), 2)
     if design == "classifier":
         return conv("dense10", relu(conv("dense32", pool2))).flatten(1)
     context = relu(conv("context", relu(conv("dense32", pool2, padding=2)), padding=1))
-    half = relu(up("up1", context) + conv("skip1", pool1))
-    whole = relu(up("up2", half) + conv("skip0", x))
-    return conv("score", whole)
+    half = relu(conv("up1", context, stride=2) + conv("skip1", pool1))
+    return conv("score", relu(conv("up2", half, stride=2) + conv("skip0", x)))
 
 
 class TorchStep:
-    """A training step in PyTorch, on "cpu" or "cuda"; call it to run it. The loss stays on the device."""
+    """The step of ours in PyTorch, on the same device; call it to run it. The loss stays on the device."""
 
-    def __init__(
-        self, task: Task, batches: Batches, initial: Mapping[str, np.ndarray], mode: Mode, device: str
-    ) -> None:
-        layout = torch.channels_last if mode.channels_last else torch.contiguous_format
+    def __init__(self, ours: Step, mode: Mode) -> None:
+        device, layout = ours.ops.device_name, torch.channels_last if mode.channels_last else torch.contiguous_format
 
         def tensor(array: np.ndarray) -> Any:
             made = torch.tensor(array, device=device)
             return made.contiguous(memory_format=layout) if made.dim() == 4 else made
 
-        self.sets = [(tensor(x), tensor(labels.astype(np.int64))) for x, labels in batches.floats()]
-        self.initial = {name: tensor(value) for name, value in initial.items()}
+        self.sets = [(tensor(x), tensor(labels.astype(np.int64))) for x, labels in ours.batches()]
+        self.initial, self.mode, self.done = ours.initial, mode, 0
         # torch.compile knows that a Parameter stays where it is; another tensor it would copy before each step.
-        self.parameters = {name: torch.nn.Parameter(value.clone()) for name, value in self.initial.items()}
+        self.parameters = {name: torch.nn.Parameter(tensor(value)) for name, value in self.initial.items()}
         fused = {"fused": True, "capturable": mode.graph} if mode.tuned and device == "cuda" else {}
         self.optimiser = torch.optim.Adam(self.parameters.values(), RATE, (BETA1, BETA2), EPSILON, **fused)
 
         def loss(x: Any, labels: Any) -> Any:
-            return torch.nn.functional.cross_entropy(logits(task.design, self.parameters, x), labels)
+            return torch.nn.functional.cross_entropy(logits(ours.design.name, self.parameters, x), labels)
 
         self.forward = torch.compile(loss, mode=mode.compiled, dynamic=False) if mode.compiled else loss
-        self.reduces_overhead = mode.compiled == "reduce-overhead"
-        self.losses: list[Any] = [None] * SETS  # of each batch's last step
-        self.done = 0
-        self.works: list[Run] = [partial(self._step, which) for which in range(SETS)]
+        self.losses: list[Any] = [None] * COMPARED  # of each batch's last step
+        self.works: list[Run] = [partial(self._step, which) for which in range(COMPARED)]
         if mode.graph:
-            self.works = captured(self.works, partial(self.optimiser.zero_grad, set_to_none=True))
+            self.works = captured(self.works, self.optimiser.zero_grad)
 
     def _step(self, which: int) -> None:
         """Forward, backward and update with one of the batches."""
-        if self.reduces_overhead:
+        if self.mode.compiled == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss = self.forward(*self.sets[which])
         loss.backward()
         self.optimiser.step()
         self.losses[which] = loss.detach()
 
     def __call__(self) -> None:
-        self.works[self.done % SETS]()
+        self.works[self.done % COMPARED]()
         self.done += 1
 
     def trace(self) -> Trace:
-        """What the first SETS steps do. It starts again from the initial parameters, in the same memory."""
+        """What the first steps do. It starts again from the initial parameters, in the same memory."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(self.initial[name])
-            for state in self.optimiser.state.values():
-                for value in state.values():
-                    value.zero_()
+                parameter.copy_(torch.from_numpy(self.initial[name]))
+            for value in (value for state in self.optimiser.state.values() for value in state.values()):
+                value.zero_()
         self.done, losses = 0, []
-        for which in range(SETS):
+        for which in range(COMPARED):
             self()
             losses.append(self.losses[which].item())
         means = {name: numpy(self.optimiser.state[value]["exp_avg"]) for name, value in self.parameters.items()}
-        return Trace(np.array(losses), means, {name: numpy(value) for name, value in self.parameters.items()})
+        parameters = {name: numpy(value) for name, value in self.parameters.items()}
+        return trace_of(self.initial, np.array(losses), means, parameters)
 
 
 class TorchForm(Form):
-    """PyTorch's way to do parts: a method for each operation that it has, of our name and with our arguments.
+    """PyTorch's way to do parts, with our arguments. It has neither images to compose nor rates to schedule."""
 
-    wanted: for a backward pass, whether dx, dweight and dbias are.
-    """
-
-    def to_numpy(self, result: Any) -> np.ndarray:
-        return numpy(result)
-
-    def function(self, part: Part) -> Any:
-        return getattr(self, part.operation, None)
-
-    def conv2d(
-        self, x: Any, weight: Any, bias: Any, relu: bool = False, add: Any = None, transposed: bool = False, **size: int
-    ) -> Any:
-        convolve = torch.nn.functional.conv_transpose2d if transposed else torch.nn.functional.conv2d
-        y = convolve(x, weight, bias, **size)
-        y = y if add is None else y.add_(add)
-        return y.relu_() if relu else y
-
-    def conv_transpose2d(self, **given: Any) -> Any:
-        return self.conv2d(transposed=True, **given)
-
-    def conv2d_backward(self, transposed: bool = False, **given: Any) -> Any:
-        x, weight, wanted, sizes = given["x"], given["weight"], given["wanted"], given["weight"].shape
-        window = [given.get("stride", 1)] * 2, [given.get("padding", 0)] * 2, [1, 1], transposed, [0, 0], 1
-        gradient = torch.ops.aten.convolution_backward
-        dx, dweight, dbias = gradient(given["dout"], x, weight, [sizes[transposed]], *window, wanted)
-        if wanted[0] and given.get("add") is not None:
-            dx = dx.add_(given["add"])
-        if wanted[0] and given["through_relu"]:
-            dx = torch.ops.aten.threshold_backward(dx, x, 0)
-        return dx, dweight, dbias
-
-    def conv_transpose2d_backward(self, **given: Any) -> Any:
-        return self.conv2d_backward(transposed=True, **given)
-
-    def conv2d_pool(self, x: Any, weight: Any, bias: Any) -> Any:
-        return torch.nn.functional.max_pool2d(self.conv2d(x, weight, bias, relu=True), 2, return_indices=True)
-
-    def conv2d_pool_backward(self, dconv: Any, **given: Any) -> Any:
-        """The way back through the pooling comes with dx, as in ours; without dx, with dweight."""
-        if given["wanted"][0] or not given["need_dx"]:
-            dconv = self._unpool(dconv, **given)
-        return self.conv2d_backward(**given | {"dout": dconv})
-
-    def _unpool(self, full: Any, **given: Any) -> Any:
-        window = [2, 2], [2, 2], [0, 0], [1, 1], False
-        return torch.ops.aten.max_pool2d_with_indices_backward(given["dout"], full, *window, given["max_index"])
-
-    def softmax_cross_entropy(self, logits: Any, labels: Any, **unused: Any) -> Any:
-        loss = torch.nn.functional.cross_entropy(logits.requires_grad_(), labels)
-        return loss.reshape(1), *torch.autograd.grad(loss, logits)
-
-    def adam_step(self, parameters: Any, gradients: Any, state: Any, steps: Any, **unused: Any) -> None:
-        torch._foreach_add_([steps], 1)
-        numbers = {"lr": state.base_rate, "beta1": state.beta1, "beta2": state.beta2, "eps": state.epsilon}
-        arrays: Any = [parameters], [gradients], [state.m], [state.v], [], [steps]
-        torch._fused_adam_(*arrays, **numbers, weight_decay=0, amsgrad=False, maximize=False)
+    def does(self, part: Part) -> bool:
+        return part.operation.startswith(("conv", "softmax_cross_entropy", "adam_step"))
 
     def copy(self, array: Any) -> Any:
         tensor = torch.tensor(self.ops.to_numpy(array), device=self.ops.device_name)
         return tensor if tensor.is_floating_point() else tensor.long()
 
-    def arguments(self, part: Part) -> dict[str, Any]:
-        given = super().arguments(part)
+    def to_numpy(self, result: Any) -> np.ndarray:
+        return numpy(result)
+
+    def prepared(self, part: Part) -> Run:
+        given = part.copied_arguments(self.copy)
         if part.operation.endswith("_backward"):
-            given["wanted"] = [part.what != "dweight", part.what != "dx", part.what != "dx"]
-        if part.operation == "conv2d_pool_backward":
-            given["dconv"] = self._unpool(self.conv2d(given["x"], given["weight"], None), **given)
-        if part.operation == "adam_step":
-            given["steps"] = torch.ones((), device=self.ops.device_name)
-        return given
+            return gradients(part, **given)
+        if part.operation.startswith("conv"):
+            return lambda: part.chosen(convolution(part.operation, **given))
+        if part.operation == "softmax_cross_entropy":
+            return partial(loss_and_gradient, given["logits"].requires_grad_(), given["labels"])
+        return partial(adam_step, given, torch.zeros((), device=self.ops.device_name))
 
     def record(self, part: Part, work: Run) -> Run:
         [replay] = captured([work])
+        return partial(lambda kept: replay(), work)  # with its arrays, which must live as long as the graph
 
-        def run(kept: Run = work) -> None:  # with its arrays, which must live as long as the graph
-            replay()
 
-        return run
+def convolution(
+    operation: str, x: Any, weight: Any, bias: Any, relu: bool = False, add: Any = None, **sizes: int
+) -> Any:
+    """The results of conv2d, conv_transpose2d or conv2d_pool."""
+    functional, pool = torch.nn.functional, operation == "conv2d_pool"
+    convolve = functional.conv_transpose2d if operation.startswith("conv_transpose2d") else functional.conv2d
+    y = convolve(x, weight, bias, **sizes)
+    y = y if add is None else y.add_(add)
+    y = y.relu_() if relu or pool else y
+    return functional.max_pool2d(y, 2, return_indices=True) if pool else y
+
+
+def gradients(
+    part: Part, dout: Any, x: Any, weight: Any, need_dx: bool, through_relu: bool, add: Any = None, **rest: Any
+) -> Run:
+    """Gives those gradients of a convolution that belong to the part, by PyTorch's autograd.
+
+    The way back through the pooling of conv2d_pool is timed with dx, as in ours; without dx, with dweight.
+    """
+    bias = weight.new_zeros(weight.shape[part.operation.startswith("conv_transpose2d")])
+    for leaf in (x, weight, bias):
+        leaf.requires_grad_()
+    wanted = part.chosen((x if need_dx else None, weight, bias))
+    max_index, sizes = rest.pop("max_index", None), rest
+
+    @cache
+    def graph() -> tuple[list[Any], Run]:
+        """What gradients are asked of, and what gives dconv. Made in the first run, and so on its stream."""
+        seen = x.relu() if through_relu else x
+        y = convolution(part.operation.replace("_pool", ""), seen, weight, bias, **sizes)
+        window = [2, 2], [2, 2], [0, 0], [1, 1], False
+        unpool = partial(torch.ops.aten.max_pool2d_with_indices_backward, dout, y.detach(), *window, max_index)
+        dconv = dout if max_index is None else unpool()
+        again = max_index is not None and not part.comes_with_dx
+        return [y] if add is None else [y, seen], unpool if again else lambda: dconv
+
+    def backward() -> Any:
+        outputs, unpool = graph()
+        return torch.autograd.grad(outputs, wanted, [unpool(), add][: len(outputs)], retain_graph=True)
+
+    return backward
+
+
+def loss_and_gradient(logits: Any, labels: Any) -> Any:
+    """The results of softmax_cross_entropy."""
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    return loss.reshape(1), *torch.autograd.grad(loss, logits)
+
+
+def adam_step(given: Mapping[str, Any], steps: Any) -> Any:
+    """One launch for all parameters, after one that counts the step."""
+    state = given["state"]
+    arrays: Any = [given["parameters"]], [given["gradients"]], [state.m], [state.v], [], [steps]
+    numbers = {"lr": state.base_rate, "beta1": state.beta1, "beta2": state.beta2, "eps": state.epsilon}
+    torch._foreach_add_([steps], 1)
+    torch._fused_adam_(*arrays, **numbers, weight_decay=0, amsgrad=False, maximize=False)
+    return changed(given)

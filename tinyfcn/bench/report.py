@@ -57,19 +57,19 @@ def step_rows(steps: Sequence[Found]) -> list[Row]:
 
 def part_rows(kernels: Found) -> list[Row]:
     """A row for each part of a step, and their sum. Without a GPU: with what the roofline is made of."""
-    on_gpu = kernels["peaks"]["source"] == MEASURED
 
     def row(part: Found) -> Row:
         name = f"{part['operation'].removesuffix('_backward')} {part['what']}".strip()
-        made = {"operation": name, "layer": part["layer"], "input": part["sizes"].split(",")[0]}
-        if on_gpu:
-            made |= {"roofline>": in_words(part["roofline"]), "fast>": median(part["fast"])}
-            made |= {"naive>": median(part["naive"]), "PyTorch>": median(part["torch"])}
-            return made | {"bandwidth>": percent(part.get("of_bandwidth")), "FMA>": percent(part.get("of_flops"))}
-        made |= {"MFLOP>": f"{part['flops'] / 1e6:.1f}", "MB>": f"{part['bytes'] / 1e6:.2f}"}
+        start = {"operation": name, "layer": part["layer"], "input": part["sizes"].split(",")[0]}
+        roofline, pytorch = {"roofline>": in_words(part["roofline"])}, {"PyTorch>": median(part["torch"])}
+        if kernels["peaks"]["source"] == MEASURED:
+            forms = {"fast>": median(part["fast"]), "naive>": median(part["naive"])}
+            shares = {"bandwidth>": percent(part.get("of_bandwidth")), "FMA>": percent(part.get("of_flops"))}
+            return start | roofline | forms | pytorch | shares
+        work = {"MFLOP>": f"{part['flops'] / 1e6:.1f}", "MB>": f"{part['bytes'] / 1e6:.2f}"}
         with_dx = part["what"] == "dweight" and not part["numpy"]
-        made |= {"roofline>": in_words(part["roofline"]), "NumPy>": "with dx" if with_dx else median(part["numpy"])}
-        return made | {"PyTorch>": median(part["torch"]), "ratio>": times(part.get("ratio"))}
+        numpy = {"NumPy>": "with dx" if with_dx else median(part["numpy"])}
+        return start | work | roofline | numpy | pytorch | {"ratio>": times(part.get("ratio"))}
 
     parts = kernels["parts"]
     total: dict[str, Any] = {"operation": "all of them", "what": "", "layer": "", "sizes": "", "torch": None}
@@ -129,16 +129,6 @@ def described(machine: Found) -> str:
     return f"{machine['name']}{threads}; {pytorch}" + ("; --quick: too hasty to be quoted" if machine["quick"] else "")
 
 
-def readme_table(machine: Found, steps: Sequence[Found]) -> str:
-    """The table of steps in Markdown, with the machine's name above it."""
-    rows = step_rows(steps)
-    columns = [column.removesuffix(">") for column in rows[0]]
-    rule = ["--:" if column.endswith(">") else "---" for column in rows[0]]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *(row.values() for row in rows))]
-    bits = "equal bits" if all(step["equal_bits"] is not False for step in steps) else "DIFFERENT BITS"
-    return "\n".join([f"On {described(machine)}, by `tinyfcn bench`; two runs with one seed: {bits}.", "", *lines])
-
-
 def expect_markers(path: Path) -> tuple[str, str]:
     """A README's text before and after the table; DataError where it has not one pair of markers, in order."""
     try:
@@ -154,7 +144,13 @@ def expect_markers(path: Path) -> tuple[str, str]:
 
 
 def update_readme(path: Path, machine: Found, steps: Sequence[Found]) -> None:
-    """Puts the table between the markers of a README; the rest stays as it is."""
+    """Puts the table of steps, below the machine's name, between the markers of a README; the rest stays as it is."""
     before, after = expect_markers(path)
+    rows = step_rows(steps)
+    columns = [column.removesuffix(">") for column in rows[0]]
+    rule = ["--:" if column.endswith(">") else "---" for column in rows[0]]
+    bits = "equal bits" if all(step["equal_bits"] is not False for step in steps) else "DIFFERENT BITS"
+    lines = [BEGIN, f"On {described(machine)}, by `tinyfcn bench`; two runs with one seed: {bits}.", ""]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *(row.values() for row in rows))]
     with new_file(path, "free the disk, or name another file") as file:
-        file.write(f"{before}{BEGIN}\n{readme_table(machine, steps)}\n{END}{after}".encode())
+        file.write((before + "\n".join([*lines, END]) + after).encode())

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.bench import pytorch, steps
-from tinyfcn.bench.kernels import Form, time_parts
-from tinyfcn.bench.parts import Part, parts_of
-from tinyfcn.bench.roofline import CARDS, Peaks, flops, kernel_resources, least_bytes, measure_peaks
-from tinyfcn.bench.steps import Step, Task, batches_of
+from tinyfcn.bench.parts import Form, Part, parts_of, time_parts
+from tinyfcn.bench.roofline import CARDS, Peaks, kernel_resources, measure_peaks
+from tinyfcn.bench.steps import Step, Task
 from tinyfcn.bench.timing import TimeBudget, Timing, fit_line, gpu_clock, in_turn, wall_clock
 from tinyfcn.devices import cuda
 from tinyfcn.errors import TinyfcnError
+from tinyfcn.machine import gpu, processor
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
 from tinyfcn.training.settings import available_threads
@@ -60,7 +60,6 @@ class Bench:
         self.disagreeing: list[str] = []  # why programs did not do the same work as ours, and so were not timed
         self.device = ops.device_name
         self.on_gpu = self.device == "cuda"
-        self.name, self.architecture = gpu() if self.on_gpu else (processor(), "")
         self.plan = plan or PLANS[self.device]
         self.threads = available_threads()
         self.clock = gpu_clock if self.on_gpu else wall_clock
@@ -69,7 +68,7 @@ class Bench:
     def machine(self) -> dict[str, Any]:
         """What the measurements depend on."""
         return {
-            "name": self.name,
+            "name": gpu()[0] if self.on_gpu else processor(),
             "device": self.device,
             "python": platform.python_version(),
             **({"cupy": cuda.import_cupy().__version__} if self.on_gpu else {"threads": self.threads}),
@@ -85,69 +84,56 @@ class Bench:
             yield self.step(task, check_bits=number < 2)
 
     def step(self, task: Task, check_bits: bool = False) -> dict[str, Any]:
-        equal_bits = None
+        found: dict[str, Any] = {"design": task.design, "batch": task.batch, "equal_bits": None}
         if check_bits:
             self.say(f"{task}: two runs with one seed")
-            equal_bits = steps.same_bits(lambda: self.ours(task, "gathered"))
-        times, differences, failed = self.side_by_side(task, self.modes, self.plan.for_steps, trained=True)
-        ours, trained = times.pop("ours"), times.pop("trained")
-        best = min(times, key=lambda name: times[name].seconds, default=None)
-        tf32 = None
+            found["equal_bits"] = steps.same_bits(lambda: Step(task, self.ops, threads=self.threads))
+        found |= self.side_by_side(task, self.modes, self.plan.for_steps, trained=True)
+        ratios = {name: timing["seconds"] / found["ours"]["seconds"] for name, timing in found["torch"].items()}
+        best = min(ratios, key=lambda name: ratios[name], default="")
+        found |= {"best": best or None, "eager_ratio": ratios.get("eager"), "best_ratio": ratios.get(best)}
+        found["tf32"] = None
         if best and self.on_gpu:  # less exact: shown beside, not compared
             mode = replace(next(mode for mode in self.modes if mode.name == best), name="TF32", tf32=True)
-            with_tf32, _, why = self.side_by_side(task, [mode], self.plan.for_steps)
-            tf32, failed = with_tf32.get("TF32"), failed | why
-        return {
-            "design": task.design,
-            "batch": task.batch,
-            "equal_bits": equal_bits,
-            "ours": asdict(ours),
-            "trained": asdict(trained),
-            "torch": {name: asdict(timing) for name, timing in times.items()},
-            "best": best,
-            "tf32": asdict(tf32) if tf32 else None,
-            "eager_ratio": times["eager"].seconds / ours.seconds if "eager" in times else None,
-            "best_ratio": times[best].seconds / ours.seconds if best else None,
-            "differences": differences,
-            "failed": failed,
-        }
+            with_tf32 = self.side_by_side(task, [mode], self.plan.for_steps)
+            found["tf32"] = with_tf32["torch"].get("TF32")
+            found["failed"] |= with_tf32["failed"]
+        return found
 
     def side_by_side(
         self, task: Task, modes: Sequence[pytorch.Mode], budget: TimeBudget, trained: bool = False
-    ) -> tuple[dict[str, Timing], dict[str, dict[str, float]], dict[str, str]]:
+    ) -> dict[str, Any]:
         """Times "ours", "trained" if asked for (ours, with all that training does in a step), and PyTorch's modes.
 
         Also by mode: how far its results were from ours, and why it was not timed.
         """
         self.free_memory()
         self.say(f"{task}: our step")
-        ours = self.ours(task, "gathered" if self.on_gpu else "given")
+        ours = Step(task, self.ops, threads=self.threads)
         programs: dict[str, Callable[[], None]] = {"ours": ours}
         if trained:
-            programs["trained"] = self.ours(task, "composed" if task.design == "skip" else "gathered")
+            programs["trained"] = Step(task, self.ops, task.design == "skip", self.threads)
         differences, failed = {}, {}
         with ours.parallel.computing():
             expected = ours.trace()
             for mode in modes:
                 self.say(f"{task}: PyTorch, {mode.name}")
+                who = f"{task}: PyTorch ({mode.name})"
+                tolerances = steps.TF32_TOLERANCES if mode.tf32 else steps.TOLERANCES
                 try:
-                    with pytorch.switched(mode, self.threads):
-                        step = pytorch.TorchStep(task, batches_of(task), ours.initial, mode, self.device)
-                        found = steps.differences(step.trace(), expected, ours.initial)
-                    tolerances = steps.TF32_TOLERANCES if mode.tf32 else steps.TOLERANCES
-                    steps.expect_agreement(f"{task}: PyTorch ({mode.name})", found, tolerances)
-                    differences[mode.name], programs[mode.name] = found, step
+                    pytorch.switch(mode, self.threads)
+                    program = pytorch.TorchStep(ours, mode)
+                    differences[mode.name] = steps.expect_agreement(who, program.trace(), expected, tolerances)
+                    programs[mode.name] = program
                 except Exception as error:  # a compiler or memory may be missing: the other modes are worth their time
                     failed[mode.name] = reason(error)
                     if isinstance(error, TinyfcnError) and not mode.tf32:
                         self.disagreeing.append(failed[mode.name])
             self.say(f"{task}: timing {len(programs)} programs in turn, {budget.seconds:g} s for each")
-            with pytorch.switched(replace(pytorch.EAGER, tf32=any(mode.tf32 for mode in modes)), self.threads):
-                times = in_turn(programs, self.clock, budget)
-        return times, differences, failed
-
-    def ours(self, task: Task, source: str) -> Step:
-        return Step(task, batches_of(task), self.ops, source, self.threads)
+            pytorch.switch(replace(pytorch.EAGER, tf32=any(mode.tf32 for mode in modes)), self.threads)
+            times = in_turn(programs, self.clock, budget)
+        own: dict[str, Any] = {name: times.pop(name) for name in ("ours", "trained") if name in times}
+        return own | {"torch": times, "differences": differences, "failed": failed}
 
     def kernels(self, card_name: str) -> dict[str, Any]:
         """The parts of a step: their rooflines, what their kernels use, and how long each takes in each form.
@@ -160,55 +146,50 @@ class Bench:
         task, budget = Task("skip", self.plan.kernel_batch), self.plan.for_kernels
         self.free_memory()
         self.say(f"{task}: its kernels")
-        parts, peaks = parts_of(task, batches_of(task), on(self.device)), CARDS[card_name]
-        forms = {"numpy": Form(self.ops)}
+        parts, peaks, forms = parts_of(task, on(self.device)), CARDS[card_name], {"numpy": Form(self.ops)}
         if self.on_gpu:
             forms = {"fast": Form(self.ops), "naive": Form(on(self.device, naive=True))}
             self.say("the highest rates of memory and multiply-adds")
-            peaks = Peaks(self.name, self.architecture, *measure_peaks(self.ops.device, self.clock, budget))
+            peaks = Peaks(*gpu(), *measure_peaks(self.ops.device, self.clock, budget))
         if self.modes:
             forms["torch"] = pytorch.TorchForm(self.ops)
-        # NumPy gives dx and dweight at once: without a GPU, the row of dx has the time of both.
-        timed = {
-            id(part): part if self.on_gpu else part.whole() for part in parts if self.on_gpu or not part.comes_with_dx()
-        }
-        self.say(f"{task}: timing {len(timed)} parts, {', '.join(forms)}")
-        with pytorch.switched(pytorch.OPERATIONS, threads=1):
-            timings = time_parts([*timed.values()], forms, self.clock, budget, self.say)
-        times = dict(zip(timed, timings, strict=True))
+        self.say(f"{task}: timing its parts, {', '.join(forms)}")
+        pytorch.switch(pytorch.OPERATIONS, threads=1)
+        timings = time_parts(parts, forms, self.clock, budget, self.say)
         self.say(f"the kernels compiled for {peaks.architecture}")
         return {
             "task": str(task),
             "peaks": asdict(peaks),
             "threads": None if self.on_gpu else 1,
-            "parts": [part_row(part, times.get(id(part), {}), peaks) for part in parts],
+            "parts": [part_row(part, times, peaks) for part, times in zip(parts, timings, strict=True)],
             "used": kernel_resources(parts, peaks.architecture),
         }
 
     def sweep(self) -> list[dict[str, Any]]:
         """How a step's time grows with the batch, and with the size of the images."""
         batch = self.plan.scales_batch
-        by_size = [(scale**2 * 64 * 84, Task("skip", batch, scale)) for scale in self.plan.scales]
-        return [
-            {"by": "batch", **self.growth([(batch, Task("skip", batch)) for batch in self.plan.sweep_batches])},
-            {"by": "pixels", "batch": batch, **self.growth(by_size)},
-        ]
+        by_size = {scale**2 * 64 * 84: Task("skip", batch, scale) for scale in self.plan.scales}
+        by_batch = {batch: Task("skip", batch) for batch in self.plan.sweep_batches}
+        return [{"by": "batch", **self.growth(by_batch)}, {"by": "pixels", "batch": batch, **self.growth(by_size)}]
 
-    def growth(self, tasks: Sequence[tuple[int, Task]]) -> dict[str, Any]:
-        """The times of some tasks, from small to large, and a line through each: seconds = constant + slope * size."""
+    def growth(self, tasks: dict[int, Task]) -> dict[str, Any]:
+        """The times of tasks by their sizes, from small to large, and a line through each program's."""
         modes = [mode for mode in self.modes if mode in (pytorch.EAGER, pytorch.GRAPH)]
         series: dict[str, dict[str, Any]] = {"ours": {"sizes": [], "seconds": []}}
         stopped: dict[str, str] = {}
-        for size, task in tasks:
+        for size, task in tasks.items():
+            times, failed = {}, {}
             try:
-                times, _, failed = self.side_by_side(task, modes, self.plan.for_sweep)
+                found = self.side_by_side(task, modes, self.plan.for_sweep)
+                times, failed = {"ours": found["ours"], **found["torch"]}, found["failed"]
             except MemoryError as error:
-                times, failed = {}, {"ours": reason(error)}
+                failed["ours"] = reason(error)
             for name, timing in times.items():
                 points = series.setdefault(name, {"sizes": [], "seconds": []})
                 points["sizes"].append(size)
-                points["seconds"].append(timing.seconds)
-            failed |= {name: "slow enough" for name, timing in times.items() if timing.seconds > self.plan.max_seconds}
+                points["seconds"].append(timing["seconds"])
+                if timing["seconds"] > self.plan.max_seconds:
+                    failed[name] = "slow enough"
             stopped |= {name: f"{task}: {why}" for name, why in failed.items()}
             modes = [mode for mode in modes if mode.name not in failed]
             if "ours" in failed:
@@ -230,35 +211,19 @@ class Bench:
 
 
 def part_row(part: Part, times: dict[str, Timing], peaks: Peaks) -> dict[str, Any]:
-    byte_count, flop_count = least_bytes(part), flops(part)
-    row: dict[str, Any] = {"operation": part.operation, "what": part.what, "layer": part.layer, "sizes": part.sizes()}
-    row |= {"bytes": byte_count, "flops": flop_count, "roofline": peaks.least_seconds(byte_count, flop_count)}
+    row = {name: getattr(part, name) for name in ("operation", "what", "layer", "sizes")}
+    row |= {"bytes": part.byte_count, "flops": part.flops}
+    row |= {"roofline": peaks.least_seconds(part.byte_count, part.flops)}
     row |= {"kernels": [launch.kernel.expression for launch in part.launches]}
-    row |= {name: asdict(times[name]) if name in times else None for name in ("fast", "naive", "numpy", "torch")}
+    row |= {name: times.get(name) for name in ("fast", "naive", "numpy", "torch")}
     if "fast" in times:
-        row["of_bandwidth"] = byte_count / times["fast"].seconds / peaks.bandwidth
-        row["of_flops"] = flop_count / times["fast"].seconds / peaks.flops
+        row["of_bandwidth"] = part.byte_count / times["fast"]["seconds"] / peaks.bandwidth
+        row["of_flops"] = part.flops / times["fast"]["seconds"] / peaks.flops
     if {"numpy", "torch"} <= {*times}:
-        row["ratio"] = times["torch"].seconds / times["numpy"].seconds
+        row["ratio"] = times["torch"]["seconds"] / times["numpy"]["seconds"]
     return row
 
 
 def reason(error: Exception) -> str:
     """The first line of what went wrong."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def gpu() -> tuple[str, str]:
-    """The current GPU's name and architecture, "sm_90"."""
-    runtime = cuda.import_cupy().cuda.runtime
-    properties = runtime.getDeviceProperties(runtime.getDevice())
-    return properties["name"].decode(), f"sm_{properties['major']}{properties['minor']}"
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -3,19 +3,18 @@
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 Run = Callable[[], Any]
 Clock = Callable[[Run, int], float]  # (program, how many runs) -> the seconds of all runs
 
-WARM_UP_RUNS, MAX_WARM_UP_SECONDS = 3, 1.0  # before a program is timed; a slow one is warm after fewer runs
+WARM_UPS, MAX_WARM_UP_SECONDS = 4, 1.0  # before a program is timed; a slow one is warm after fewer
 MIN_TURNS = 5
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(TypedDict):
     """Seconds of one run: the median over `turns` of `runs` each, and the quartiles `low` and `high`."""
 
     seconds: float
@@ -47,11 +46,7 @@ def gpu_clock(run: Run, count: int) -> float:
     that the time is the host's where the host is slower than the GPU."""
     from cupyx.profiler import benchmark
 
-    def repeat() -> None:
-        for _ in range(count):
-            run()
-
-    return float(benchmark(repeat, n_repeat=1, n_warmup=0).gpu_times[0, 0])
+    return float(benchmark(lambda: [run() for _ in range(count)], n_repeat=1, n_warmup=0).gpu_times[0, 0])
 
 
 def in_turn(programs: Mapping[str, Run], clock: Clock, budget: TimeBudget, repeats: int = 1) -> dict[str, Timing]:
@@ -59,25 +54,22 @@ def in_turn(programs: Mapping[str, Run], clock: Clock, budget: TimeBudget, repea
 
     repeats: how many times each run does the work; the timings are of one time.
     """
-    counts, turns = dict.fromkeys(programs, 1), budget.turns
+    counts, turns = {}, budget.turns
     for name, run in programs.items():
-        warm_up: list[float] = []
-        while len(warm_up) < WARM_UP_RUNS and sum(warm_up) <= MAX_WARM_UP_SECONDS:
-            warm_up.append(clock(run, 1))
-        once = warm_up[-1]
-        for _ in range(2 if once < budget.min_turn else 0):  # the second estimate is the better one
-            counts[name] = max(1, round(budget.min_turn / max(once, 1e-9)))
-            once = clock(run, counts[name]) / counts[name]
-        turns = min(turns, max(MIN_TURNS, int(budget.seconds / max(once * counts[name], 1e-9))))
+        count, turn, warm_up = 1, clock(run, 1), 1
+        while warm_up < WARM_UPS and turn <= MAX_WARM_UP_SECONDS:  # each estimates better how many runs fill a turn
+            count, warm_up = max(1, round(count * budget.min_turn / max(turn, 1e-9))), warm_up + 1
+            turn = clock(run, count)
+        counts[name], turns = count, min(turns, max(MIN_TURNS, int(budget.seconds / max(turn, 1e-9))))
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(turns):
         for name, run in programs.items():
             seconds[name].append(clock(run, counts[name]) / counts[name] / repeats)
-    timings = {}
-    for name, values in seconds.items():
-        low, median, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
-        timings[name] = Timing(median, low, high, turns, counts[name] * repeats)
-    return timings
+    quartiles = {name: [*map(float, np.quantile(values, (0.5, 0.25, 0.75)))] for name, values in seconds.items()}
+    return {
+        name: Timing(seconds=median, low=low, high=high, turns=turns, runs=counts[name] * repeats)
+        for name, (median, low, high) in quartiles.items()
+    }
 
 
 def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
@@ -85,9 +77,11 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, f
 
     Relative errors, so that times from microseconds to seconds weigh the same.
     """
-    x, y = np.array(sizes, float), np.array(seconds, float)
-    columns, ones = np.stack([1 / y, x / y], axis=1), np.ones(len(y))
-    # Where the best line has a negative coefficient, the best one within bounds has 0 for one of the two.
-    fits = [kept * np.linalg.lstsq(columns * kept, ones, rcond=None)[0] for kept in np.array([[1, 1], [1, 0], [0, 1]])]
-    a, b = min((fit for fit in fits if fit.min() >= 0), key=lambda fit: np.linalg.norm(columns @ fit - ones))
+    x, weights = np.array(sizes, float), 1 / np.array(seconds, float)
+    b, a = np.polyfit(x, 1 / weights, 1, w=weights)
+    # Where the best line has a negative coefficient, the best one within bounds has 0 for it.
+    if a < 0:
+        a, b = 0, (x * weights).sum() / (x * weights @ (x * weights))
+    elif b < 0:
+        a, b = weights.sum() / (weights @ weights), 0
     return float(a), float(b)

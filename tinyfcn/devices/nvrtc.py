@@ -5,17 +5,50 @@ lists the registers, shared memory and spills of each kernel.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.cuda import load_nvrtc
+from tinyfcn.devices.device import Launch
+from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import KernelError
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")  # Turing, Ampere, Hopper, Blackwell
 
 _KERNEL = re.compile(r"Function properties for (\w+)\n(.*)\n.*?Used (\d+) registers(.*)")
+
+
+WARP = 32
+# Of a multiprocessor's registers of 32 bits, each quarter has its own for its own warps, given out by the unit.
+REGISTERS_OF_QUARTER, REGISTER_UNIT, QUARTERS = 16384, 256, 4
+
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """The most that a multiprocessor holds: warps, blocks, bytes of shared memory.
+
+    CUDA takes `reserved` bytes of shared memory for each block, and gives it out in multiples of `unit` bytes.
+    """
+
+    warps: int
+    blocks: int
+    shared_bytes: int
+    reserved: int = 1024
+    unit: int = 128
+
+
+# CUDA C++ Programming Guide, "Technical specifications per compute capability".
+MULTIPROCESSORS = {
+    "sm_75": Multiprocessor(32, 16, 64 * 1024, reserved=0, unit=256),
+    "sm_80": Multiprocessor(64, 32, 164 * 1024),
+    "sm_86": Multiprocessor(48, 16, 100 * 1024),
+    "sm_89": Multiprocessor(48, 24, 100 * 1024),
+    "sm_90": Multiprocessor(64, 32, 228 * 1024),
+    "sm_100": Multiprocessor(64, 32, 228 * 1024),
+    "sm_120": Multiprocessor(48, 24, 100 * 1024),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +59,29 @@ class Resources:
     registers: int
     shared_bytes: int
     spilled_bytes: int
+
+    def occupancy(
+        self, architecture: str, threads: int, dynamic_shared: int = 0
+    ) -> tuple[int, float] | tuple[None, None]:
+        """How many blocks a multiprocessor holds at once, and the share of its warps that are in them, 0 .. 1.
+
+        By the rules of CUDA's occupancy calculator. None for an architecture that is not in MULTIPROCESSORS.
+
+        Args:
+            threads: of a block.
+            dynamic_shared: bytes of shared memory that a launch adds to the kernel's own.
+        """
+        if architecture not in MULTIPROCESSORS:
+            return None, None
+        most, warps = MULTIPROCESSORS[architecture], ceil_div(threads, WARP)
+        blocks = min(most.blocks, most.warps // warps)
+        if self.registers:
+            of_a_warp = ceil_div(self.registers * WARP, REGISTER_UNIT) * REGISTER_UNIT
+            blocks = min(blocks, REGISTERS_OF_QUARTER // of_a_warp * QUARTERS // warps)
+        needed = ceil_div(self.shared_bytes + dynamic_shared + most.reserved, most.unit) * most.unit
+        if needed:
+            blocks = min(blocks, most.shared_bytes // needed)
+        return blocks, blocks * warps / most.warps
 
 
 def compile_for(
@@ -55,6 +111,15 @@ def compile_for(
         nvrtc.destroyProgram(program)
     found = [_resources(*match.groups()) for match in _KERNEL.finditer(log)]
     return [replace(each, kernel=names.get(each.kernel, each.kernel)) for each in found]
+
+
+def compile_launched(launches: Iterable[Launch], architecture: str) -> dict[str, Resources]:
+    """What the kernels of some launches use, by expressions such as "conv2d_forward<8, 16>". Raises as compile_for."""
+    names: dict[str, set[str]] = {}
+    for kernel in (launch.kernel for launch in launches):
+        names.setdefault(kernel.operation, set()).update([kernel.expression] if kernel.instance else [])
+    compiled = (compile_for(file, architecture, instances=sorted(instances)) for file, instances in names.items())
+    return {each.kernel: each for found in compiled for each in found}
 
 
 def _resources(kernel: str, stack: str, registers: str, rest: str) -> Resources:
