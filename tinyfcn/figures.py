@@ -66,9 +66,9 @@ def learning_curves(
     metrics = metrics[:1] if compared else metrics[:2]
     losses = ["test_loss"] if compared else ["test_loss", "train_loss"]
 
-    with _page(path, 1800, 760, title) as figure:
+    with new_page(path, 1800, 760, title) as figure:
         for x, keys in ((130, losses), (1020, metrics)):
-            axes = _axes(figure, x, HEADER - 20, 740, 520)
+            axes = add_axes(figure, x, HEADER - 20, 740, 520)
             for number, (name, lines) in enumerate(runs.items()):
                 for key in keys:
                     steps, values = _series(lines, key)
@@ -117,7 +117,7 @@ def mistakes(
     wrong = np.flatnonzero(true != predicted)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:30]
     note = f"{len(wrong):,} of {len(true):,} test digits misread; the surest mistakes: true → read as"
-    with _page(path, 1990, 1130, "The classifier's mistakes", note) as figure:
+    with new_page(path, 1990, 1130, "The classifier's mistakes", note) as figure:
         for number, index in enumerate(surest):
             x, y = MARGIN + number % 6 * 166, HEADER + 10 + number // 6 * 194
             _panel(figure, x, y, images[index] / 255, 5)
@@ -126,7 +126,7 @@ def mistakes(
             sure = f"{min(100 * confidence[index], 99.9):.1f}%"
             _words(figure, x + 140, y + 151, sure, size=8, color=GREY, ha="right")
 
-        axes = _axes(figure, 1150, HEADER + 10, 800, 800)
+        axes = add_axes(figure, 1150, HEADER + 10, 800, 800)
         axes.imshow(errors, cmap=REDS, vmin=0, vmax=max(errors.max(), 1))
         for i, j in np.argwhere(confusion):
             if i == j:
@@ -157,7 +157,7 @@ def mask_grid(
     height, width = 2 * images.shape[1], 2 * images.shape[2]
     left, step, band = MARGIN + width + 70, width + 8, 2 * height + 44
     page_height = HEADER + 30 + band * len(images)
-    with _page(path, left + step * len(names) + MARGIN, page_height, title, SCALES[scale]) as figure:
+    with new_page(path, left + step * len(names) + MARGIN, page_height, title, SCALES[scale]) as figure:
         for column, name in enumerate(names):
             _words(figure, left + column * step + width // 2, HEADER - 12, name, ha="center", weight="bold")
         for row, image in enumerate(images):
@@ -187,7 +187,7 @@ def side_by_side(
     block, band = 5 * (width + 8), 2 * height + 116
     lefts = (2 * MARGIN + width * 3 // 2, 3 * MARGIN + width * 3 // 2 + block)
     page = (lefts[1] + block + MARGIN, HEADER + 50 + len(images) * band)
-    with _page(path, *page, "The mask of each digit", SCALES[scale]) as figure:
+    with new_page(path, *page, "The mask of each digit", SCALES[scale]) as figure:
         for x, title in zip(lefts, titles, strict=True):
             _words(figure, x, HEADER - 5, title, weight="bold", size=13)
         for row, image in enumerate(images):
@@ -212,7 +212,7 @@ def score_map(path: str | Path, image: np.ndarray, scores: np.ndarray, field: in
     max_index, sure = scores.argmax(axis=0), scores.max(axis=0)
     title = "The classifier slid over an image, before any FCN training"
     note = f"each cell stands for the {field}x{field} window around it; windows are {stride} pixels apart"
-    with _page(path, 1800, 1580, title, note) as figure:
+    with new_page(path, 1800, 1580, title, note) as figure:
         window = _map_axes(figure, MARGIN, HEADER + 40, 848, image, "the image and the first window")
         read = _map_axes(figure, 912, HEADER + 40, 848, image // 3, "the digit read, darker if unsure")
         read.imshow(PALETTE[max_index], extent=extent, alpha=0.9 * sure)
@@ -228,7 +228,7 @@ def score_map(path: str | Path, image: np.ndarray, scores: np.ndarray, field: in
             axes = _map_axes(figure, x, y, 332, image * 0, str(digit))
             shown = axes.imshow(score, cmap="magma", vmin=0, vmax=1, extent=extent)
             axes.contour(image, [64], colors="white", linewidths=0.6, alpha=0.7)
-        bar = _axes(figure, 460, 882, 400, 16)
+        bar = add_axes(figure, 460, 882, 400, 16)
         figure.colorbar(shown, cax=bar, orientation="horizontal", ticks=[0, 0.5, 1])
     return Path(path)
 
@@ -245,7 +245,7 @@ def label_overview(
     left, top, colours = MARGIN + 50, HEADER - 30, class_colours(classes) / 255
     legend = top + 3 * (height + 8) + 20
     maps = {"input": images / 255, "true": colours[true], "predicted": colours[predicted]}
-    with _page(
+    with new_page(
         path, max(left + len(images) * (width + 8) + 32, 1360), legend + 70, "The label of every pixel"
     ) as figure:
         for row, (row_name, panels) in enumerate(maps.items()):
@@ -260,7 +260,7 @@ def label_overview(
 
 
 @contextmanager
-def _page(path: str | Path, width: int, height: int, title: str, note: str = "") -> Iterator[Figure]:
+def new_page(path: str | Path, width: int, height: int, title: str, note: str = "") -> Iterator[Figure]:
     """A white figure of width x height pixels with a heading. It is written to `path` completely or not at all."""
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(width / DPI, height / DPI))
@@ -286,14 +286,15 @@ def _words(figure: Figure, x: float, y: float, text: str, va: str = "top", **sty
     figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, text, va=va, **style)
 
 
-def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+def add_axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes of width x height pixels, whose upper left corner is at (x, y) from that of the figure."""
     across, down = figure.bbox.width, figure.bbox.height
     return figure.add_axes((x / across, 1 - (y + height) / down, width / across, height / down))
 
 
 def _map_axes(figure: Figure, x: int, y: int, width: int, image: np.ndarray, title: str) -> Axes:
     """Axes whose coordinates are the pixels of `image`, which is shown in them."""
-    axes = _axes(figure, x, y, width, width * image.shape[0] / image.shape[1])
+    axes = add_axes(figure, x, y, width, width * image.shape[0] / image.shape[1])
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.autoscale(False)
     axes.set_title(title)

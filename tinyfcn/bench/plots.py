@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tinyfcn.bench.report import PIXELS, described, growth_lines, in_words
-from tinyfcn.figures import HEADER, INK, LINES, _axes, _page
+from tinyfcn.figures import HEADER, INK, LINES, add_axes, new_page
 
 
 def step_times(path: Path, machine: Mapping[str, Any], sweep: Sequence[Mapping[str, Any]]) -> Path:
@@ -16,9 +16,9 @@ def step_times(path: Path, machine: Mapping[str, Any], sweep: Sequence[Mapping[s
 
     Dots were measured. Through them goes the line constant + slope * size that fits best; of ours its summands too.
     """
-    with _page(path, 1800, 900, "How the time of a training step grows", f"skip on {described(machine)}") as figure:
+    with new_page(path, 1800, 900, "How the time of a training step grows", f"skip on {described(machine)}") as figure:
         for x, growth in zip((150, 1040), sweep, strict=True):
-            _draw(_axes(figure, x, HEADER + 30, 720, 580), growth)
+            _draw(add_axes(figure, x, HEADER + 30, 720, 580), growth)
     return path
 
 
