@@ -17,7 +17,7 @@ from tinyfcn.training import composed_chunks
     type=click.Choice(["train", "test"]),
     default="train",
     show_default=True,
-    help="The digits of which the images are composed.",
+    help="The digits that the images are composed of.",
 )
 @click.option(
     "--truth",

@@ -488,7 +488,7 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
     int biases = bias_of == BIAS_OF_DOUT ? O : bias_of == BIAS_OF_X ? C : 0;
     float* mine = workspace + blockIdx.y * (O * C * KH * KW + biases);
     for (int k = threadIdx.x; k < O_TILE * ROW; k += THREADS) {
-        int o = k / ROW;  // 0 .. O_TILE - 1, of which the last may be surplus
+        int o = k / ROW;  // 0 .. O_TILE - 1; the last ones may be surplus
         int c = first_c + k % ROW / (KH * KW);  // 0 .. C - 1, and the last block's surplus
         float total = 0.0f;
         for (int part = 0; part < SPLITS; ++part) total += shared[part * PART + o * ROW_PITCH + k % ROW];

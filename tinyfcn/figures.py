@@ -107,7 +107,7 @@ def _series(lines: Sequence[MetricsLine], key: str) -> tuple[list[float], list[f
 def mistakes(
     path: str | Path, images: np.ndarray, true: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
 ) -> Path:
-    """The 30 mistakes of which the classifier was surest, and the confusion matrix of all N test digits.
+    """The 30 mistakes that the classifier was surest of, and the confusion matrix of all N test digits.
 
     images uint8 (N, 28, 28); true, predicted integers (N,); confidence (N,): the probability of `predicted`
     """
@@ -180,7 +180,7 @@ def side_by_side(
 ) -> Path:
     """Two networks on the same images: the input, then the ten digits' maps of each network.
 
-    images uint8 (N, H, W); early and skip (N, 10 or 11, H, W) from 0 to 1, of which the ten digits are shown.
+    images uint8 (N, H, W); early and skip (N, 10 or 11, H, W) from 0 to 1. Only the ten digits are shown.
     scale: as in mask_grid.
     """
     height, width = 2 * images.shape[1], 2 * images.shape[2]
