@@ -53,9 +53,7 @@ class Conv2d(Launcher):
             ValueError: mismatched shapes.
         """
         expect_shape("conv2d_backward: dout", dout, output_shape(x, weight, stride, padding))
-        dweight, dbias = out or (self.device.empty(weight.shape, x.dtype), self.device.empty(weight.shape[:1], x.dtype))
-        expect_shape("conv2d_backward: dweight", dweight, weight.shape)
-        expect_shape("conv2d_backward: dbias", dbias, weight.shape[:1])
+        dweight, dbias = parameter_gradients(self.device, "conv2d_backward", out, x, weight, weight.shape[0])
         weight_gradient(self.device, dout, x, dweight, dbias, stride, padding)
         if not need_dx:
             return None, dweight, dbias
@@ -66,6 +64,16 @@ class Conv2d(Launcher):
             dx = input_gradient_naive(self.device, dout, x, weight, stride, padding)
             dx = Relu(self.device).relu_backward(dx, x) if through_relu else dx
         return dx, dweight, dbias
+
+
+def parameter_gradients(
+    device: Device, operation: str, out: tuple[Array, Array] | None, x: Array, weight: Array, channels: int
+) -> tuple[Array, Array]:
+    """Where to write dweight (as weight) and dbias (channels,): the two arrays of `out`, checked, or new ones."""
+    dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((channels,), x.dtype))
+    expect_shape(f"{operation}: dweight", dweight, weight.shape)
+    expect_shape(f"{operation}: dbias", dbias, (channels,))
+    return dweight, dbias
 
 
 def weight_gradient(

@@ -4,7 +4,7 @@ from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
 from tinyfcn.ops.add import Add
 from tinyfcn.ops.checks import expect_shape
-from tinyfcn.ops.conv2d import Conv2d, input_gradient_naive, output_shape, weight_gradient
+from tinyfcn.ops.conv2d import Conv2d, input_gradient_naive, output_shape, parameter_gradients, weight_gradient
 from tinyfcn.ops.launcher import Launcher
 from tinyfcn.ops.max_pool2d import MaxPool2d
 from tinyfcn.ops.relu import Relu
@@ -53,9 +53,7 @@ class Conv2dPool(Launcher):
         n, o, height, width = output_shape(x, weight)
         expect_shape("conv2d_pool_backward: dout", dout, (n, o, height // 2, width // 2))
         expect_shape("conv2d_pool_backward: max_index", max_index, dout.shape)
-        dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
-        expect_shape("conv2d_pool_backward: dweight", dweight, weight.shape)
-        expect_shape("conv2d_pool_backward: dbias", dbias, (o,))
+        dweight, dbias = parameter_gradients(device, "conv2d_pool_backward", out, x, weight, o)
         if add is not None:
             expect_shape("conv2d_pool_backward: add", add, x.shape)
         with device.side_stream():  # only the optimiser needs them

@@ -4,7 +4,7 @@ from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
 from tinyfcn.ops.add import Add
 from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
-from tinyfcn.ops.conv2d import bias_gradient_naive
+from tinyfcn.ops.conv2d import bias_gradient_naive, parameter_gradients
 from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 from tinyfcn.ops.relu import Relu
 
@@ -69,9 +69,7 @@ class ConvTranspose2d(Launcher):
         device, sizes = self.device, _sizes(x, weight, stride, padding)
         n, _, _, _, o, _, _, out_height, out_width = sizes
         expect_shape("conv_transpose2d_backward: dout", dout, (n, o, out_height, out_width))
-        dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((o,), x.dtype))
-        expect_shape("conv_transpose2d_backward: dweight", dweight, weight.shape)
-        expect_shape("conv_transpose2d_backward: dbias", dbias, (o,))
+        dweight, dbias = parameter_gradients(device, "conv_transpose2d_backward", out, x, weight, o)
         with device.side_stream():  # only the optimiser needs them
             bias_of = fast_conv.BIAS_OF_X  # fast_conv's x is dout here
             if not fast_conv.backward_weight(device, x, dout, dweight, dbias, stride, padding, bias_of=bias_of):
