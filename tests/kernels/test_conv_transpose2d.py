@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from helpers.bugs import OUTSIDE, RACE, WRONG, Bug, Planted
 from helpers.closeness import assert_close, assert_equal, float64, on_device, positive
+from helpers.reference_gradients import check_by_finite_differences, check_dtype_need_dx_and_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn.checks import gradcheck
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
 
@@ -223,27 +223,16 @@ def test_reference_is_the_formula() -> None:
 @given(transposed_convolutions())
 def test_reference_gradients_by_finite_differences(case: Transposed) -> None:
     random = np.random.default_rng(case.seed)
-    x, weight, bias, dout = (random.standard_normal(array.shape) for array in case.inputs())
-    found = reference.conv_transpose2d_backward(dout, x, weight, case.stride, case.padding)
-
-    def loss() -> float:
-        return float(np.sum(dout * reference.conv_transpose2d(x, weight, bias, case.stride, case.padding)))
-
-    for moved, gradient in zip((x, weight, bias), found, strict=True):
-        assert gradcheck.check_gradient(loss, moved, gradient) <= gradcheck.TOLERANCES["finite differences"]
+    inputs = [random.standard_normal(array.shape) for array in case.inputs()]
+    check_by_finite_differences(
+        reference.conv_transpose2d, reference.conv_transpose2d_backward, inputs, case.stride, case.padding
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_reference_keeps_the_dtype_and_takes_need_dx_and_out(dtype: type) -> None:
-    x, weight, bias, dout = (array.astype(dtype) for array in SEVERAL_BLOCKS.inputs())
-    assert reference.conv_transpose2d(x, weight, bias, 2, 1).dtype == dtype
-    expected = reference.conv_transpose2d_backward(dout, x, weight, 2, 1)
-    assert {array.dtype for array in expected} == {np.dtype(dtype)}
-    into = np.zeros_like(weight), np.zeros_like(bias)
-    dx, *returned = on("cpu").conv_transpose2d_backward(dout, x, weight, 2, 1, need_dx=False, out=into)
-    assert dx is None and returned[0] is into[0] and returned[1] is into[1]
-    assert_equal(into[0], expected[1])
-    assert_equal(into[1], expected[2])
+    inputs = [array.astype(dtype) for array in SEVERAL_BLOCKS.inputs()]
+    check_dtype_need_dx_and_out(reference.conv_transpose2d, reference.conv_transpose2d_backward, inputs, 2, 1)
 
 
 def check_several_blocks_forward(ops: Operations) -> None:
