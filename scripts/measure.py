@@ -4,7 +4,8 @@
 
 On a machine with a GPU the trainings run on it, and the tests run the kernels there as well as on the emulator. It
 needs an installed tinyfcn with pytest and hypothesis. If PyTorch is installed, its steps and kernels are timed too.
-Writes OUT/measured.json, OUT/bench.json and the images of the README.
+Writes OUT/measured.json, OUT/bench.json and the images of the README. What fails is named in measured.json and at the
+end; the rest is measured all the same.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,19 @@ from tinyfcn.training.sources import as_bytes, composed_test
 
 ROOT = Path(__file__).resolve().parent.parent
 TINYFCN = [sys.executable, "-m", "tinyfcn"]
+PARTS = ("trainings", "images", "bench", "tests")
+
+
+class CommandFailed(Exception):
+    """A command exited with another status than 0. The message names it."""
 
 
 def run(*command: str, cwd: Path) -> tuple[float, str, int]:
-    """Runs a command and shows its output. Returns seconds, output and peak memory in MB. Exits if it fails."""
+    """Runs a command and shows its output. Returns seconds, output and peak memory in MB.
+
+    Raises:
+        CommandFailed: it exits with another status than 0.
+    """
     print("+", *command, flush=True)
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -41,7 +53,7 @@ def run(*command: str, cwd: Path) -> tuple[float, str, int]:
         lines.append(line)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(f"failed: {' '.join(command)}")
+        raise CommandFailed(f"status {os.waitstatus_to_exitcode(status)}: {' '.join(command)}")
     return time.perf_counter() - start, "".join(lines), usage.ru_maxrss // 1024
 
 
@@ -72,61 +84,94 @@ def readme_images(work: Path, out: Path, data_dir: Path | None) -> None:
         shutil.copy(work / run_name / f"{file}.png", out / f"{run_name}-{file}.png")
 
 
+class Measurement:
+    """Measures the parts that are asked for, and keeps OUT/measured.json up to date."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.out, self.work = options.out.resolve(), options.out.resolve() / "runs"
+        self.data_dir = options.data_dir.resolve() if options.data_dir else None
+        self.data = ["--data-dir", str(self.data_dir)] if self.data_dir else []
+        self.measured: dict[str, Any] = {
+            "machine": {
+                finding.name: finding.text for finding in findings() if finding.name in ("GPU", "NVRTC", "CPU")
+            },
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "threads": available_threads(),
+            "failed": [],
+        }
+
+    def keep(self) -> None:
+        (self.out / "measured.json").write_text(json.dumps(self.measured, indent=2) + "\n")
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Keeps what was measured. A command that fails ends the part, not the measurement."""
+        try:
+            yield
+        except CommandFailed as error:
+            self.measured["failed"].append(str(error))
+        self.keep()
+
+    def tests(self) -> None:
+        seconds, output, _ = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=ROOT)
+        self.measured["tests"] = {"seconds": round(seconds, 1), "summary": output.strip().splitlines()[-1]}
+
+    def trainings(self) -> None:
+        options, work = self.options, self.work
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        common = ["--device", options.device, *self.data]
+        train_fcn = ["train-fcn", *(["--steps", "20", "--evaluations", "1"] if options.quick else [])]
+        from_cnn = ["--cnn", str(work / "cnn"), *common]
+        trainings = {
+            "cnn": ["train-cnn", *(["--epochs", "1"] if options.quick else []), *common],
+            "skip": [*train_fcn, *from_cnn],
+            "early": [*train_fcn, "--design", "early", *from_cnn],
+            "corrected": [*train_fcn, "--design", "corrected", *from_cnn],
+            "plain-start": [*train_fcn, "--plain-start", *from_cnn],
+            "from-scratch": [*train_fcn, "--from-scratch", *common],
+            "m2nist": [*train_fcn, "--m2nist", str(work / "files"), *from_cnn],
+            "builtin": ["train-cnn", "--dataset", "builtin", "--device", options.device],
+        }
+        if options.longer_steps and not options.quick:
+            trainings["longer"] = ["train-fcn", "--steps", str(options.longer_steps), *from_cnn]
+        with self.part():
+            run(*TINYFCN, "make-m2nist", str(work / "files"), *self.data, cwd=work)
+        for name, arguments in trainings.items():
+            with self.part():
+                self.measured[name] = train(work, name, *arguments)
+        with self.part():
+            _, output, _ = run(*TINYFCN, "evaluate", "builtin", "--dataset", "mnist", "--json", *self.data, cwd=work)
+            self.measured["builtin"]["on_mnist"] = json.loads(output)
+
+    def images(self) -> None:
+        readme_images(self.work, self.out, self.data_dir)
+
+    def bench(self) -> None:
+        out, quick = str(self.out), ["--quick"] if self.options.quick else []
+        command = ["bench", "--device", self.options.device, "--sweep", "--out", out, "--json", f"{out}/bench.json"]
+        run(*TINYFCN, *command, *quick, cwd=self.out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("measured"))
     parser.add_argument("--data-dir", type=Path, help="folder with the MNIST files")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--longer-steps", type=int, default=12000, help="steps of the longer training; 0: none")
-    parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="images need the trainings before them")
     parser.add_argument("--quick", action="store_true", help="few steps, to try this script")
-    options = parser.parse_args()
-    out, work = options.out.resolve(), options.out.resolve() / "runs"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    data_dir = options.data_dir.resolve() if options.data_dir else None
-
-    measured: dict[str, Any] = {
-        "machine": {finding.name: finding.text for finding in findings() if finding.name in ("GPU", "NVRTC", "CPU")},
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "threads": available_threads(),
-    }
-
-    def keep() -> None:
-        (out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
-
-    if not options.no_tests:
-        seconds, output, _ = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=ROOT)
-        measured["tests"] = {"seconds": round(seconds, 1), "summary": output.strip().splitlines()[-1]}
-        keep()
-    common = ["--device", options.device, *(["--data-dir", str(data_dir)] if data_dir else [])]
-    train_fcn = ["train-fcn", *(["--steps", "20", "--evaluations", "1"] if options.quick else [])]
-    from_cnn = ["--cnn", str(work / "cnn"), *common]
-    data = ["--data-dir", str(data_dir)] if data_dir else []
-    run(*TINYFCN, "make-m2nist", str(work / "files"), *data, cwd=work)
-    trainings = {
-        "cnn": ["train-cnn", *(["--epochs", "1"] if options.quick else []), *common],
-        "skip": [*train_fcn, *from_cnn],
-        "early": [*train_fcn, "--design", "early", *from_cnn],
-        "corrected": [*train_fcn, "--design", "corrected", *from_cnn],
-        "plain-start": [*train_fcn, "--plain-start", *from_cnn],
-        "from-scratch": [*train_fcn, "--from-scratch", *common],
-        "m2nist": [*train_fcn, "--m2nist", str(work / "files"), *from_cnn],
-        "builtin": ["train-cnn", "--dataset", "builtin", "--device", options.device],
-    }
-    if options.longer_steps and not options.quick:
-        trainings["longer"] = ["train-fcn", "--steps", str(options.longer_steps), *from_cnn]
-    for name, arguments in trainings.items():
-        measured[name] = train(work, name, *arguments)
-        keep()
-    _, output, _ = run(*TINYFCN, "evaluate", "builtin", "--dataset", "mnist", "--json", *data, cwd=work)
-    measured["builtin"]["on_mnist"] = json.loads(output)
-    keep()
-    bench = ["bench", "--device", options.device, "--sweep", "--out", str(out), "--json", str(out / "bench.json")]
-    run(*TINYFCN, *bench, *(["--quick"] if options.quick else []), cwd=work)
-    readme_images(work, out, data_dir)
-    print(f"written to {out}: measured.json and images")
+    measurement = Measurement(parser.parse_args())
+    measurement.out.mkdir(parents=True, exist_ok=True)
+    for name in measurement.options.only:
+        with measurement.part():
+            getattr(measurement, name)()
+    for failed in measurement.measured["failed"]:
+        print(f"failed: {failed}")
+    print(f"written to {measurement.out}: measured.json and images")
+    sys.exit(1 if measurement.measured["failed"] else 0)
 
 
 if __name__ == "__main__":
