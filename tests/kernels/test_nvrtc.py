@@ -5,6 +5,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,32 @@ def test_shared_memory_is_reported() -> None:
     assert bias.shared_bytes == 64 * 4
     (relu, _) = nvrtc.compile_for("relu", "sm_80")
     assert relu.shared_bytes == 0
+
+
+class NvrtcBesideDriver:
+    """NVRTC as it is on a machine with a driver: it caches code, and a cached compilation has an empty log.
+
+    https://github.com/NVIDIA/cuda-python/issues/1124
+    """
+
+    def __init__(self, nvrtc: Any) -> None:
+        self.nvrtc, self.cached = nvrtc, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.nvrtc, name)
+
+    def compileProgram(self, program: Any, options: tuple[str, ...]) -> None:
+        self.cached = self.nvrtc.getVersion() >= (12, 9) and "--no-cache" not in options
+        self.nvrtc.compileProgram(program, options)
+
+    def getProgramLog(self, program: Any) -> str:
+        return "" if self.cached else self.nvrtc.getProgramLog(program)
+
+
+def test_what_nvrtc_has_cached_is_reported_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside_driver = NvrtcBesideDriver(nvrtc.load_nvrtc())
+    monkeypatch.setattr(nvrtc, "load_nvrtc", lambda: beside_driver)
+    assert {each.kernel for each in nvrtc.compile_for("relu", "sm_80")} == {"relu_forward", "relu_backward"}
 
 
 SPILLS = """

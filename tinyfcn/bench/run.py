@@ -153,16 +153,17 @@ class Bench:
             peaks = Peaks(*gpu(), *measure_peaks(self.ops.device, self.clock, budget))
         if self.modes:
             forms["torch"] = pytorch.TorchForm(self.ops)
+        self.say(f"the kernels compiled for {peaks.architecture}")
+        used = kernel_resources(parts, peaks.architecture)  # first: where it fails, no measurement is lost
         self.say(f"{task}: timing its parts, {', '.join(forms)}")
         pytorch.switch(pytorch.OPERATIONS, threads=1)
         timings = time_parts(parts, forms, self.clock, budget, self.say)
-        self.say(f"the kernels compiled for {peaks.architecture}")
         return {
             "task": str(task),
             "peaks": asdict(peaks),
             "threads": None if self.on_gpu else 1,
             "parts": [part_row(part, times, peaks) for part, times in zip(parts, timings, strict=True)],
-            "used": kernel_resources(parts, peaks.architecture),
+            "used": used,
         }
 
     def sweep(self) -> list[dict[str, Any]]:

@@ -99,9 +99,11 @@ def compile_for(
     program = nvrtc.createProgram(kernel_source.read(operation, kernels), f"{operation}.cu", (), ())
     for instance in instances:
         nvrtc.addNameExpression(program, instance)
-    options = (f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v")
+    options = [f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v"]
+    if nvrtc.getVersion() >= (12, 9):
+        options.append("--no-cache")  # on a machine with a driver these versions cache the code, but not the log
     try:
-        nvrtc.compileProgram(program, options)
+        nvrtc.compileProgram(program, tuple(options))
         log = nvrtc.getProgramLog(program)
         names = {nvrtc.getLoweredName(program, instance): instance for instance in instances}
     except nvrtc.NVRTCError:

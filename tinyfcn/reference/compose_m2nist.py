@@ -40,7 +40,7 @@ def place_m2nist(digit_count: int, seed: int, step: int | np.ndarray, count: int
             break
     boxes[waiting, :, 2] = np.arange(3) * SIDE
     present = np.arange(3) < digits[:, None]
-    boxes[:, :, 0] = np.where(present, (choice[1:] % np.uint32(digit_count)).T, -1)
+    boxes[:, :, 0] = np.where(present, (choice[1:] % np.uint32(digit_count)).T.astype(np.int64), -1)
     return boxes
 
 
