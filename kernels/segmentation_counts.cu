@@ -8,7 +8,7 @@
 //
 //   array        shape     type     in or out
 //   logits       (N,K,S)   float    in          S: H*W; K at most 32
-//   labels       (N,S)     int      in          0 and up; a label of K or more has no channel and no row in confusion
+//   labels       (N,S)     int      in          others than 0 .. K - 1 have no channel and no row in confusion
 //   confusion    (N,K,K)   int      out
 //   overlap      (N,2)     int      out
 //
@@ -58,7 +58,7 @@ extern "C" __global__ void segmentation_counts(const float* __restrict__ logits,
             both += claimed && k == label;
             either += claimed || k == label;
         }
-        if (label < K) atomicAdd(&pixels[label * K + predicted], 1);
+        if (label >= 0 && label < K) atomicAdd(&pixels[label * K + predicted], 1);
     }
     atomicAdd(&pairs[0], both);
     atomicAdd(&pairs[1], either);

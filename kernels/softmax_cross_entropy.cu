@@ -8,7 +8,7 @@
 //   array      shape     softmax   cross-entropy
 //   logits     (N,K,S)   in        in
 //   p          (N,K,S)   out
-//   labels     (N,S)               in       0 .. K - 1, or ignore_index
+//   labels     (N,S)               in       0 .. K - 1, or ignore_index; any other makes the loss NaN
 //   losses     (N,S)               out      naive: the loss of each position, before the mean
 //   parts      (B)                 out      what each of B blocks adds to the mean
 //   dlogits    (N,K,S)             out
@@ -80,7 +80,8 @@ extern "C" __global__ void softmax_cross_entropy_naive(const float* __restrict__
     for (int k = 0; k < K; ++k) sum += expf(logits[first + k * S] - largest);
 
     // log(sum) - (logit - largest) is -log p without ever forming p, which could round to 0.
-    losses[position] = ignored ? 0.0f : logf(sum) - (logits[first + label * S] - largest);
+    float chosen = label >= 0 && label < K ? logits[first + label * S] : nanf("");
+    losses[position] = ignored ? 0.0f : logf(sum) - (chosen - largest);
     float scale = (ignored ? unlabelled : 1.0f) / (N * S);
     for (int k = 0; k < K; ++k) {
         float p = expf(logits[first + k * S] - largest) / sum;
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(LOSS_THREADS)
         for (int k = 1; k < K; ++k) largest = fmaxf(largest, logit[k]);
         float power[K];
         float sum = 0.0f;
-        float chosen = 0.0f;  // the label's logit; `logit[label]` would index registers, which have no addresses
+        float chosen = nanf("");  // the label's logit; `logit[label]` would index registers, which have no addresses
 #pragma unroll
         for (int k = 0; k < K; ++k) {
             if (k == label) chosen = logit[k];

@@ -12,6 +12,7 @@ from tinyfcn.devices.device import Device
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import KernelError
 from tinyfcn.ops import Operations
+from tinyfcn.ops.checks import with_check
 from tinyfcn.ops.launcher import Launcher
 
 DEVICES: dict[str, Callable[..., Device]] = {"cuda": Cuda, "cpu": Cpu, "emulator": Emulator}
@@ -30,7 +31,10 @@ def operation_names() -> dict[str, str]:
 
 
 class ReferenceOperations(Operations):
-    """The operations in NumPy: the functions of `tinyfcn.reference`, which have the same names and signatures."""
+    """The operations in NumPy: the functions of `tinyfcn.reference`, which have the same names and signatures.
+
+    Each runs after the same check of its arguments as the launcher.
+    """
 
 
 def reference_function(name: str, module: str) -> Callable[..., Any]:
@@ -49,7 +53,9 @@ def reference_function(name: str, module: str) -> Callable[..., Any]:
 
 
 for _name, _module in operation_names().items():
-    setattr(ReferenceOperations, _name, staticmethod(reference_function(_name, _module)))
+    _launcher = getattr(Operations, _name)
+    _check = getattr(_launcher, "check", lambda: None)
+    setattr(ReferenceOperations, _name, with_check(_check, reference_function(_name, _module), _launcher))
 
 
 def on(device: str = "auto", naive: bool = False) -> Operations:

@@ -27,7 +27,7 @@ def test_interface_launcher_and_reference_have_one_signature(name: str, module: 
         "must be found by an editor"
     )
     reference = getattr(importlib.import_module(f"tinyfcn.reference.{module}"), name)
-    assert getattr(ReferenceOperations, name) is reference
+    assert getattr(ReferenceOperations, name).function is reference
     ours = list(inspect.signature(method).parameters.values())[1:]
     theirs = list(inspect.signature(reference).parameters.values())
     assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in theirs]
@@ -44,8 +44,7 @@ def test_every_operation_documents_what_it_does_and_raises(name: str, module: st
     method = getattr(tinyfcn.Operations, name)
     doc = inspect.getdoc(method) or ""
     assert doc, f"{name} has no docstring"
-    raises = "expect_" in inspect.getsource(method) or "raise " in inspect.getsource(method)
-    assert ("Raises:" in doc) or not raises, f"{name} does not document what it raises"
+    assert "Raises:" in doc, f"{name} does not document what it raises"
 
 
 def test_nothing_is_missing() -> None:

@@ -284,16 +284,6 @@ def test_no_elements_launch_nothing(scale: Operations) -> None:
     scale.device.launch_for_each("scale", 0, ())
 
 
-def test_an_empty_batch_gives_an_empty_batch(ops: Operations) -> None:
-    x = np.zeros((0, 2, 6, 6), np.float32)
-    weight, bias = np.ones((3, 2, 3, 3), np.float32), np.ones(3, np.float32)
-    for each in (ops, on("cpu")):
-        assert each.conv2d(*on_device(each, x, weight, bias)).shape == (0, 3, 4, 4)
-        y, max_index = each.max_pool2d(each.asarray(x))
-        assert y.shape == max_index.shape == (0, 2, 3, 3)
-        assert each.relu(each.asarray(x)).shape == x.shape
-
-
 def test_sizes_of_launches() -> None:
     assert [ceil_div(a, 256) for a in (0, 1, 255, 256, 257, 512)] == [0, 1, 1, 1, 2, 2]
     assert (as_dim3(7), as_dim3((7,)), as_dim3((7, 8)), as_dim3((7, 8, 9))) == (

@@ -275,7 +275,7 @@ def test_mismatched_shapes_are_reported(ops: Operations) -> None:
 
 def test_logits_without_classes_are_refused(ops: Operations) -> None:
     labels = ops.asarray(np.zeros(2, np.int32))
-    with pytest.raises(ValueError, match="softmax_cross_entropy: the number of classes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"softmax_cross_entropy: logits must not be empty, got shape \(2, 0\)"):
         ops.softmax_cross_entropy(ops.asarray(np.zeros((2, 0), np.float32)), labels)
     for shape in ((2,), (2, 3, 4)):
         with pytest.raises(ValueError, match=r"softmax: logits must have shape \(any, any\), got "):
@@ -291,7 +291,7 @@ def test_an_unknown_gradient_for_unlabelled_positions_is_refused(ops: Operations
 
 def test_labels_of_another_type_are_refused(ops: Operations) -> None:
     logits, labels = on_device(ops, np.zeros((2, 3), np.float32), np.zeros(2, np.int64))
-    with pytest.raises(TypeError, match=r"softmax_cross_entropy\w*: argument 'labels' expects int32, got int64"):
+    with pytest.raises(TypeError, match="softmax_cross_entropy: labels must hold int32, got int64"):
         ops.softmax_cross_entropy(logits, labels)
 
 

@@ -31,7 +31,7 @@ def score(probabilities, labels, classes, background, loss=0.0):
 
 def certain(predicted, classes):
     """Probabilities (N, classes, H, W) of a network that is sure of `predicted` (N, H, W)."""
-    return np.moveaxis(np.eye(classes, dtype=np.float32)[predicted], -1, 1)
+    return np.ascontiguousarray(np.moveaxis(np.eye(classes, dtype=np.float32)[predicted], -1, 1))
 
 
 def random_case(kind, count=9, seed=0):

@@ -97,6 +97,10 @@ class Device(ABC):
     def to_numpy(self, array: Any) -> np.ndarray:
         """A copy on the host; waits for the kernels launched before."""
 
+    def readable(self, array: Any) -> np.ndarray | None:
+        """The array itself if the host can read its values now: not on a GPU, and not while a step is recorded."""
+        return array if isinstance(array, np.ndarray) and self._recording is None else None
+
     @abstractmethod
     def _launch(self, launch: Launch) -> None:
         """Runs a kernel; its arguments have been checked."""

@@ -2,8 +2,20 @@
 
 from tinyfcn.adam_state import AdamState
 from tinyfcn.devices.device import Array
-from tinyfcn.ops.checks import expect_shape
+from tinyfcn.ops.checks import checked, expect_array
 from tinyfcn.ops.launcher import Launcher
+
+
+def check_adam_schedule(state: AdamState) -> None:
+    expect_array("adam_schedule: state.rates", state.rates, (3,))
+
+
+def check_adam_step(parameters: Array, gradients: Array, state: AdamState, loss: Array) -> None:
+    expect_array("adam_step: parameters", parameters, (None,))
+    expect_array("adam_step: gradients", gradients, parameters.shape, parameters.dtype)
+    for name in ("m", "v", "l2"):
+        expect_array(f"adam_step: state.{name}", getattr(state, name), parameters.shape, parameters.dtype)
+    expect_array("adam_step: loss", loss, (1,), parameters.dtype)
 
 
 class Adam(Launcher):
@@ -12,13 +24,19 @@ class Adam(Launcher):
     Kingma & Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
     """
 
+    @checked(check_adam_schedule)
     def adam_schedule(self, state: AdamState) -> None:
-        """Computes `state.rates` for the next step, on a side stream that the next `adam_step` joins."""
+        """Computes `state.rates` for the next step, on a side stream that the next `adam_step` joins.
+
+        Raises:
+            ValueError: the state's rates are not three numbers.
+        """
         s = state
         with self.device.side_stream():
             arguments = (s.step, s.rates, s.base_rate, s.warmup, s.steps, s.beta1, s.beta2)
             self.device.launch("adam_schedule", 1, 1, arguments)
 
+    @checked(check_adam_step)
     def adam_step(self, parameters: Array, gradients: Array, state: AdamState, loss: Array) -> None:
         """Updates `parameters` (P,) in place with `gradients` (P,), and the state too.
 
@@ -28,11 +46,7 @@ class Adam(Launcher):
         Raises:
             ValueError: parameters, gradients and state differ in size, or the loss is not a single number.
         """
-        count = parameters.size
-        expect_shape("adam_step: gradients", gradients, (count,))
-        expect_shape("adam_step: state.m", state.m, (count,))
-        expect_shape("adam_step: loss", loss, (1,))
-        s = state
+        count, s = parameters.size, state
         self.device.join()  # for the rates
         arrays = (parameters, gradients, s.m, s.v, s.l2, s.rates, s.step, loss, s.losses)
         numbers = (s.beta1, s.beta2, s.epsilon, count, s.losses.size)

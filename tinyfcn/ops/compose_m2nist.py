@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinyfcn.devices.device import Array, Device
-from tinyfcn.ops.checks import expect_at_least_one, expect_shape
+from tinyfcn.ops.checks import INT32, UINT8, checked, expect_array, expect_integer
 from tinyfcn.ops.launcher import Launcher
 
 HEIGHT, WIDTH, SIDE = 64, 84, 28  # as in kernels/compose_m2nist.cu
@@ -12,9 +12,24 @@ BLOCKS_AN_IMAGE = 6  # each thread then draws four pixels
 MAX_SHARED_IMAGES = 128  # in a larger batch, each image has one block
 
 
+def check_compose_m2nist(
+    digits: Array, digit_labels: Array, seed: int, step: int | Array, count: int, background: int
+) -> None:
+    expect_array("compose_m2nist: digits", digits, (None, SIDE, SIDE), UINT8)
+    expect_array("compose_m2nist: digit_labels", digit_labels, (len(digits),), UINT8)
+    expect_integer("compose_m2nist: seed", seed, 0, 2**32 - 1)
+    if hasattr(step, "shape"):
+        expect_array("compose_m2nist: step", step, (1,), INT32)
+    else:
+        expect_integer("compose_m2nist: step", step, 0, 2**32 - 1)
+    expect_integer("compose_m2nist: count", count, 1)
+    expect_integer("compose_m2nist: background", background, -(2**31))
+
+
 class ComposeM2nist(Launcher):
     """M2NIST images composed of MNIST digits on the device."""
 
+    @checked(check_compose_m2nist)
     def compose_m2nist(
         self, digits: Array, digit_labels: Array, seed: int, step: int | Array, count: int, background: int = 10
     ) -> tuple[Array, Array]:
@@ -32,9 +47,6 @@ class ComposeM2nist(Launcher):
             ValueError: mismatched digits and labels, or a step that does not fit 32 bits.
         """
         device = self.device
-        expect_shape("compose_m2nist: digits", digits, (None, SIDE, SIDE))
-        expect_shape("compose_m2nist: digit_labels", digit_labels, (len(digits),))
-        expect_at_least_one("compose_m2nist: the number of digits", len(digits))
         step = step_on_device(device, step)
         batch = device.empty((count, 1, HEIGHT, WIDTH))
         labels = device.empty((count, HEIGHT, WIDTH), np.int32)
@@ -42,7 +54,7 @@ class ComposeM2nist(Launcher):
             boxes = place_m2nist_naive(device, len(digits), seed, step, count)
             given = (boxes, digits, digit_labels, batch, labels, count, background)
             device.launch_for_each("compose_m2nist_draw_naive", labels.size, given)
-        elif count:
+        else:
             grid = (count, BLOCKS_AN_IMAGE if count <= MAX_SHARED_IMAGES else 1)
             inputs = (step, digits, digit_labels, batch, labels, len(digits), seed, background)
             device.launch("compose_m2nist", grid, COMPOSE_THREADS, inputs)
@@ -59,9 +71,6 @@ def place_m2nist_naive(device: Device, digit_count: int, seed: int, step: int | 
 
 def step_on_device(device: Device, step: int | Array) -> Array:
     """The step as an int32 array (1,) for the kernels: the given array, or a new one with the 32 bits of the number."""
-    if not isinstance(step, (int, np.integer)):
-        expect_shape("compose_m2nist: step", step, (1,))
+    if not isinstance(step, int):
         return step
-    if not 0 <= step < 2**32:
-        raise ValueError(f"compose_m2nist: step is {step}, which does not fit uint32")
     return device.asarray(np.array([step], np.uint32).view(np.int32))

@@ -2,9 +2,28 @@
 
 from tinyfcn.devices.device import Array, Device
 from tinyfcn.ops import fast_conv
-from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
+from tinyfcn.ops.checks import checked, expect_array, expect_integer, expect_positive
 from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 from tinyfcn.ops.relu import Relu
+
+
+def check_conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int) -> None:
+    _sizes(x, weight, stride, padding)
+    expect_array("conv2d: bias", bias, weight.shape[:1], x.dtype)
+
+
+def check_conv2d_backward(
+    dout: Array, x: Array, weight: Array, stride: int, padding: int, out: tuple[Array, Array] | None
+) -> None:
+    expect_array("conv2d_backward: dout", dout, output_shape(x, weight, stride, padding), x.dtype)
+    check_gradient_out("conv2d_backward", out, weight, weight.shape[0])
+
+
+def check_gradient_out(operation: str, out: tuple[Array, Array] | None, weight: Array, channels: int) -> None:
+    """Checks the two arrays that take dweight and dbias, where they are given."""
+    if out is not None:
+        expect_array(f"{operation}: dweight", out[0], weight.shape, weight.dtype)
+        expect_array(f"{operation}: dbias", out[1], (channels,), weight.dtype)
 
 
 class Conv2d(Launcher):
@@ -13,6 +32,7 @@ class Conv2d(Launcher):
     Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), chapter 2.
     """
 
+    @checked(check_conv2d)
     def conv2d(
         self, x: Array, weight: Array, bias: Array, stride: int = 1, padding: int = 0, relu: bool = False
     ) -> Array:
@@ -25,7 +45,6 @@ class Conv2d(Launcher):
         """
         sizes = _sizes(x, weight, stride, padding)
         shape = output_shape(x, weight, stride, padding)
-        expect_shape("conv2d: bias", bias, weight.shape[:1])
         y = fast_conv.forward(self.device, x, weight, shape, stride, padding, bias, relu=relu)
         if y is not None:
             return y
@@ -33,6 +52,7 @@ class Conv2d(Launcher):
         self.device.launch_for_each("conv2d_forward_naive", y.size, (x, weight, bias, y, *sizes, stride, padding))
         return Relu(self.device).relu(y) if relu else y
 
+    @checked(check_conv2d_backward)
     def conv2d_backward(
         self,
         dout: Array,
@@ -52,8 +72,7 @@ class Conv2d(Launcher):
         Raises:
             ValueError: mismatched shapes.
         """
-        expect_shape("conv2d_backward: dout", dout, output_shape(x, weight, stride, padding))
-        dweight, dbias = parameter_gradients(self.device, "conv2d_backward", out, x, weight, weight.shape[0])
+        dweight, dbias = out or new_gradients(self.device, weight, weight.shape[0])
         weight_gradient(self.device, dout, x, dweight, dbias, stride, padding)
         if not need_dx:
             return None, dweight, dbias
@@ -66,14 +85,9 @@ class Conv2d(Launcher):
         return dx, dweight, dbias
 
 
-def parameter_gradients(
-    device: Device, operation: str, out: tuple[Array, Array] | None, x: Array, weight: Array, channels: int
-) -> tuple[Array, Array]:
-    """Where to write dweight (as weight) and dbias (channels,): the two arrays of `out`, checked, or new ones."""
-    dweight, dbias = out or (device.empty(weight.shape, x.dtype), device.empty((channels,), x.dtype))
-    expect_shape(f"{operation}: dweight", dweight, weight.shape)
-    expect_shape(f"{operation}: dbias", dbias, (channels,))
-    return dweight, dbias
+def new_gradients(device: Device, weight: Array, channels: int) -> tuple[Array, Array]:
+    """Arrays for dweight (as weight) and dbias (channels,)."""
+    return device.empty(weight.shape, weight.dtype), device.empty((channels,), weight.dtype)
 
 
 def weight_gradient(
@@ -111,10 +125,11 @@ def output_shape(x: Array, weight: Array, stride: int = 1, padding: int = 0) -> 
 
 def _sizes(x: Array, weight: Array, stride: int, padding: int) -> tuple[int, ...]:
     """N, C, H, W, O, KH, KW, OH, OW as the kernels take them."""
-    expect_at_least_one("conv2d: stride", stride)
-    expect_shape("conv2d: x", x, (None,) * 4)
+    expect_integer("conv2d: stride", stride, 1)
+    expect_integer("conv2d: padding", padding, 0)
+    expect_array("conv2d: x", x, (None,) * 4)
     n, c, height, width = x.shape
-    expect_shape("conv2d: weight", weight, (None, c, None, None))
+    expect_array("conv2d: weight", weight, (None, c, None, None), x.dtype)
     o, _, kernel_height, kernel_width = weight.shape
     out_height = (height + 2 * padding - kernel_height) // stride + 1
     out_width = (width + 2 * padding - kernel_width) // stride + 1

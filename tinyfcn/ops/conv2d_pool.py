@@ -3,16 +3,40 @@
 from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
 from tinyfcn.ops.add import Add
-from tinyfcn.ops.checks import expect_shape
-from tinyfcn.ops.conv2d import Conv2d, input_gradient_naive, output_shape, parameter_gradients, weight_gradient
+from tinyfcn.ops.checks import INT32, checked, expect_array
+from tinyfcn.ops.conv2d import (
+    Conv2d,
+    check_gradient_out,
+    input_gradient_naive,
+    new_gradients,
+    output_shape,
+    weight_gradient,
+)
 from tinyfcn.ops.launcher import Launcher
-from tinyfcn.ops.max_pool2d import MaxPool2d
+from tinyfcn.ops.max_pool2d import MaxPool2d, pooled_sizes
 from tinyfcn.ops.relu import Relu
+
+
+def check_conv2d_pool(x: Array, weight: Array, bias: Array) -> None:
+    pooled_sizes(output_shape(x, weight), 2, 2)
+    expect_array("conv2d_pool: bias", bias, weight.shape[:1], x.dtype)
+
+
+def check_conv2d_pool_backward(
+    dout: Array, max_index: Array, x: Array, weight: Array, out: tuple[Array, Array] | None, add: Array | None
+) -> None:
+    n, o, _, _, out_height, out_width = pooled_sizes(output_shape(x, weight), 2, 2)
+    expect_array("conv2d_pool_backward: dout", dout, (n, o, out_height, out_width), x.dtype)
+    expect_array("conv2d_pool_backward: max_index", max_index, dout.shape, INT32)
+    check_gradient_out("conv2d_pool_backward", out, weight, o)
+    if add is not None:
+        expect_array("conv2d_pool_backward: add", add, x.shape, x.dtype)
 
 
 class Conv2dPool(Launcher):
     """A convolution, a ReLU and a 2x2 / 2 max-pooling."""
 
+    @checked(check_conv2d_pool)
     def conv2d_pool(self, x: Array, weight: Array, bias: Array) -> tuple[Array, Array]:
         """max_pool2d(conv2d(x, weight, bias, relu=True)), 2x2 / 2: y and max_index (N, O, OH // 2, OW // 2).
 
@@ -21,14 +45,12 @@ class Conv2dPool(Launcher):
         Raises:
             ValueError: mismatched shapes, or an output smaller than the window.
         """
-        shape = output_shape(x, weight)
-        expect_shape("conv2d_pool: bias", bias, weight.shape[:1])
-        if min(shape[2:]) >= 2:
-            pooled = fast_conv.forward_pool(self.device, x, weight, shape, 1, 0, bias)
-            if pooled is not None:
-                return pooled
+        pooled = fast_conv.forward_pool(self.device, x, weight, output_shape(x, weight), 1, 0, bias)
+        if pooled is not None:
+            return pooled
         return MaxPool2d(self.device).max_pool2d(Conv2d(self.device).conv2d(x, weight, bias, relu=True))
 
+    @checked(check_conv2d_pool_backward)
     def conv2d_pool_backward(
         self,
         dout: Array,
@@ -51,11 +73,7 @@ class Conv2dPool(Launcher):
         """
         device = self.device
         n, o, height, width = output_shape(x, weight)
-        expect_shape("conv2d_pool_backward: dout", dout, (n, o, height // 2, width // 2))
-        expect_shape("conv2d_pool_backward: max_index", max_index, dout.shape)
-        dweight, dbias = parameter_gradients(device, "conv2d_pool_backward", out, x, weight, o)
-        if add is not None:
-            expect_shape("conv2d_pool_backward: add", add, x.shape)
+        dweight, dbias = out or new_gradients(device, weight, o)
         with device.side_stream():  # only the optimiser needs them
             has_weight = fast_conv.backward_weight(device, dout, x, dweight, dbias, 1, 0, max_index)
         dx = None

@@ -3,10 +3,25 @@
 from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
 from tinyfcn.ops.add import Add
-from tinyfcn.ops.checks import expect_at_least_one, expect_positive, expect_shape
-from tinyfcn.ops.conv2d import bias_gradient_naive, parameter_gradients
+from tinyfcn.ops.checks import checked, expect_array, expect_integer, expect_positive
+from tinyfcn.ops.conv2d import bias_gradient_naive, check_gradient_out, new_gradients
 from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 from tinyfcn.ops.relu import Relu
+
+
+def check_conv_transpose2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, add: Array | None) -> None:
+    n, _, _, _, o, _, _, out_height, out_width = _sizes(x, weight, stride, padding)
+    expect_array("conv_transpose2d: bias", bias, (o,), x.dtype)
+    if add is not None:
+        expect_array("conv_transpose2d: add", add, (n, o, out_height, out_width), x.dtype)
+
+
+def check_conv_transpose2d_backward(
+    dout: Array, x: Array, weight: Array, stride: int, padding: int, out: tuple[Array, Array] | None
+) -> None:
+    n, _, _, _, o, _, _, out_height, out_width = _sizes(x, weight, stride, padding)
+    expect_array("conv_transpose2d_backward: dout", dout, (n, o, out_height, out_width), x.dtype)
+    check_gradient_out("conv_transpose2d_backward", out, weight, o)
 
 
 class ConvTranspose2d(Launcher):
@@ -15,6 +30,7 @@ class ConvTranspose2d(Launcher):
     Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), chapter 4.
     """
 
+    @checked(check_conv_transpose2d)
     def conv_transpose2d(
         self,
         x: Array,
@@ -34,10 +50,7 @@ class ConvTranspose2d(Launcher):
         """
         sizes = _sizes(x, weight, stride, padding)
         n, _, _, _, o, _, _, out_height, out_width = sizes
-        expect_shape("conv_transpose2d: bias", bias, (o,))
         shape = (n, o, out_height, out_width)
-        if add is not None:
-            expect_shape("conv_transpose2d: add", add, shape)
         y = fast_conv.backward_input(self.device, x, weight, shape, stride, padding, bias, add, relu=relu)
         if y is not None:
             return y
@@ -47,6 +60,7 @@ class ConvTranspose2d(Launcher):
         y = y if add is None else Add(self.device).add(y, add)
         return Relu(self.device).relu(y) if relu else y
 
+    @checked(check_conv_transpose2d_backward)
     def conv_transpose2d_backward(
         self,
         dout: Array,
@@ -67,9 +81,7 @@ class ConvTranspose2d(Launcher):
             ValueError: mismatched shapes.
         """
         device, sizes = self.device, _sizes(x, weight, stride, padding)
-        n, _, _, _, o, _, _, out_height, out_width = sizes
-        expect_shape("conv_transpose2d_backward: dout", dout, (n, o, out_height, out_width))
-        dweight, dbias = parameter_gradients(device, "conv_transpose2d_backward", out, x, weight, o)
+        dweight, dbias = out or new_gradients(device, weight, weight.shape[1])
         with device.side_stream():  # only the optimiser needs them
             bias_of = fast_conv.BIAS_OF_X  # fast_conv's x is dout here
             if not fast_conv.backward_weight(device, x, dout, dweight, dbias, stride, padding, bias_of=bias_of):
@@ -91,10 +103,11 @@ class ConvTranspose2d(Launcher):
 
 def _sizes(x: Array, weight: Array, stride: int, padding: int) -> tuple[int, ...]:
     """N, C, H, W, O, KH, KW, OH, OW as the kernels take them."""
-    expect_at_least_one("conv_transpose2d: stride", stride)
-    expect_shape("conv_transpose2d: x", x, (None,) * 4)
+    expect_integer("conv_transpose2d: stride", stride, 1)
+    expect_integer("conv_transpose2d: padding", padding, 0)
+    expect_array("conv_transpose2d: x", x, (None,) * 4)
     n, c, height, width = x.shape
-    expect_shape("conv_transpose2d: weight", weight, (c, None, None, None))
+    expect_array("conv_transpose2d: weight", weight, (c, None, None, None), x.dtype)
     _, o, kernel_height, kernel_width = weight.shape
     out_height = (height - 1) * stride + kernel_height - 2 * padding
     out_width = (width - 1) * stride + kernel_width - 2 * padding

@@ -5,27 +5,41 @@ from math import prod
 import numpy as np
 
 from tinyfcn.devices.device import Array
-from tinyfcn.ops.checks import expect_at_least_one, expect_shape
+from tinyfcn.ops.checks import INT32, UINT8, checked, expect_array, expect_within
 from tinyfcn.ops.launcher import Launcher
+
+
+def check_gather_normalise(self: Launcher, images: Array, indices: Array) -> None:
+    expect_array("gather_normalise: images", images, (None,) * 3, UINT8)
+    expect_array("gather_normalise: indices", indices, (None,), INT32)
+    expect_within("gather_normalise: indices", self.device.readable(indices), len(images))
+
+
+def check_gather_batch(self: Launcher, images: Array, labels: Array, order: Array, step: Array) -> None:
+    expect_array("gather_batch: images", images, (None,) * 3, UINT8)
+    expect_array("gather_batch: labels", labels, images.shape[: getattr(labels, "ndim", 1)], UINT8)
+    expect_array("gather_batch: order", order, (None,) * 2, INT32)
+    expect_array("gather_batch: step", step, (1,), INT32)
+    expect_within("gather_batch: order", self.device.readable(order), len(images))
 
 
 class GatherNormalise(Launcher):
     """A batch gathered from images of bytes on the device."""
 
+    @checked(check_gather_normalise)
     def gather_normalise(self, images: Array, indices: Array) -> Array:
         """(images[indices] - 127) / 127 as floats (N, 1, H, W); images uint8 (M, H, W), indices int32 (N,), 0 .. M - 1.
 
         Raises:
             ValueError: an array with a wrong number of dimensions.
         """
-        expect_shape("gather_normalise: images", images, (None,) * 3)
-        expect_shape("gather_normalise: indices", indices, (None,))
         _, height, width = images.shape
         batch = self.device.empty((indices.size, 1, height, width))
         arguments = (images, indices, batch, indices.size, height * width)
         self.device.launch_for_each("gather_normalise", batch.size, arguments)
         return batch
 
+    @checked(check_gather_batch)
     def gather_batch(self, images: Array, labels: Array, order: Array, step: Array) -> tuple[Array, Array]:
         """Images (images[i] - 127) / 127 as floats (N, 1, H, W), and labels[i] as int32, with i = order[step % R].
 
@@ -38,13 +52,8 @@ class GatherNormalise(Launcher):
         Raises:
             ValueError: an array with a wrong number of dimensions, or mismatched shapes.
         """
-        expect_shape("gather_batch: images", images, (None,) * 3)
-        count, height, width = images.shape
-        expect_shape("gather_batch: labels", labels, (count, height, width)[: len(labels.shape)])
-        expect_shape("gather_batch: order", order, (None,) * 2)
-        expect_shape("gather_batch: step", step, (1,))
+        _, height, width = images.shape
         rows, size = order.shape
-        expect_at_least_one("gather_batch: the rows of order", rows)
         batch = self.device.empty((size, 1, height, width))
         chosen = self.device.empty((size, *labels.shape[1:]), np.int32)
         sizes = (rows, size, height * width, prod(labels.shape[1:]))

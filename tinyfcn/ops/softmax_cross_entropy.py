@@ -4,18 +4,38 @@ from math import prod
 
 from tinyfcn.devices.device import Array
 from tinyfcn.devices.launch import ceil_div
-from tinyfcn.ops.checks import expect_at_least_one, expect_shape
+from tinyfcn.ops.checks import INT32, checked, expect_array, expect_integer, expect_within
 from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 
 LOSS_THREADS, MAX_PARTS = 256, 512  # as in kernels/softmax_cross_entropy.cu
 MAX_CLASSES = 32  # of the fast kernel, whose threads keep all logits of a position in registers
 NO_LABEL = -(2**31)  # an ignore_index that equals no label
+HINT = "; ignore_index leaves the positions of one label out"
 UNLABELLED = {"zero": 0.0, "softmax": 1.0}  # the gradient of an ignored position is this times its softmax
+
+
+def check_softmax(logits: Array) -> None:
+    _sizes("softmax", logits)
+
+
+def check_softmax_cross_entropy(
+    self: Launcher, logits: Array, labels: Array, ignore_index: int | None, unlabelled: str
+) -> None:
+    n, k, _ = _sizes("softmax_cross_entropy", logits)
+    expect_array("softmax_cross_entropy: labels", labels, (n, *logits.shape[2:]), INT32)
+    if ignore_index is not None:
+        expect_integer("softmax_cross_entropy: ignore_index", ignore_index, NO_LABEL)
+    if unlabelled not in UNLABELLED:
+        raise ValueError(
+            f"softmax_cross_entropy: unlabelled must be one of {', '.join(UNLABELLED)}, got {unlabelled!r}"
+        )
+    expect_within("softmax_cross_entropy: labels", self.device.readable(labels), k, ignore_index, HINT)
 
 
 class SoftmaxCrossEntropy(Launcher):
     """Softmax over channels, and softmax followed by cross-entropy with integer labels."""
 
+    @checked(check_softmax)
     def softmax(self, logits: Array) -> Array:
         """exp(logits) divided by its sum along axis 1; logits (N, K) or (N, K, H, W).
 
@@ -27,6 +47,7 @@ class SoftmaxCrossEntropy(Launcher):
         self.device.launch_for_each("softmax", n * positions, (logits, p, n, k, positions))
         return p
 
+    @checked(check_softmax_cross_entropy)
     def softmax_cross_entropy(
         self, logits: Array, labels: Array, ignore_index: int | None = None, unlabelled: str = "zero"
     ) -> tuple[Array, Array]:
@@ -34,22 +55,17 @@ class SoftmaxCrossEntropy(Launcher):
 
         Args:
             logits: (N, K) or (N, K, H, W).
-            labels: int32 0 .. K - 1, (N,) or (N, H, W). The loader checks their range. A position labelled
-                `ignore_index` adds 0 to the loss.
+            labels: int32 0 .. K - 1, (N,) or (N, H, W). A position labelled `ignore_index` adds 0 to the loss.
             unlabelled: the gradient of such a position: "zero", the gradient of its loss, or "softmax", which
                 TensorFlow's softmax_cross_entropy_with_logits returns for a one-hot row of zeros.
 
         The loss is the mean over all positions, ignored ones included.
 
         Raises:
-            ValueError: mismatched logits and labels, or an unknown `unlabelled`.
+            ValueError: mismatched logits and labels, a label that no class has, or an unknown `unlabelled`. Where the
+                host cannot read the labels, on a GPU and in a recording, a label that no class has makes the loss NaN.
         """
         n, k, positions = _sizes("softmax_cross_entropy", logits)
-        expect_shape("softmax_cross_entropy: labels", labels, (n, *logits.shape[2:]))
-        if unlabelled not in UNLABELLED:
-            raise ValueError(
-                f"softmax_cross_entropy: unlabelled must be one of {', '.join(UNLABELLED)}, got {unlabelled!r}"
-            )
         device, count = self.device, n * positions
         ignored = NO_LABEL if ignore_index is None else ignore_index
         rest = (positions, ignored, UNLABELLED[unlabelled])
@@ -72,7 +88,6 @@ class SoftmaxCrossEntropy(Launcher):
 
 def _sizes(operation: str, logits: Array) -> tuple[int, int, int]:
     """N, K and the positions of an image, as the kernels take them."""
-    expect_shape(f"{operation}: logits", logits, (None,) * (2 if len(logits.shape) < 4 else 4))
+    expect_array(f"{operation}: logits", logits, (None,) * (4 if getattr(logits, "ndim", 2) >= 4 else 2))
     n, k, *image = logits.shape
-    expect_at_least_one(f"{operation}: the number of classes", k)
     return n, k, prod(image)

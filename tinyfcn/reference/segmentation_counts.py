@@ -12,7 +12,7 @@ def segmentation_counts(
 
     Args:
         logits: (N, K, H, W). The largest is the prediction, among equals the first.
-        labels: int32 (N, H, W), 0 and up. Pixels labelled K or more are not in the confusion.
+        labels: int32 (N, H, W). Pixels with other labels than 0 .. K - 1 are not in the confusion.
         foreground: the number of foreground channels, which come first.
         threshold: a pixel is claimed for each foreground channel where softmax is above it. Among all pairs of a
             pixel and such a channel, `both` are claimed and true, `either` are claimed or true.
@@ -20,7 +20,7 @@ def segmentation_counts(
     n, k = logits.shape[:2]
     # The first True. NumPy's argmax of the logits themselves takes twice as long.
     predicted = (logits == logits.max(axis=1, keepdims=True)).argmax(axis=1)
-    known = labels < k
+    known = (labels >= 0) & (labels < k)
     cells = (np.arange(n)[:, None, None] * k + labels) * k + predicted
     confusion = np.bincount(cells[known], minlength=n * k * k).reshape(n, k, k)
 

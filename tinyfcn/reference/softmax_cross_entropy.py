@@ -22,6 +22,7 @@ def softmax_cross_entropy(
     Args:
         logits: (N, K) or (N, K, H, W).
         labels: integers 0 .. K - 1, (N,) or (N, H, W); a position labelled `ignore_index` adds 0 to the loss.
+            A label that no class has makes it NaN.
         unlabelled: the gradient of such a position: "zero", the gradient of its loss, or "softmax", which
             TensorFlow's softmax_cross_entropy_with_logits returns for a one-hot row of zeros.
 
@@ -39,6 +40,7 @@ def softmax_cross_entropy(
     ignored = np.zeros(labels.shape, bool) if ignore_index is None else labels == ignore_index
     onehot &= ~ignored[:, None]
     losses = np.where(ignored, 0, np.log(total[:, 0]) - np.where(onehot, shifted, 0).sum(axis=1))
+    losses[~ignored & ((labels < 0) | (labels >= logits.shape[1]))] = np.nan
     dlogits -= onehot
     if unlabelled == "zero":
         dlogits *= ~ignored[:, None]
