@@ -1,5 +1,6 @@
 """A trained network, loaded from its run: it names the digits in images."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors
 
 
 class Model:
-    """A network with trained weights. `network` gives access to every layer, `design` says which one it is."""
+    """A network with trained weights. `network` gives access to every layer, `design` says which one it is.
+
+    Threads may share a model: its answers do not depend on what other threads ask. Afterwards network.outputs are those
+    of the last answer.
+    """
 
     def __init__(self, design: Design, network: Network) -> None:
         self.design = design
@@ -24,8 +29,9 @@ class Model:
 
         H and W must be multiples of 4 for an FCN; a classifier has one output position for every 4 pixels.
         """
-        ops = self.network.ops
-        logits = self.network.forward(ops.asarray(x.astype(np.float32)))
+        network, ops = copy.copy(self.network), self.network.ops  # a copy keeps its own outputs
+        logits = network.forward(ops.asarray(x.astype(np.float32)))
+        self.network.outputs = network.outputs
         return ops.to_numpy(ops.softmax(logits))
 
     def predict(self, image: np.ndarray, name: str = "the image") -> tuple[np.ndarray, np.ndarray]:

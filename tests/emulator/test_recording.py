@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -165,6 +166,25 @@ def test_side_streams_and_joins_are_recorded(ops: Operations) -> None:
     expected = [(0, 0), (1, 0), (1, 0), (0, 0), (2, 0), (0, 1), (0, 0), (3, 1), (0, 0)]
     assert marked(ops, work) == expected
     assert marked(ops, work) == expected, "each recording counts its streams anew"
+
+
+def test_a_recording_is_of_its_own_thread(ops: Operations) -> None:
+    x = ops.asarray(np.ones(4, np.float32))
+
+    def elsewhere() -> np.ndarray:
+        with ops.side_stream():
+            return ops.to_numpy(ops.add(x, x))
+
+    def work() -> None:
+        with ops.side_stream():
+            ops.relu(x)
+            sums.append(other.submit(elsewhere).result())
+
+    sums: list[np.ndarray] = []
+    with ThreadPoolExecutor(1) as other:
+        launches = ops.device.record(work).launches
+    assert [launch.kernel.name for launch in launches] == ["relu_forward"]
+    assert sums[0].tolist() == [2, 2, 2, 2]
 
 
 def test_a_side_stream_has_no_side_streams(ops: Operations) -> None:

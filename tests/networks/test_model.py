@@ -1,6 +1,9 @@
 """A trained run loaded from Python: three lines from a NumPy image to masks, and clear errors for other folders."""
 
+import copy
 import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -10,6 +13,7 @@ from safetensors.numpy import save_file
 import tinyfcn
 from tinyfcn.data import Digits
 from tinyfcn.errors import CheckpointError, DataError
+from tinyfcn.model import Model
 from tinyfcn.networks import Design
 from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.runs import STATE, Run
@@ -83,6 +87,37 @@ def test_images_of_any_size(tmp_path, shape):
     assert masks.shape == (11, *shape)
     # Each pixel's most probable class has its label, but where bytes cannot tell the first from the second.
     assert (np.take_along_axis(masks, labels[None].astype(int), 0)[0] == masks.max(axis=0)).all()
+
+
+def test_threads_share_a_model(tmp_path):
+    save_run(tmp_path / "run", Design())
+    model = tinyfcn.load(tmp_path / "run", "cpu")
+    given = [*images(4), *(image[:48] for image in images(4)), images(1)[0][:30, :30]]
+    expected = [model.predict(image) for image in given]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, wanted in zip(pool.map(model.predict, given), expected, strict=True):
+                np.testing.assert_array_equal(found[0], wanted[0])
+                np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_threads_share_a_model_whose_kernels_run(either):
+    network = Design("classifier").build(either, seed=3)
+    model = Model(network.design, network)
+    given = np.random.default_rng(0).uniform(-1, 1, (6, 1, 1, 28, 28)).astype(np.float32)
+    expected = [model.probabilities(x) for x in given]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(model.probabilities, given), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copied_model_predicts_the_same(tmp_path, copied):
+    save_run(tmp_path / "run", Design())
+    model = tinyfcn.load(tmp_path / "run", "cpu")
+    twin = copied(model)
+    for found, expected in zip(twin.predict(images(1)[0]), model.predict(images(1)[0]), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_small_image_lies_in_the_middle_of_black(tmp_path):

@@ -1,6 +1,9 @@
 """The networks: gradients by finite differences, kernels against references, shapes, receptive fields, learning."""
 
+import copy
 import math
+import pickle
+from collections.abc import Callable
 from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
@@ -472,6 +475,26 @@ def test_a_replica_shares_parameters_and_nothing_else() -> None:
     CPU.adam_step(network.parameters, network.gradients, state, loss)
     x32 = x.astype(np.float32)
     assert_equal(twin.forward(x32), network.forward(x32))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copied_network_learns_by_itself(either: Operations, copied: Callable[[Network], Network]) -> None:
+    for ops in (either, CPU):
+        design = Design("classifier")
+        network = design.build(ops)
+        x, labels = np.zeros((2, 1, 28, 28), np.float32), np.array([3, 5], np.int32).reshape(2, 1, 1)
+        network.forward(ops.asarray(x))
+        twin = copied(network)
+        assert twin.ops.device.settings() == ops.device.settings() and type(twin.ops) is type(ops)
+        before = ops.to_numpy(twin.forward(ops.asarray(x)))
+        loss, dlogits = loss_and_gradient(twin, design, x, labels)
+        twin.backward(dlogits)
+        state = AdamState.create(ops, network.l2_coefficients(0), 0.1, 10)
+        ops.adam_schedule(state)
+        ops.adam_step(twin.parameters, twin.gradients, state, loss)
+        after, untouched = (ops.to_numpy(each.forward(ops.asarray(x))) for each in (twin, network))
+        assert np.abs(after - before).max() > 0.01, "what Adam changes is what forward reads"
+        assert_equal(untouched, before)
 
 
 def test_the_penalty_is_on_the_kernels_of_transposed_convolutions() -> None:

@@ -1,11 +1,13 @@
 """The interface of a device, as the launchers in `tinyfcn/ops` use it."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -62,11 +64,20 @@ class Recording:
             self.device._launch(launch)
 
 
+class ThreadState(threading.local):
+    """What a device is doing for one thread: the recording, and the streams of its next launch."""
+
+    recording: Recording | None = None
+    stream, streams, joins = 0, 0, False
+
+
 class Device(ABC):
     """Allocates arrays, moves them, launches kernels. Arrays are NumPy's on the emulator, CuPy's on a GPU.
 
     `dtypes` gives the NumPy dtype of each type that a kernel's parameters may have. Where a kernel has a fast form,
     the launchers use it, unless the device is `naive`. `runs_kernels` is false for the cpu alone.
+
+    Threads may share a device. A deep copy is the device itself. An unpickled one is a new one of the same settings.
     """
 
     name: str
@@ -78,8 +89,18 @@ class Device(ABC):
         self.kernels = Path(kernels)
         self.naive = naive
         self._declared = kernel_source.kernels(self.kernels)
-        self._recording: Recording | None = None
-        self._stream, self._streams, self._joins = 0, 0, False
+        self._thread = ThreadState()
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make another device like this one. Another machine has its own folder of kernels."""
+        own_kernels = {} if self.kernels == kernel_source.KERNELS else {"kernels": self.kernels}
+        return {"naive": self.naive, **own_kernels}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), **self.settings()), ()
 
     @abstractmethod
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Any:
@@ -99,7 +120,7 @@ class Device(ABC):
 
     def readable(self, array: Any) -> np.ndarray | None:
         """The array itself if the host can read its values now: not on a GPU, and not while a step is recorded."""
-        return array if isinstance(array, np.ndarray) and self._recording is None else None
+        return array if isinstance(array, np.ndarray) and self._thread.recording is None else None
 
     @abstractmethod
     def _launch(self, launch: Launch) -> None:
@@ -116,11 +137,12 @@ class Device(ABC):
         """
         self._expect_no_recording("a step is recorded")
         recording = Recording(self)
-        self._recording, self._streams, self._joins = recording, 0, False
+        thread = self._thread
+        thread.recording, thread.streams, thread.joins = recording, 0, False
         try:
             work()
         finally:
-            self._recording = None
+            thread.recording = None
         return recording
 
     def side_stream(self) -> AbstractContextManager[None]:
@@ -135,21 +157,22 @@ class Device(ABC):
 
     @contextmanager
     def _side_stream(self) -> Iterator[None]:
-        if self._stream:
+        thread = self._thread
+        if thread.stream:
             raise KernelError("side_stream within side_stream: a side stream has no side streams of its own")
-        self._streams += 1
-        self._stream = self._streams
+        thread.streams += 1
+        thread.stream = thread.streams
         try:
             yield
         finally:
-            self._stream = 0
+            thread.stream = 0
 
     def join(self) -> None:
         """Later launches wait for all work launched on side streams."""
-        self._joins = True
+        self._thread.joins = True
 
     def _expect_no_recording(self, what: str) -> None:
-        if self._recording is not None:
+        if self._thread.recording is not None:
             raise KernelError(f"{what} while a step is recorded: a replay would not repeat it")
 
     def launch(
@@ -188,12 +211,13 @@ class Device(ABC):
             )
         checked = checked_arguments(kernel, arguments, self.array_type, self.dtypes)
         kernel = replace(kernel, instance=tuple(template))
-        launch = Launch(kernel, grid, block, checked, shared_bytes, self._stream, self._joins)
-        self._joins = False
-        if self._recording is None:
+        thread = self._thread
+        launch = Launch(kernel, grid, block, checked, shared_bytes, thread.stream, thread.joins)
+        thread.joins = False
+        if thread.recording is None:
             self._launch(launch)
         else:
-            self._recording.launches.append(launch)
+            thread.recording.launches.append(launch)
 
     def launch_for_each(self, kernel_name: str, count: int, arguments: Sequence[Any]) -> None:
         """Runs a kernel with one thread for each of `count` elements, in blocks of 256.

@@ -59,6 +59,9 @@ class Network(ABC):
     `backward`, output_gradients["pool1"] is the gradient of the layer's pre-activation, of a pooling at the max
     indices; of a layer without ReLU it is the gradient of its output.
 
+    copy.deepcopy and pickle give a network with parameters and gradients of its own, copy.copy one that shares them.
+    Neither has the outputs of a `forward`.
+
     Args:
         ops: where to compute.
         design: the options. Only those that the class takes differ from their defaults.
@@ -121,24 +124,39 @@ class Network(ABC):
         values = initial_parameters(self.shapes, self.strides, seed)
         flat = np.concatenate([value.ravel() for value in values.values()]).astype(dtype)
         self.parameters = ops.asarray(flat)
-        self.parameter = views(self.parameters, {name: value.shape for name, value in values.items()})
-        self._own_gradients()
+        self.gradients = ops.asarray(np.zeros_like(flat))
+        self._name_parts()
 
-    def _own_gradients(self) -> None:
-        self.gradients = self.ops.asarray(np.zeros(self.parameters.shape, self.parameters.dtype))
+    def _name_parts(self) -> None:
+        """The views of the flat arrays, and no outputs."""
+        self.parameter = views(self.parameters, self.parameter_shapes())
         self.gradient = views(self.gradients, self.parameter_shapes())
         self.outputs: dict[str, Array] = {}
         self.output_gradients: dict[str, Array] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the views, which would become arrays of their own, and the outputs."""
+        derived = {"parameter", "gradient", "outputs", "output_gradients"}
+        return {name: value for name, value in vars(self).items() if name not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._name_parts()
+
     def replica(self) -> Self:
         """A network with the same parameters, shared, and its own gradients and outputs: for another thread."""
         twin = copy.copy(self)
-        twin._own_gradients()
+        twin.gradients = self.ops.asarray(np.zeros(self.parameters.shape, self.parameters.dtype))
+        twin._name_parts()
         return twin
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """All parameters' shapes by name."""
-        return {name: value.shape for name, value in self.parameter.items()}
+        """All parameters' shapes by name, in the order of `parameters`."""
+        return {
+            name: shape
+            for layer, (weight, channels) in self.shapes.items()
+            for name, shape in ((f"{layer}.weight", weight), (f"{layer}.bias", (channels,)))
+        }
 
     def first_trained(self, freeze: bool) -> int:
         """The index in `parameters` of the first one that training changes: the pretrained layers stand first."""

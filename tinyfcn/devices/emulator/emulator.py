@@ -86,6 +86,10 @@ class Emulator(Device):
         # instruction that wrote each element last.
         self._writers: dict[int, tuple[kernel_source.Kernel, np.ndarray]] = {}
 
+    def settings(self) -> dict[str, Any]:
+        modes = {"mode": MODES[self.check], "order": self.order, "seed": self.seed}
+        return {**super().settings(), **modes, "precision": PRECISIONS[self.double]}
+
     def empty(self, shape: Sequence[int], dtype: Any = None) -> np.ndarray:
         """An array that is filled with NaN, or with 0xA5A5... if it holds integers. So an unwritten element shows."""
         return self._allocate(tuple(shape), np.dtype(self.dtypes["float"] if dtype is None else dtype))
