@@ -1,6 +1,8 @@
 """Tests recorded steps: a replay gives the same bits as a plain step, and launches that may overlap do not conflict."""
 
+import copy
 import gc
+import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from tinyfcn.devices.device import Recording
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import DeviceError, KernelError
 from tinyfcn.networks import BACKGROUND, Design
+from tinyfcn.operations import on
 from tinyfcn.ops import Operations
 from tinyfcn.training import ParallelNetwork, Trainer
 from tinyfcn.training.sources import Composed, Stored
@@ -415,3 +418,13 @@ def test_cupy_has_all_attributes_of_the_fake() -> None:
     assert issubclass(cupy.cuda.driver.CUDADriverError, Exception)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
     assert callable(cupy.cuda.Graph.launch) and callable(cupy.RawModule.get_function) and callable(cupy.ndarray.set)
+
+
+def test_an_unpickled_device_has_the_same_settings() -> None:
+    emulator = Emulator(mode="check", order="random", seed=3, precision="double", naive=True)
+    for device in (emulator, on("cpu", naive=True).device):
+        again = pickle.loads(pickle.dumps(device))
+        assert type(again) is type(device) and again.naive and again.kernels == device.kernels
+        assert copy.deepcopy(device) is device
+    again = pickle.loads(pickle.dumps(emulator))
+    assert (again.check, again.order, again.seed, again.double) == (True, "random", 3, True)
