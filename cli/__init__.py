@@ -1,7 +1,9 @@
 """The command line: one module for each command, which parses, calls tinyfcn and prints."""
 
 import errno
+import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -18,7 +20,7 @@ from tinyfcn.cli.train_fcn import train_fcn
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.training import Interrupted
 
-INTERRUPTED = 130  # the exit code that a shell reports after Ctrl-C
+SIGNALLED = 128  # a shell reports a program that a signal ended as this code plus the signal's number
 
 
 class Group(click.Group):
@@ -31,8 +33,11 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except Interrupted as stopped:
-            click.echo(str(stopped), err=True)
-            sys.exit(INTERRUPTED)
+            with suppress(OSError):  # the terminal may be gone: that is what SIGHUP says
+                click.echo(str(stopped), err=True)
+            sys.exit(SIGNALLED + stopped.signal_number)
+        except KeyboardInterrupt:
+            sys.exit(SIGNALLED + signal.SIGINT)
         except TinyfcnError as error:
             message = str(error)
         except MemoryError as error:

@@ -10,22 +10,25 @@ from typing import Any
 import click
 
 from tinyfcn.bench.roofline import CARDS
-from tinyfcn.cli.options import FOLDER
+from tinyfcn.cli.options import FOLDER, whole
 from tinyfcn.cli.tables import show, table
-from tinyfcn.files import make_folder, new_file
+from tinyfcn.fields import shown
+from tinyfcn.files import is_stream, make_folder, new_file
+from tinyfcn.training import FcnSettings
 
 PLOT = "step-times.png"
 
 
 def batch_sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """ "16,64" as numbers."""
+    if value is None:
+        return None
+    batch = whole("batch", FcnSettings)
     try:
-        sizes = tuple(int(size) for size in value.split(",")) if value is not None else None
-    except ValueError:
-        sizes = ()
-    if sizes is not None and (not sizes or min(sizes) < 1):
-        raise click.BadParameter(f"{value!r} is not a list of numbers from 1, such as 16,64")
-    return sizes
+        return tuple(batch.convert(size, parameter, context) for size in value.split(","))
+    except click.BadParameter:
+        numbers = f"a list of numbers from 1 to {batch.max:,}, such as 16,64"
+        raise click.BadParameter(f"{shown(value)} is not {numbers}") from None
 
 
 @click.command(short_help="Measure how fast steps and kernels are.")
@@ -99,7 +102,8 @@ def bench(
         if "steps" not in parts:
             raise click.UsageError(f"--update-readme writes the table of steps: leave out --only {only}")
         report.expect_markers(readme)
-    if json_file is not None:
+    streamed = json_file is not None and is_stream(json_file)
+    if json_file is not None and not streamed:
         make_folder(json_file.parent, "name another file with --json")
     if "sweep" in parts:
         make_folder(out, "name another folder with --out")
@@ -116,8 +120,8 @@ def bench(
     if not measure.modes:
         click.echo("PyTorch is not installed, or not for this device: ours alone. pip install torch")
 
-    def keep() -> None:
-        if json_file is not None:
+    def keep(done: bool = False) -> None:
+        if json_file is not None and (done or not streamed):
             with new_file(json_file, "name another file with --json") as file:
                 file.write((json.dumps(found, indent=2) + "\n").encode())
 
@@ -155,6 +159,7 @@ def bench(
 
         click.echo(f"drawn: {step_times(out / PLOT, found['machine'], found['sweep'])}")
     if json_file is not None:
+        keep(done=True)
         click.echo(f"written: {json_file}")
     if readme is not None:
         report.update_readme(readme, found["machine"], found["steps"])

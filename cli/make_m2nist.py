@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from tinyfcn.cli.options import FOLDER, data_options
+from tinyfcn.cli.options import FOLDER, Whole, data_options, whole
 from tinyfcn.data import load_digits, write_m2nist
 from tinyfcn.training import composed_chunks
 
 
 @click.command("make-m2nist", short_help="Write M2NIST images to files.")
 @click.argument("out", type=FOLDER)
-@click.option("--count", type=click.IntRange(1), default=5000, show_default=True, help="The number of images.")
+@click.option("--count", type=Whole(1, 1_000_000), default=5000, show_default=True, help="The number of images.")
 @click.option(
     "--split",
     type=click.Choice(["train", "test"]),
@@ -26,7 +26,7 @@ from tinyfcn.training import composed_chunks
     show_default=True,
     help="segmented.npy as (N,64,84,11), background last, or as labels (N,64,84), background 10.",
 )
-@click.option("--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True)
+@click.option("--seed", type=whole("seed"), default=0, show_default=True)
 @data_options
 def make_m2nist(out: Path, count: int, split: str, truth: str, seed: int, dataset: str, data_dir: Path | None) -> None:
     """Write M2NIST images in the published format: combined.npy and segmented.npy, uint8.

@@ -6,16 +6,36 @@ from typing import Any
 
 import click
 
+from tinyfcn.data import DATASETS
+from tinyfcn.fields import shown
 from tinyfcn.networks import DESIGNS, OPTIONS
 from tinyfcn.networks.design import foreign, listed, takers
 from tinyfcn.operations import DEVICE_NAMES
 from tinyfcn.training import Settings
 from tinyfcn.training.settings import FROM_RECIPE, SCHEDULES
 
+RESUMABLE = ("device", "data_dir", "m2nist")  # the options that a resumed run takes
+
 Command = Callable[..., Any]
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FCNS = {name: network for name, network in DESIGNS.items() if network.per_pixel}  # the designs that train-fcn trains
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds. Its error does not repeat hundreds of digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{shown(value)} is not a whole number from {self.min:,} to {self.max:,}.", param, ctx)
+
+
+def whole(setting: str, settings: type[Settings] = Settings) -> Whole:
+    """The type of an option that is a whole number of the settings, within their bounds."""
+    least, most = settings.bounds[setting]
+    return Whole(int(least), int(most))
 
 
 def device_option(command: Command) -> Command:
@@ -40,7 +60,7 @@ def data_options(command: Command) -> Command:
     )(command)
     return click.option(
         "--dataset",
-        type=click.Choice(["auto", "mnist", "builtin"]),
+        type=click.Choice(DATASETS),
         default="auto",
         show_default=True,
         help="MNIST, or digits drawn by code. auto: MNIST, or the built-in digits where MNIST is not available.",
@@ -95,7 +115,7 @@ def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for option in reversed(
             [
-                click.option("--batch", type=click.IntRange(1), **default("batch", "Images a step.")),
+                click.option("--batch", type=whole("batch", defaults), **default("batch", "Images a step.")),
                 click.option(
                     "--learning-rate", "--lr", type=float, **default("learning_rate", "Adam's learning rate.")
                 ),
@@ -106,17 +126,17 @@ def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
                 ),
                 click.option(
                     "--warmup",
-                    type=click.IntRange(0),
+                    type=whole("warmup"),
                     **default("warmup", "Steps in which the learning rate climbs from 0."),
                 ),
                 click.option(
                     "--seed",
-                    type=click.IntRange(0, (1 << 32) - 1),
+                    type=whole("seed"),
                     **default("seed", "Of initial weights and images: same seed, same machine, same bits."),
                 ),
                 click.option(
                     "--threads",
-                    type=click.IntRange(1),
+                    type=whole("threads"),
                     default=None,
                     help="Threads of the device cpu. Default: its cores, at most 8.",
                 ),
@@ -125,7 +145,8 @@ def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
                     "--resume",
                     type=FOLDER,
                     metavar="RUN",
-                    help="Resume a stopped run, with its own settings; no other option applies.",
+                    help="Resume a stopped run, with its own settings. Besides, only --device applies, and where its "
+                    "data were moved --data-dir or --m2nist.",
                 ),
             ]
         ):
@@ -141,11 +162,11 @@ def was_given(context: click.Context, name: str) -> bool:
 
 
 def only_resume(context: click.Context) -> None:
-    """UsageError if another option was given with --resume: a resumed run keeps its settings."""
+    """UsageError if an option was given with --resume that changes the run's settings."""
     given = [
         " / ".join([*parameter.opts, *parameter.secondary_opts])
         for parameter in context.command.params
-        if parameter.name != "resume" and was_given(context, parameter.name)
+        if parameter.name not in ("resume", *RESUMABLE) and was_given(context, parameter.name)
     ]
     if given:
         raise click.UsageError(f"--resume keeps the run's own settings: leave out {given[0]}")

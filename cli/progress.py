@@ -1,10 +1,12 @@
 """Shows training: a progress bar on a terminal, elsewhere one line for each evaluation."""
 
+import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -45,10 +47,25 @@ class ProgressReporter(Reporter):
 
     def __exit__(self, *exception: object) -> None:
         if self.progress:
-            self.progress.stop()
+            self.lasting(self.progress.stop)
+
+    def lasting(self, show: Callable[[], None], stream: TextIO | None = None) -> None:
+        """Calls `show`, which prints to standard output or `stream`. Where that fails, training goes on in silence.
+
+        It fails when the reader of a pipe has ended (`| head`), the terminal is closed or the disk is full.
+        """
+        try:
+            show()
+        except (OSError, SystemExit):  # Rich ends the program when the reader of a pipe has ended
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+
+    def say(self, text: str) -> None:
+        """Prints a line to standard output."""
+        self.lasting(lambda: self.console.print(text))
 
     def notice(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        self.lasting(lambda: print(text, file=sys.stderr, flush=True), sys.stderr)
 
     def started(self, run: Run, trainer: Trainer, step: int) -> None:
         network, settings = trainer.network, trainer.settings
@@ -56,7 +73,7 @@ class ProgressReporter(Reporter):
         if device == "cpu":
             device += f" (NumPy, {settings.threads} threads)"
         going = f"resumed after step {step:,}" if step else f"{trainer.steps:,} steps"
-        self.console.print(
+        self.say(
             f"{run.folder}: {network.parameters.size:,} parameters on {device}, {going} of {settings.batch} images"
         )
         self.batch, self.steps = settings.batch, trainer.steps
@@ -71,13 +88,13 @@ class ProgressReporter(Reporter):
                 console=self.console,
             )
             self.task = self.progress.add_task("starting", total=trainer.steps, completed=step)
-            self.progress.start()
+            self.lasting(self.progress.start)
 
     def stepped(self, step: int, loss: float) -> None:
         self.recent.append((time.perf_counter(), step))
         if self.networks:
             size = sum(network.activation_bytes() for network in self.networks)
-            self.console.print(f"the layers' outputs take {size / 1e6:.1f} MB")
+            self.say(f"the layers' outputs take {size / 1e6:.1f} MB")
             self.networks = []
         if self.progress and self.task is not None:
             description = f"loss {loss:.4f}  {self.figure}{self._rate():,.0f} images/s"
@@ -87,7 +104,7 @@ class ProgressReporter(Reporter):
         name, value = main_figure({"accuracy": line.get("test_accuracy"), **line})
         self.figure = f"{name} {value:.4f}  "
         width = len(f"{self.steps:,}")
-        self.console.print(
+        self.say(
             f"step {line['step']:>{width},}  loss {line['train_loss']:.4f}  test loss "
             f"{line['test_loss']:.4f}  {self.figure}{self._rate():,.0f} images/s  {line['seconds']:.0f} s"
         )

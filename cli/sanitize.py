@@ -9,6 +9,7 @@ from rich.progress import track
 from tinyfcn.checks.pieces import cases_of, unknown
 from tinyfcn.checks.pieces import operations as all_operations
 from tinyfcn.checks.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, conflicts_in_steps, counted
+from tinyfcn.cli.options import Whole
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.kernel_source import KERNELS
@@ -18,7 +19,7 @@ from tinyfcn.devices.kernel_source import KERNELS
 @click.argument("kernel", required=False)
 @click.option(
     "--seeds",
-    type=click.IntRange(1),
+    type=Whole(1, 1_000_000),
     default=100,
     show_default=True,
     help="How many random shapes of each operation. Each runs with its threads forward, in reverse and shuffled.",

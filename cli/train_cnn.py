@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tinyfcn.cli.options import data_options, device_option, only_resume, training_options
+from tinyfcn.cli.options import RESUMABLE, data_options, device_option, only_resume, training_options, was_given, whole
 from tinyfcn.cli.progress import ProgressReporter, main_figure
 from tinyfcn.runs import Run
 from tinyfcn.training import ClassifierSettings, FcnSettings, available_threads, resume, start
@@ -15,7 +15,7 @@ from tinyfcn.training import ClassifierSettings, FcnSettings, available_threads,
 @click.command("train-cnn", short_help="Train the classifier.")
 @click.option(
     "--epochs",
-    type=click.IntRange(1),
+    type=whole("epochs"),
     default=ClassifierSettings.epochs,
     show_default=True,
     help="How many times each training digit is used.",
@@ -34,8 +34,8 @@ def train_cnn(
 ) -> None:
     """Train the classifier on MNIST.
 
-    Makes a run folder, runs/cnn-1, runs/cnn-2, ..., with weights, metrics and figures. Ctrl-C saves the
-    run, --resume continues it.
+    Makes a run folder, runs/cnn-1, runs/cnn-2, ..., with weights, metrics and figures. Ctrl-C, SIGTERM and
+    SIGHUP save the run, --resume continues it.
 
     \b
     tinyfcn train-cnn
@@ -44,8 +44,7 @@ def train_cnn(
     tinyfcn train-cnn --resume runs/cnn-1
     """
     if resume:
-        only_resume(context)
-        return resume_run(resume)
+        return resume_run(context, resume)
     return start_run(
         out,
         lambda: ClassifierSettings(
@@ -64,14 +63,16 @@ def start_run(out: Path | None, settings: Callable[[], ClassifierSettings | FcnS
         raise click.UsageError(str(error)) from None
     with ProgressReporter() as reporter:
         run, result = start(chosen, out, reporter)
-    print_result(run, result)
+        reporter.lasting(lambda: print_result(run, result))
 
 
-def resume_run(folder: Path) -> None:
-    """Resumes the run in `folder`."""
+def resume_run(context: click.Context, folder: Path) -> None:
+    """Resumes the run in `folder`, with those options of the command line that a resumed run takes."""
+    only_resume(context)
+    given = {name: context.params[name] for name in RESUMABLE if was_given(context, name)}
     with ProgressReporter() as reporter:
-        run, result = resume(folder, reporter)
-    print_result(run, result)
+        run, result = resume(folder, reporter, **given)
+        reporter.lasting(lambda: print_result(run, result))
 
 
 def print_result(run: Run, result: Mapping[str, Any]) -> None:

@@ -12,9 +12,9 @@ from tinyfcn.cli.options import (
     data_options,
     design_options,
     device_option,
-    only_resume,
     refuse_foreign_options,
     training_options,
+    whole,
 )
 from tinyfcn.cli.train_cnn import resume_run, start_run
 from tinyfcn.errors import CheckpointError
@@ -41,14 +41,14 @@ from tinyfcn.training import FcnSettings, available_threads
 @click.option("--from-scratch", is_flag=True, help="Begin with random weights instead of a classifier's.")
 @click.option(
     "--steps",
-    type=click.IntRange(1),
+    type=whole("steps"),
     default=FcnSettings.steps,
     show_default=True,
     help="Batches to train on.",
 )
 @click.option(
     "--evaluations",
-    type=click.IntRange(1),
+    type=whole("evaluations"),
     default=FcnSettings.evaluations,
     show_default=True,
     help="How many times to evaluate and save.",
@@ -56,7 +56,7 @@ from tinyfcn.training import FcnSettings, available_threads
 @design_options
 @click.option(
     "--fixed",
-    type=click.IntRange(1),
+    type=whole("fixed"),
     metavar="N",
     help="Compose N images once and train on these, as the article does, instead of fresh ones for every step.",
 )
@@ -84,8 +84,8 @@ def train_fcn(
     """Train an FCN to name the digit at every pixel of M2NIST images.
 
     Takes the weights of the newest finished classifier in runs/, so run `tinyfcn train-cnn` first. Makes a run folder,
-    runs/fcn-1, runs/fcn-2, ..., with weights, metrics and figures. Ctrl-C saves the run, --resume
-    continues it.
+    runs/fcn-1, runs/fcn-2, ..., with weights, metrics and figures. Ctrl-C, SIGTERM and SIGHUP
+    save the run, --resume continues it.
 
     \b
     tinyfcn train-fcn
@@ -95,8 +95,7 @@ def train_fcn(
     tinyfcn train-fcn --resume runs/fcn-1
     """
     if resume:
-        only_resume(context)
-        return resume_run(resume)
+        return resume_run(context, resume)
     refuse_foreign_options(context, name)
     network = FCNS[name]
     if cnn and not network.pretrained:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 RING = 128  # losses that the state keeps
+MAX_STEPS = (1 << 31) - 1  # the state counts steps in 32 bits
 
 
 @dataclass

@@ -4,12 +4,31 @@ Figures are laid out in pixels from the top left, so that maps are shown pixel f
 the user's matplotlib settings. A folder that cannot be written to, or a full disk, is a DataError.
 """
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+try:
+    import matplotlib
+except Exception:
+    # MPLBACKEND names a backend that is not there, or a matplotlibrc cannot be read, be it in the working folder. Once
+    # more without them. What the first try has loaded would stand in the way.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        del sys.modules[name]
+    environment = dict(os.environ)
+    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    try:
+        with chdir(Path(__file__).parent):
+            import matplotlib  # noqa: F401
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -35,19 +36,49 @@ def make_folder(folder: Path, way_out: str) -> None:
 def new_file(path: Path, way_out: str) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; it is renamed to `path` when the block ends, and deleted if the block fails.
 
-    So nobody reads half a file. If two processes write the same file, the last one to finish wins.
+    So nobody reads half a file. If two processes write the same file, the last one to finish wins. A file that is there
+    already gives the new one its mode and, where that is permitted, its owner. Of a link the target is replaced. A
+    device or a pipe is written to directly.
     An OSError in the block (a full disk) becomes a DataError that ends with `way_out`.
     """
-    temporary = _temporary_name(path)
+    temporary = None
     try:
+        before = _status(path)
+        if before is not None and not stat.S_ISREG(before.st_mode):
+            with open(path, "wb") as file:
+                yield file
+            return
+        target = Path(os.path.realpath(path))
+        temporary = _temporary_name(target)
         with open(temporary, "xb") as file:
             yield file
-        os.replace(temporary, path)
+        if before is not None:
+            with contextlib.suppress(OSError, AttributeError):  # only root gives files away, and Windows has no chown
+                os.chown(temporary, before.st_uid, before.st_gid)
+            os.chmod(temporary, stat.S_IMODE(before.st_mode))
+        os.replace(temporary, target)
     except OSError as error:
         raise DataError(f"{path} cannot be written ({_reason(error)}): {way_out}") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a device or a pipe: what is written there cannot be replaced."""
+    try:
+        status = _status(path)
+    except OSError:
+        return False  # whoever writes there is told why it fails
+    return status is not None and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
 
 
 def _temporary_name(path: Path) -> Path:

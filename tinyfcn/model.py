@@ -1,7 +1,8 @@
 """A trained network, loaded from its run: it names the digits in images."""
 
 import copy
-import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from tinyfcn.errors import CheckpointError
 from tinyfcn.images import predict_image
 from tinyfcn.networks import Design, Network
 from tinyfcn.operations import on
-from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors
+from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors, parsed_object
 
 
 class Model:
@@ -58,15 +59,24 @@ def load(run: str | Path, device: str = "auto") -> Model:
         DeviceError: the device is not available on this machine.
     """
     path = Path(run)
-    if path.is_dir() and not (path / STATE).exists():
+    is_folder = os.path.isdir(path)
+    if is_folder and not os.path.exists(path / STATE):
         Run(path).config()  # raises if this is not a run at all
         raise CheckpointError(f"{path} has no {STATE} yet: its training has not been saved once")
-    source = path / STATE if path.is_dir() else path
+    source = path / STATE if is_folder else path
     tensors, metadata = load_tensors(source)
-    try:
-        design = Design.saved(json.loads(metadata["design"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source} does not say which network it holds ({error})") from None
+    design = saved_design(metadata, source)
     network = design.build(on(device))
     network.load(checked_parameters(tensors, network.parameter_shapes(), source))
     return Model(design, network)
+
+
+def saved_design(metadata: Mapping[str, str], source: Path) -> Design:
+    """The design that the metadata of a state.safetensors describe; CheckpointError if they do not."""
+    fault = f"{source} does not say which network it holds: its design"
+    if "design" not in metadata:
+        raise CheckpointError(f"{fault} is missing")
+    try:
+        return Design.saved(parsed_object(metadata["design"], fault))
+    except ValueError as error:
+        raise CheckpointError(f"{fault}: {error}") from None

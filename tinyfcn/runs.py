@@ -12,20 +12,29 @@ A file appears completely or not at all: it is written under a temporary name an
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from tinyfcn.adam_state import MAX_STEPS
 from tinyfcn.errors import CheckpointError, DataError
+from tinyfcn.fields import expect_names, expect_number, shown
 from tinyfcn.files import make_folder, new_file
 
 CONFIG, METRICS, STATE, RESULT = "config.json", "metrics.jsonl", "state.safetensors", "result.json"
 FORMAT = "tinyfcn 1"
+# The least and the greatest value of each figure in metrics.jsonl and result.json; all others are from 0 to 1.
+RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("step", "steps"), (1, MAX_STEPS)),
+    "seconds": (0.0, 1e12),
+    **dict.fromkeys(("loss", "train_loss", "test_loss"), (-1e39, 1e39)),  # of 32 bits, but not infinite
+}
 SPACE = "free some space or choose another folder with --out; what was saved before is intact"
 
 
@@ -45,54 +54,96 @@ class Run:
         return self._read_json(CONFIG)
 
     def result(self) -> dict[str, Any]:
-        """The last evaluation of a finished run."""
-        return self._read_json(RESULT)
+        """The last evaluation of a finished run, checked as the lines of `metrics` are."""
+        return _checked_figures(self._read_json(RESULT), str(self.folder / RESULT), ["steps", "seconds", "loss"])
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file; DataError if that fails."""
-        with new_file(self.folder / name, SPACE) as file:
+        with self._new_file(name) as file:
             file.write((json.dumps(content, indent=2) + "\n").encode())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one for each evaluation so far."""
-        path = self.folder / METRICS
+        """The lines of metrics.jsonl, one for each evaluation so far.
+
+        Raises:
+            CheckpointError: names the line and the field, what was expected and what was found.
+        """
+        path, required = self.folder / METRICS, ["step", "seconds", "train_loss", "test_loss"]
         try:
-            lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+            lines = path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
-        if not all(isinstance(line, dict) and "step" in line for line in lines):
-            raise CheckpointError(f"{path} is not by tinyfcn: expected a step in every line")
-        return lines
+        sources = [f"{path}, line {number}" for number in range(1, len(lines) + 1)]
+        return [
+            _checked_figures(parsed_object(line, source), source, required)
+            for line, source in zip(lines, sources, strict=True)
+        ]
 
     def write_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Replaces metrics.jsonl."""
-        with new_file(self.folder / METRICS, SPACE) as file:
+        with self._new_file(METRICS) as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def save(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Writes the state."""
-        with new_file(self.folder / STATE, SPACE) as file:
+        with self._new_file(STATE) as file:
             file.write(_in_order(save(dict(tensors), {"format": FORMAT, **metadata})))
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """The state's tensors and metadata, see `load_tensors`."""
         return load_tensors(self.folder / STATE)
 
+    @contextmanager
+    def _new_file(self, name: str) -> Iterator[BinaryIO]:
+        """`new_file` in the folder."""
+        try:
+            with new_file(self.folder / name, SPACE) as file:
+                yield file
+        except DataError:
+            if os.path.isdir(self.folder):
+                raise
+            raise DataError(
+                f"the run folder {self.folder} is no longer there, so {name} was not written: where it was moved, "
+                "--resume goes on from what was saved in it; where it was deleted, start a new run"
+            ) from None
+
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(
                 f"{self.folder} is not a run of tinyfcn: it has no {name}; tinyfcn train-cnn and train-fcn make runs"
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{path} is not by tinyfcn: expected an object, found {type(content).__name__}")
-        return content
+        return parsed_object(text, str(path))
+
+
+def parsed_object(text: str, source: str) -> dict[str, Any]:
+    """The JSON object that a file of a run holds; CheckpointError, which names `source`, if it does not."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{source} is not JSON as tinyfcn writes it: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{source} is not by tinyfcn: expected an object, found {shown(content)}")
+    return content
+
+
+def _checked_figures(figures: dict[str, Any], source: str, required: Sequence[str]) -> dict[str, Any]:
+    """The figures of an evaluation, all numbers, or null where one is not required, and the list of IoU per class."""
+    try:
+        expect_names(figures, required, [*figures])
+        for name, value in figures.items():
+            for each in value if isinstance(value, list) and name == "iou_per_class" else [value]:
+                if each is not None or name in required:
+                    expect_number(name, each, *RANGES.get(name, (0.0, 1.0)))
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    return figures
 
 
 def new_run(kind: str, out: Path | None = None) -> Run:
@@ -154,7 +205,8 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:  # first: NumPy lacks some types of tensors
                 raise CheckpointError(
-                    f"{path} was not written by tinyfcn: its format is {metadata.get('format')!r}, expected {FORMAT!r}"
+                    f"{path} was not written by tinyfcn: its format is {shown(metadata.get('format'))}, "
+                    f"expected {FORMAT!r}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (FileNotFoundError, NotADirectoryError):
@@ -195,7 +247,7 @@ def checked_parameters(
     for name, shape in shapes.items():
         if name not in tensors:
             raise CheckpointError(
-                f"{source} has no tensor {name}, so it belongs to another network; it has {', '.join(sorted(tensors))}"
+                f"{source} has no tensor {name}, so it belongs to another network; it has {shown(sorted(tensors))}"
             )
         tensor = tensors[name]
         if tensor.shape != tuple(shape) or tensor.dtype != np.float32:

@@ -1,7 +1,9 @@
 """`tinyfcn bench`, the command: both sides compared before they are timed, results kept, failures in one line."""
 
 import json
+import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -211,6 +213,17 @@ def test_what_was_measured_is_kept_and_different_bits_are_a_failure(alone, monke
     assert len(json.loads(Path("bench.json").read_text())["steps"]) == 2
 
 
+def test_all_numbers_go_to_a_pipe_once(alone, monkeypatch):
+    """A file also keeps what is measured so far; who reads a pipe wants one object."""
+    os.mkfifo("pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append(Path("pipe").read_text()), daemon=True)
+    reader.start()
+    assert command("--quick", "--device", "cpu", "--only", "steps", "--json", "pipe").exit_code == 0
+    reader.join(10)
+    assert len(json.loads(read[0])["steps"]) == 2 and Path("pipe").is_fifo()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -221,6 +234,7 @@ def test_what_was_measured_is_kept_and_different_bits_are_a_failure(alone, monke
         (["--only", "kernels", "--update-readme"], 2, "leave out --only kernels"),
         (["--update-readme"], 1, "README.md has no place for the table"),
         (["--update-readme", "missing.md"], 1, "missing.md cannot be read"),
+        (["--batches", "16,8193"], 2, "from 1 to 8,192"),
         (["--json", "file/bench.json"], 1, "name another file with --json"),
         (["--sweep", "--out", "file/below"], 1, "name another folder with --out"),
         (["--device", "cuda"], 1, "'cuda' cannot be used: no NVIDIA GPU"),

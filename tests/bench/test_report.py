@@ -50,6 +50,13 @@ def test_the_readmes_table():
     assert "DIFFERENT BITS" in path.read_text(encoding="utf-8") and [*Path().iterdir()] == [path]
 
 
+def test_a_readme_keeps_the_ends_of_its_lines():
+    path = Path("README.md")
+    path.write_bytes(README.replace("\n", "\r\n").encode())
+    report.update_readme(path, MACHINE, steps_found())
+    assert b"\n" not in path.read_bytes().replace(b"\r\n", b"")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -6,8 +6,10 @@ import os
 import pty
 import re
 import resource
+import shlex
 import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -248,6 +250,22 @@ def test_resume_goes_on_with_the_runs_own_settings(data, trained, monkeypatch):
     for name, value in whole.load()[0].items():
         np.testing.assert_array_equal(resumed.load()[0][name], value)
     assert_refused(run("train-cnn", "--resume", "runs/cnn-1"), 1, "runs/cnn-1 is finished")
+
+
+def test_resume_finds_moved_data_on_another_device(data, tmp_path, monkeypatch):
+    step = ClassifierTrainer.step
+    moving = shutil.copytree(data, tmp_path / "moving")
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierTrainer, "step", lambda *given: (signal.raise_signal(signal.SIGTERM), step(*given)))
+        assert run(*CLASSIFIER, "--data-dir", moving).exit_code == 143
+    moving.rename(tmp_path / "moved")
+    config = Run(Path("runs/cnn-1")).config()
+    Run(Path("runs/cnn-1")).write_json("config.json", {**config, "device": "emulator"})
+    assert_refused(run("train-cnn", "--resume", "runs/cnn-1"), 1, "moving.*--data-dir")
+    result = run("train-cnn", "--resume", "runs/cnn-1", "--data-dir", "moved", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "runs/cnn-1 began on emulator, now on cpu: equal bits need one device throughout\n"
+    assert Run(Path("runs/cnn-1")).config()["data_dir"] == str(tmp_path / "moved")
 
 
 # Evaluation
@@ -585,6 +603,8 @@ def test_info_says_how_to_supply_what_is_missing(monkeypatch):
 # Wrong usage: exit code 2
 
 
+HUGE = (str(10**400), str(10**30), "9" * 5000)  # int() refuses the last one
+
 USAGE = [
     (["train-cnn", "--batch", "0"], "batch"),
     (["train-cnn", "--batch", "many"], "batch"),
@@ -598,6 +618,21 @@ USAGE = [
     (["train-cnn", "--warmup", "-1"], "warmup"),
     (["train-cnn", "--device", "tpu"], "device"),
     (["train-cnn", "--dataset", "cifar"], "dataset"),
+    *(
+        (["train-cnn", option, value], f"{option}.*is not a whole number from [01] to [0-9,]+")
+        for option in ("--epochs", "--batch", "--threads", "--warmup", "--seed")
+        for value in HUGE
+    ),
+    *((["train-fcn", option, HUGE[0]], option) for option in ("--steps", "--evaluations", "--fixed", "--batch")),
+    (["train-cnn", "--threads", "100000"], "threads.*from 1 to 1,024"),
+    (["train-cnn", "--lr", "1e400"], "learning_rate"),
+    (["train-cnn", "--lr", "1e31"], "learning_rate"),
+    (["train-fcn", "--l2", "1e400"], "l2"),
+    (["train-fcn", "--batch", "8193"], "batch"),
+    (["sanitize", "--seeds", HUGE[0]], "seeds"),
+    (["make-m2nist", "out", "--count", HUGE[0]], "count"),
+    (["make-m2nist", "out", "--seed", HUGE[0]], "seed"),
+    (["bench", "--batches", f"16,{HUGE[0]}"], "batches"),
     (["train-cnn", "--steps", "5"], "--steps"),
     (["train-fcn", "--batch", "0"], "batch"),
     (["train-fcn", "--steps", "-5"], "steps"),
@@ -645,10 +680,12 @@ USAGE = [
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"), USAGE, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+    ("arguments", "word"), USAGE, ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else ""
 )
 def test_wrong_usage(arguments, word):
-    assert_refused(run(*arguments), 2, word)
+    result = run(*arguments)
+    assert_refused(result, 2, word)
+    assert len(result.stderr.splitlines()[-1]) < 400
     assert not Path("runs").exists()
 
 
@@ -658,8 +695,8 @@ def test_wrong_usage(arguments, word):
         ["--batch", "4"],
         ["--lr", "0.1"],
         ["--out", "elsewhere"],
-        ["--data-dir", "elsewhere"],
-        ["--device", "cpu"],
+        ["--dataset", "mnist"],
+        ["--cnn", "runs/cnn-1"],
         ["--design", "early"],
         ["--freeze-encoder"],
         ["--from-scratch"],
@@ -927,15 +964,64 @@ def assert_stopped(errors):
 LONG = ["train-cnn", "--epochs", "100", "--batch", "20", "--threads", "1", "--device", "cpu", "--out", "run"]
 
 
-def test_ctrl_c(data):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_the_run(data, number):
     process = start(*LONG, "--data-dir", data)
     lines = iter(process.stdout.readline, "")
     assert any(line.startswith("step ") for line in lines)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert len(errors.splitlines()) == 1
     assert_stopped(errors.strip())
+
+
+def test_nohup(data):
+    """Ctrl-C and the end of the terminal, which the shell had ignored, stay ignored."""
+
+    def ignore():
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    process = start(*CLASSIFIER, "--epochs", 20, "--data-dir", data, preexec_fn=ignore)
+    assert any(line.startswith("step ") for line in iter(process.stdout.readline, ""))
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert Run(Path("runs/cnn-1")).result()["steps"] == 200
+
+
+def test_a_second_ctrl_c_or_one_before_training_has_its_exit_code(monkeypatch):
+    def pressed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["tinyfcn.cli.evaluate"], "evaluate_run", pressed)
+    assert run("evaluate", "runs/cnn-1").exit_code == 130
+
+
+@pytest.mark.parametrize("output", ["a pipe whose reader ends", "a full disk", "closed"])
+def test_training_goes_on_where_nobody_listens(data, tmp_path, output):
+    command = [sys.executable, "-m", "tinyfcn", *CLASSIFIER, "--data-dir", str(data)]
+    to = {"a pipe whose reader ends": "| head -1", "a full disk": "> full", "closed": ">&-"}[output]
+    if output == "a full disk":
+        if os.geteuid() != 0:
+            pytest.skip("only root makes device nodes")
+        os.mknod(tmp_path / "full", stat.S_IFCHR | 0o666, os.makedev(1, 7))
+    shell = ["bash", "-c", f"set -o pipefail; {shlex.join(command)} {to}"]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Run(Path("runs/cnn-1")).result()["steps"] == 20
+
+
+def test_a_run_folder_that_vanishes(data):
+    process = start(*LONG, "--data-dir", data)
+    assert any(line.startswith("step ") for line in iter(process.stdout.readline, ""))
+    shutil.rmtree("run")
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert re.fullmatch(r"Error: the run folder run is no longer there, so .* start a new run\n", errors)
+    assert not Path("run").exists()
 
 
 def test_ctrl_c_on_a_terminal(data):

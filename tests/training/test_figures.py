@@ -1,5 +1,8 @@
 """The figures, read back pixel by pixel where they show maps."""
 
+import json
+import os
+import subprocess
 import sys
 
 import matplotlib
@@ -185,6 +188,36 @@ def test_the_users_matplotlib_is_left_alone_and_leaves_figures_alone(tmp_path, m
         second = figures.learning_curves(tmp_path / "second.png", RUN)
         assert settings() == before
     np.testing.assert_array_equal(pixels(first), pixels(second))
+
+
+SETTINGS = {
+    "a notebook's backend": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+    "a backend that is not there": {"MPLBACKEND": "nowhere"},
+    "a broken matplotlibrc": {"MATPLOTLIBRC": "broken"},
+    "a matplotlibrc that is not there": {"MATPLOTLIBRC": "nowhere"},
+    "a broken matplotlibrc in the working folder": {},
+    "a folder that cannot be written to": {"MPLCONFIGDIR": "broken/below"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_setting_of_the_environment_prevents_figures(tmp_path, name):
+    figures.learning_curves(tmp_path / "here.png", RUN)
+    (tmp_path / "broken").write_bytes(b"\xff\xfe font.size: 40")
+    if name.endswith("working folder"):
+        (tmp_path / "broken").rename(tmp_path / "matplotlibrc")
+    program = (
+        "import json, sys; from tinyfcn import figures; figures.learning_curves('there.png', json.load(sys.stdin))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(RUN),
+        env={**os.environ, **SETTINGS[name]},
+        cwd=tmp_path,
+        text=True,
+        check=True,
+    )
+    np.testing.assert_array_equal(pixels(tmp_path / "here.png"), pixels(tmp_path / "there.png"))
 
 
 def test_an_unwritable_folder_is_an_error_and_a_failure_leaves_the_old_figure(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from tinyfcn import files
 from tinyfcn.errors import CheckpointError, DataError, TinyfcnError
 from tinyfcn.runs import FORMAT, RESULT, STATE, Run, checked_parameters, load_tensors, new_run, newest_finished
 
+LINE = {"step": 1, "seconds": 0.5, "train_loss": 1 / 3, "test_loss": 0.25}
 SHAPES = {"conv1.weight": (8, 1, 5, 5), "conv1.bias": (8,)}
 
 
@@ -177,16 +179,17 @@ def test_what_is_written_is_read_back(tmp_path):
     assert found["adam.step"].dtype == np.int32
     for name, value in tensors().items():
         np.testing.assert_array_equal(found[name], value, strict=True)
-    records = [{"step": 1, "loss": 0.5, "digit_miou": None}, {"step": 2, "loss": 1 / 3, "digit_miou": 0.1}]
+    records = [LINE | {"digit_miou": None}, LINE | {"step": 2, "digit_miou": 0.1, "iou_per_class": [0.5, None]}]
     run.write_metrics(records)
     assert run.metrics() == records
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     run.write_json("config.json", {"batch": 16, "design": {"name": "skip"}})
     assert run.config() == {"batch": 16, "design": {"name": "skip"}}
     assert not run.is_finished
-    run.write_json(RESULT, {"loss": 0.25})
+    result = {"loss": 0.25, "steps": 2, "seconds": 1.5}
+    run.write_json(RESULT, result)
     assert run.is_finished
-    assert run.result() == {"loss": 0.25}
+    assert run.result() == result
 
 
 def test_the_same_state_is_the_same_bytes(tmp_path):
@@ -208,11 +211,53 @@ def test_damaged_metrics_are_a_clear_error(tmp_path, content):
         Run(tmp_path).metrics()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '"text"', "<html>", "\xff\xfe"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"step": None}, "step must be a whole number from 1 to 2,147,483,647, got None"),
+        ({"step": 10**400}, "step must be"),
+        ({"step": True}, "step must be"),
+        ({"step": 1.0}, "step must be"),
+        ({"seconds": "now"}, "seconds must be a number from 0.0 to .*, got 'now'"),
+        ({"seconds": math.nan}, "seconds must be .* got nan"),
+        ({"seconds": -1}, "seconds must be"),
+        ({"train_loss": math.inf}, "train_loss must be"),
+        ({"test_loss": None}, "test_loss must be"),
+        ({"digit_miou": "good"}, "digit_miou must be a number from 0.0 to 1.0, got 'good'"),
+        ({"digit_miou": [0.5]}, "digit_miou must be"),
+        ({"iou_per_class": [0.5, "x"]}, "iou_per_class must be .* got 'x'"),
+        ({"note": {"a": 1}}, "note must be"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_wrong_figure_is_named(tmp_path, change, words):
+    run = Run(tmp_path)
+    run.write_metrics([LINE, LINE | change])
+    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl, line 2: {words}"):
+        run.metrics()
+    of_result = {"step": "steps", "train_loss": "loss", "test_loss": "loss"}
+    change = {of_result.get(name, name): value for name, value in change.items()}
+    run.write_json(RESULT, {"steps": 1, "seconds": 0.5, "loss": 0.25} | change)
+    with pytest.raises(CheckpointError, match=rf"result\.json: {next(iter(change))} must be"):
+        run.result()
+
+
+@pytest.mark.parametrize("name", [*LINE])
+def test_a_missing_figure_is_named(tmp_path, name):
+    Run(tmp_path).write_metrics([{key: value for key, value in LINE.items() if key != name}])
+    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl, line 1: the field {name} is missing"):
+        Run(tmp_path).metrics()
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '"text"', "<html>", "\xff\xfe", DEEP, '{"a": ' + DEEP + "}"])
 def test_a_damaged_config_is_a_clear_error(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=r"config\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json") as caught:
         Run(tmp_path).config()
+    assert len(str(caught.value)) < 300
 
 
 def test_a_folder_that_is_not_a_run(tmp_path):
@@ -321,6 +366,13 @@ def test_ctrl_c_while_saving_leaves_no_temporary_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert names(tmp_path) == [STATE]
     np.testing.assert_array_equal(run.load()[0]["conv1.bias"], tensors()["conv1.bias"])
+
+
+def test_a_folder_that_vanished_is_told_truthfully(tmp_path):
+    run = Run(tmp_path / "run")
+    for write in (lambda: saved(run.folder), lambda: run.write_metrics([LINE]), lambda: run.write_json(RESULT, {})):
+        with pytest.raises(DataError, match=r"run folder .*run is no longer there, so .* was not written"):
+            write()
 
 
 # Checkpoints that are damaged or foreign

@@ -1,5 +1,7 @@
 """Training: the same bits from the same seed, however often it is stopped; what is frozen stays as it is."""
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -19,7 +21,7 @@ import tinyfcn
 from tinyfcn.adam_state import RING
 from tinyfcn.checks.conflicts import conflicts
 from tinyfcn.data import Digits, read_m2nist, split_indices, write_m2nist
-from tinyfcn.errors import CheckpointError, DataError, TinyfcnError
+from tinyfcn.errors import CheckpointError, DataError, DeviceError, TinyfcnError
 from tinyfcn.networks import Design
 from tinyfcn.operations import DEVICES
 from tinyfcn.reference.adam import adam_schedule, adam_step
@@ -244,6 +246,43 @@ def test_ctrl_c_says_how_to_resume(data, cnn, tmp_path, monkeypatch):
     assert not Run(folder).is_finished
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_unless_it_is_ignored(data, tmp_path, monkeypatch, number):
+    whole, _ = start(classifier(data), tmp_path / "whole")
+    at_step(monkeypatch, 4, lambda: signal.raise_signal(number))
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        ignoring, _ = start(classifier(data), tmp_path / "ignoring")
+        assert outcome(ignoring) == outcome(whole)
+        signal.signal(number, signal.SIG_DFL)
+        with pytest.raises(Interrupted) as caught:
+            start(classifier(data), tmp_path / "run")
+        assert caught.value.signal_number == number
+        assert signal.getsignal(number) is signal.SIG_DFL
+        assert outcome(resume(tmp_path / "run")[0]) == outcome(whole)
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_between_two_looks_loses_no_losses(data, tmp_path, monkeypatch):
+    """It comes after the losses would have been read for it."""
+    whole, _ = start(classifier(data), tmp_path / "whole")
+
+    class Signals(list):
+        asked = 0
+
+        def __bool__(self):
+            Signals.asked += 1
+            return Signals.asked > 7
+
+    monkeypatch.setattr(loop, "_stop_signals", lambda: contextlib.nullcontext(Signals([signal.SIGTERM])))
+    with pytest.raises(Interrupted):
+        start(classifier(data), tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr(ClassifierTrainer, "draw", lambda trainer, run: None)
+    assert outcome(resume(tmp_path / "run")[0]) == outcome(whole)
+
+
 def test_ctrl_c_at_the_last_step_lets_training_finish(data, tmp_path, monkeypatch):
     at_step(monkeypatch, 19, press_ctrl_c)
     run, _ = start(classifier(data), tmp_path / "run")
@@ -333,9 +372,16 @@ def test_kill_9_and_resume(data, tmp_path, moment):
     assert outcome(Run(folder)) == outcome(start(classifier(data), tmp_path / "whole")[0])
 
 
-def test_killed_while_figures_are_drawn_and_resumed(data, tmp_path, monkeypatch):
+def crash_before_the_result(patch):
+    write = Run.write_json
+    patch.setattr(
+        Run, "write_json", lambda run, name, content: crash() if name == RESULT else write(run, name, content)
+    )
+
+
+def test_killed_before_the_result_and_resumed(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(ClassifierTrainer, "draw", lambda trainer, run: crash())
+        crash_before_the_result(patch)
         start(classifier(data), tmp_path / "run")
     assert not Run(tmp_path / "run").is_finished
     run, result = resume(tmp_path / "run")
@@ -344,9 +390,33 @@ def test_killed_while_figures_are_drawn_and_resumed(data, tmp_path, monkeypatch)
     assert outcome(run) == outcome(start(classifier(data), tmp_path / "whole")[0])
 
 
+class Notices(Reporter):
+    """Keeps what it is told for the user."""
+
+    def __init__(self):
+        self.texts = []
+
+    def notice(self, text):
+        self.texts.append(text)
+
+
+@pytest.mark.parametrize("error", [DataError("masks.png cannot be written"), RuntimeError("two\nlines"), KeyError()])
+def test_figures_that_fail_cost_no_run(data, tmp_path, monkeypatch, error):
+    def fail(trainer, run):
+        assert run.is_finished
+        raise error
+
+    monkeypatch.setattr(ClassifierTrainer, "draw", fail)
+    notices = Notices()
+    run, result = start(classifier(data), tmp_path / "run", notices)
+    assert run.result() == result
+    reason = str(error).split("\n")[0] or "KeyError"
+    assert notices.texts == [f"{run.folder} is trained and saved, but not all of its figures are drawn: {reason}"]
+
+
 def test_trained_to_the_end_but_without_metrics(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(ClassifierTrainer, "draw", lambda trainer, run: crash())
+        crash_before_the_result(patch)
         start(classifier(data), tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     with pytest.raises(CheckpointError, match=r"run .*metrics"):
@@ -372,6 +442,54 @@ def test_the_classifier_is_not_needed_to_resume(data, cnn, tmp_path, monkeypatch
     shutil.rmtree(tmp_path / "classifier")
     run, _ = resume(tmp_path / "run")
     assert outcome(run) == outcome(whole)
+
+
+def test_a_run_is_resumed_where_its_data_are_now(data, cnn, m2nist, tmp_path, monkeypatch):
+    for name, option, place in (("classifier", "data_dir", data), ("M2NIST files", "m2nist", m2nist)):
+        folder, before, now = (tmp_path / f"{name} {which}" for which in ("run", "before", "now"))
+        shutil.copytree(place, before)
+        settings = dataclasses.replace(CASES[name](data, cnn, m2nist), **{option: str(before)})
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            at_step(patch, 1, press_ctrl_c)
+            start(settings, folder)
+        before.rename(now)
+        flag = option.replace("_", "-")
+        with pytest.raises(DataError, match=f"{name} before', where the data of .* is no longer a folder.*--{flag}"):
+            resume(folder)
+        other = "m2nist" if option == "data_dir" else "data_dir"
+        with pytest.raises(CheckpointError, match=f"--{other.replace('_', '-')}"):
+            resume(folder, **{other: now})
+        run, _ = resume(folder, **{option: now})
+        assert run.config()[option] == str(now)
+        assert outcome(run) == outcome(start(CASES[name](data, cnn, m2nist), tmp_path / f"{name} whole")[0])
+
+
+def test_a_run_is_resumed_on_its_own_data_only(data, tmp_path, monkeypatch):
+    run = stopped_run(data, tmp_path / "run", monkeypatch)
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    labels = other / "train-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\0")
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(DataError, match=r"run was trained on other data than are found now: .*--data-dir"):
+        resume(run.folder, data_dir=other)
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
+    config = run.config()
+    del config["data"]  # as version 0.1.0 wrote it
+    run.write_json("config.json", config)
+    assert resume(run.folder, data_dir=other)[0].is_finished
+
+
+def test_a_run_is_resumed_on_another_device(data, tmp_path, monkeypatch):
+    run = stopped_run(data, tmp_path / "run", monkeypatch)
+    run.write_json("config.json", {**run.config(), "device": "cuda"})
+    monkeypatch.setattr("tinyfcn.devices.cuda.why_not", lambda: "no NVIDIA GPU with a working driver was found")
+    with pytest.raises(DeviceError, match=r"'cuda' cannot be used.*--device cpu"):
+        resume(run.folder)
+    notices = Notices()
+    resume(run.folder, notices, device="cpu")
+    assert notices.texts == [f"{run.folder} began on cuda, now on cpu: equal bits need one device throughout"]
+    assert run.config()["device"] == "cpu"
 
 
 def test_runs_that_cannot_be_resumed(data, cnn, tmp_path, monkeypatch):
@@ -405,6 +523,17 @@ def stopped_run(data, folder, monkeypatch):
         ("adam.step", np.array([1.5], np.float32), r"adam\.step"),
         ("adam.step", np.array([-1], np.int32), r"adam\.step"),
         ("loop.losses", None, r"no training state|loop\.losses"),
+        ("loop.losses", np.array(0.5), r"loop\.losses is float64 \(\).* losses of the 3 steps"),
+        ("loop.losses", np.zeros((3, 1)), r"loop\.losses is float64 \(3, 1\)"),
+        ("loop.losses", np.zeros(4), r"loop\.losses is float64 \(4,\)"),
+        ("loop.losses", np.zeros(3, np.float32), r"loop\.losses is float32"),
+        ("loop.losses", np.array([0.5, np.nan, 0.5]), r"loop\.losses"),
+        ("adam.v", np.full(7554, -1, np.float32), r"adam\.v has values below 0"),
+        ("seconds", "", r"seconds is '', expected"),
+        ("seconds", "nan", r"seconds is 'nan'"),
+        ("seconds", "1e400", r"seconds is '1e400'"),
+        ("design", "[" * 9999, r"its design is not JSON"),
+        ("design", '{"name": "skip"}', r"another design than .*config\.json"),
     ],
 )
 def test_a_damaged_state_is_not_resumed(data, tmp_path, monkeypatch, name, value, words):
@@ -412,6 +541,8 @@ def test_a_damaged_state_is_not_resumed(data, tmp_path, monkeypatch, name, value
     tensors, metadata = run.load()
     if value is None:
         del tensors[name]
+    elif name in metadata:
+        metadata[name] = value
     elif isinstance(value, str):
         tensors[name][3] = np.nan
     else:
@@ -430,6 +561,17 @@ def test_a_damaged_state_is_not_resumed(data, tmp_path, monkeypatch, name, value
         {"batch": "many"},
         {"epochs": -1},
         {"learning_rate": None},
+        {"learning_rate": "1"},
+        {"beta2": "x"},
+        {"beta2": 1.0},
+        {"dataset": "cifar"},
+        {"dataset": None},
+        {"data_dir": 5},
+        {"data_dir": "a\0b"},
+        {"data": "x"},
+        {"parameters": None},
+        {"seed": 10**400},
+        {"command": ["train-cnn"]},
         {"colour": "red"},
         {"device": "abacus"},
         {"command": "train-fcn", "design": None},
@@ -735,8 +877,16 @@ def test_a_disk_that_fills_up_ends_training_with_what_was_saved_before(data, tmp
 )
 def test_settings_that_no_training_can_use(change):
     for settings in (ClassifierSettings, FcnSettings):
-        with pytest.raises(ValueError, match=next(iter(change)).replace("_", " ")):
+        with pytest.raises(ValueError, match=next(iter(change))):
             settings(**change)
+
+
+@pytest.mark.parametrize("settings", [ClassifierSettings, FcnSettings])
+@pytest.mark.parametrize("value", [[], {}, object(), "no\0such", "half a pair: \ud800", 10**400, -1, math.nan, True])
+def test_every_setting_is_checked(settings, value):
+    for each in dataclasses.fields(settings):
+        with pytest.raises(ValueError, match=each.name):
+            settings(**{each.name: value})
 
 
 @pytest.mark.parametrize(
@@ -941,6 +1091,16 @@ def test_map_gives_results_in_order(count, batch, threads):
     parallel = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), threads)
     parts = parallel.map(lambda network, part: (part.start, part.stop), count, batch)
     assert parts == [(first, min(first + batch, count)) for first in range(0, count, batch)]
+
+
+def test_more_threads_than_the_system_gives(monkeypatch):
+    def refuse(pool, *given):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
+    parallel = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 3)
+    with pytest.raises(DeviceError, match=r"3 threads cannot be started \(can't start new thread\): choose fewer"):
+        parallel.map(lambda network, part: None, 5, 1)
 
 
 def test_available_threads():

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from tinyfcn.bench.report import PIXELS, described, growth_lines, in_words
-from tinyfcn.figures import HEADER, INK, LINES, add_axes, new_page
+from tinyfcn.figures import HEADER, INK, LINES, Axes, add_axes, new_page
 
 
 def step_times(path: Path, machine: Mapping[str, Any], sweep: Sequence[Mapping[str, Any]]) -> Path:

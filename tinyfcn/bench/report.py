@@ -132,7 +132,7 @@ def described(machine: Found) -> str:
 def expect_markers(path: Path) -> tuple[str, str]:
     """A README's text before and after the table; DataError where it has not one pair of markers, in order."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()  # the ends of its lines stay as they are
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}): name the README to update") from None
     before, begin, rest = text.partition(BEGIN)
@@ -153,4 +153,5 @@ def update_readme(path: Path, machine: Found, steps: Sequence[Found]) -> None:
     lines = [BEGIN, f"On {described(machine)}, by `tinyfcn bench`; two runs with one seed: {bits}.", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *(row.values() for row in rows))]
     with new_file(path, "free the disk, or name another file") as file:
-        file.write((before + "\n".join([*lines, END]) + after).encode())
+        newline = "\r\n" if "\r\n" in before + after else "\n"
+        file.write((before + newline.join([*lines, END]) + after).encode())

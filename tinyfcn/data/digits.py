@@ -10,8 +10,10 @@ import numpy as np
 
 from tinyfcn.data import builtin_digits
 from tinyfcn.data.mnist import MnistUnavailable, find_mnist, is_offline, load_mnist
+from tinyfcn.fields import expect_choice
 from tinyfcn.files import CACHE_WAY_OUT, cache_folder, make_folder, new_file
 
+DATASETS = ("auto", "mnist", "builtin")
 BUILTIN_COUNTS = {"train": 20_000, "test": 4_000}
 BUILTIN_SEEDS = {"train": 0, "test": 1}
 
@@ -57,8 +59,7 @@ def load_digits(
     """
     if split not in BUILTIN_COUNTS:
         raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
-    if dataset not in ("auto", "mnist", "builtin"):
-        raise ValueError(f"dataset is {dataset!r}, expected 'auto', 'mnist' or 'builtin'")
+    expect_choice("dataset", dataset, DATASETS)
     if dataset != "builtin":
         try:
             return Digits(*load_mnist(split, data_dir, notice), "mnist")

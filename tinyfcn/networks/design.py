@@ -1,11 +1,12 @@
 """The description of a network: a design's name and its options, checked, and the network that they describe."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from tinyfcn.fields import expect_choice, expect_names, shown
 from tinyfcn.networks.network import DESIGNS, Network
 from tinyfcn.networks.options import (
     ARTICLE_SKIP,
@@ -42,23 +43,25 @@ class Design:
     ink_start: bool = INK_START.default
 
     def __post_init__(self) -> None:
-        if self.name not in DESIGNS:
-            raise ValueError(f"name must be one of {', '.join(DESIGNS)}, got {self.name!r}")
+        expect_choice("name", self.name, [*DESIGNS])
         for option in OPTIONS:
             if not option.of_training:
                 self.refuse_foreign(option, getattr(self, option.name))
         self.network_class.validate(self)
 
     @classmethod
-    def saved(cls, options: dict[str, Any]) -> "Design":
+    def saved(cls, options: object) -> "Design":
         """The design of a saved run. Options that the design does not take are left out: early versions saved any.
 
         Raises:
-            TypeError: the options are not a dictionary of the names above.
-            ValueError: as the class.
+            ValueError: as the class, or the options are not a dictionary of the names above.
         """
         if not isinstance(options, dict):
-            raise TypeError(f"a design is a dictionary of options, got {options!r}")
+            raise ValueError(f"design must be a dictionary of options, got {shown(options)}")
+        expect_names(options, [], [each.name for each in fields(cls)])
+        for option in OPTIONS:
+            if option.name in options:
+                expect_choice(option.name, options[option.name], option.choices)
         network = cls(options.get("name", cls.name)).network_class
         foreign = {option.name for option in OPTIONS if not option.of_training and option not in network.options}
         return cls(**{name: value for name, value in options.items() if name not in foreign})
@@ -70,9 +73,8 @@ class Design:
 
     def refuse_foreign(self, option: Option, value: Any) -> None:
         """ValueError for a value that an option does not have, or that this design does not take."""
-        if option.choices and value not in option.choices:
-            choices = ", ".join(map(str, option.choices))
-            raise ValueError(f"{option.name} must be one of {choices}, got {value!r}")
+        if option.choices:
+            expect_choice(option.name, value, option.choices)
         if value != option.default and option not in self.network_class.options:
             raise ValueError(foreign(option, option.spelled(value), self.name))
 

@@ -1,18 +1,26 @@
 """Training: the loop, the classifier's trainer and the FCN's."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinyfcn.data import load_digits
-from tinyfcn.errors import CheckpointError
+from tinyfcn.errors import CheckpointError, DataError
 from tinyfcn.model import load
-from tinyfcn.networks import Design
 from tinyfcn.runs import CONFIG, STATE, Run, new_run
 from tinyfcn.training.classifier import ClassifierTrainer, evaluate_classifier
 from tinyfcn.training.fcn import FcnTrainer, evaluate_fcn
 from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train, training_step
 from tinyfcn.training.parallel import ParallelNetwork
-from tinyfcn.training.settings import ClassifierSettings, FcnSettings, Settings, available_threads
+from tinyfcn.training.settings import (
+    ClassifierSettings,
+    FcnSettings,
+    Settings,
+    available_threads,
+    same_data,
+    settings_of,
+)
 from tinyfcn.training.sources import composed_chunks, digits_test, evaluation_images
 
 __all__ = [
@@ -39,34 +47,72 @@ def start(
 
     Raises:
         TinyfcnError: data, classifier or device are missing, the folder is taken, the disk is full.
-        Interrupted: Ctrl-C was pressed; the run is saved and can be resumed.
+        Interrupted: Ctrl-C was pressed, or a signal asked to stop; the run is saved and can be resumed.
     """
     reporter = reporter or Reporter()
-    trainer: Trainer
-    if isinstance(settings, ClassifierSettings):
-        trainer = ClassifierTrainer(settings, reporter)
-    else:
-        trainer = FcnTrainer(settings, reporter)
+    trainer = _trainer(settings, reporter)
     trainer.begin()
     run = new_run(trainer.kind, out)
     run.write_json(CONFIG, trainer.config())
     return run, train(run, trainer, reporter)
 
 
-def resume(folder: Path, reporter: Reporter | None = None) -> tuple[Run, dict[str, Any]]:
-    """Resumes a run that was stopped. It ends in the same bits as a run that was not.
+def resume(
+    folder: Path,
+    reporter: Reporter | None = None,
+    device: str | None = None,
+    data_dir: Path | None = None,
+    m2nist: Path | None = None,
+) -> tuple[Run, dict[str, Any]]:
+    """Resumes a run that was stopped. On the same device it ends in the same bits as a run that was not.
+
+    device: another one than before. data_dir, m2nist: where the run's data are now; config.json then says so too.
 
     Raises:
         CheckpointError: the folder is not a run, or the run is finished, or has not saved anything yet.
+        DataError: the data are missing, or are not those on which the run was trained.
     """
     reporter = reporter or Reporter()
     run = Run(folder)
     if run.is_finished:
         raise CheckpointError(f"{folder} is finished: start a new run for further training")
-    trainer = trainer_of(run, reporter)
+    settings = settings_of(run)
     if not (folder / STATE).exists():
         raise CheckpointError(f"{folder} has not been saved yet: there is nothing to resume; start a new run")
+    changed = _with_data_at(settings, folder, data_dir, m2nist)
+    if device is not None:
+        changed = replace(changed, device=device)
+    trainer = _trainer(changed, reporter)
+    if not same_data(run, trainer.data):
+        option = "--m2nist" if isinstance(changed, FcnSettings) and changed.m2nist else "--data-dir"
+        raise DataError(f"{folder} was trained on other data than are found now: name its own with {option}")
+    now = trainer.network.ops.device_name
+    if now != settings.device:
+        reporter.notice(f"{folder} began on {settings.device}, now on {now}: equal bits need one device throughout")
+    if changed != settings:
+        run.write_json(CONFIG, trainer.config())
     return run, train(run, trainer, reporter, resumed=True)
+
+
+def _with_data_at(
+    settings: ClassifierSettings | FcnSettings, folder: Path, data_dir: Path | None, m2nist: Path | None
+) -> ClassifierSettings | FcnSettings:
+    """The settings of the run in `folder`, with the place where its data are now."""
+    published = isinstance(settings, FcnSettings) and settings.m2nist is not None
+    if published and data_dir is not None:
+        raise CheckpointError(f"{folder} is trained on M2NIST files: name their folder with --m2nist, not --data-dir")
+    if m2nist is not None and not published:
+        raise CheckpointError(f"{folder} is not trained on M2NIST files: leave out --m2nist")
+    name, option, now = ("m2nist", "--m2nist", m2nist) if published else ("data_dir", "--data-dir", data_dir)
+    if now is not None:
+        change: dict[str, Any] = {name: str(now.resolve())}
+        return replace(settings, **change)
+    before = getattr(settings, name)
+    if before and settings.dataset != "builtin" and not os.path.isdir(before):
+        raise DataError(
+            f"{before!r}, where the data of {folder} were, is no longer a folder: name the new one by {option}"
+        )
+    return settings
 
 
 def evaluate_run(
@@ -86,10 +132,12 @@ def evaluate_run(
     """
     model = load(folder, device)
     if (dataset, data_dir, m2nist) == ("auto", None, None):
-        config = Run(folder).config()
-        dataset, m2nist = config.get("dataset", dataset), _folder(config.get("m2nist"))
-        data_dir = _folder(config.get("data_dir"))
-        data_dir = data_dir if data_dir and data_dir.is_dir() else None  # it may have moved: search the usual folders
+        settings = settings_of(Run(folder))
+        dataset = settings.dataset
+        if isinstance(settings, FcnSettings) and settings.m2nist:
+            m2nist = Path(settings.m2nist)
+        if settings.data_dir and os.path.isdir(settings.data_dir):  # else it has moved: search the usual folders
+            data_dir = Path(settings.data_dir)
     parallel = ParallelNetwork(model.network, available_threads())
     with parallel.computing():
         if not model.network.per_pixel:
@@ -101,20 +149,12 @@ def evaluate_run(
         return evaluate_fcn(parallel, model.design, images, labels)
 
 
-def _folder(name: str | None) -> Path | None:
-    return Path(name) if name else None
-
-
 def trainer_of(run: Run, reporter: Reporter) -> Trainer:
     """The trainer that a run's config.json describes."""
-    config = run.config()
-    command = config.pop("command", None)
-    config.pop("parameters", None)
-    try:
-        if command == "train-cnn":
-            return ClassifierTrainer(ClassifierSettings(**config), reporter)
-        if command == "train-fcn":
-            return FcnTrainer(FcnSettings(**config | {"design": Design.saved(config["design"])}), reporter)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{run.folder / CONFIG} does not describe a run: {error}") from None
-    raise CheckpointError(f"{run.folder / CONFIG} was not written by tinyfcn: its command is {command!r}")
+    return _trainer(settings_of(run), reporter)
+
+
+def _trainer(settings: ClassifierSettings | FcnSettings, reporter: Reporter) -> Trainer:
+    if isinstance(settings, ClassifierSettings):
+        return ClassifierTrainer(settings, reporter)
+    return FcnTrainer(settings, reporter)

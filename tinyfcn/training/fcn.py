@@ -1,7 +1,7 @@
 """Training an FCN on M2NIST images, which are composed afresh for every step, composed once, or read from files."""
 
-import json
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ from tinyfcn.data import load_digits, read_m2nist, split_indices
 from tinyfcn.devices.device import Array
 from tinyfcn.errors import CheckpointError
 from tinyfcn.metrics import SegmentationScore
+from tinyfcn.model import saved_design
 from tinyfcn.networks import Design, Network
 from tinyfcn.operations import on
 from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.runs import RESULT, STATE, Run, checked_parameters, load_tensors
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
-from tinyfcn.training.settings import FcnSettings
+from tinyfcn.training.settings import FcnSettings, same_data, settings_of
 from tinyfcn.training.sources import (
     Composed,
     Stored,
     as_bytes,
     composed_test,
     design_labels,
+    digest,
     m2nist_part,
     m2nist_test,
 )
@@ -62,12 +64,14 @@ class FcnTrainer(Trainer):
             train, _ = split_indices(len(files))
             self.batches = Stored(ops, *m2nist_part(design, files, train), *chosen)
             self.test_images, self.test_labels = m2nist_test(ops, design, files)
+            self.data = digest(files.images, files.labels)
             return
         data_dir = Path(settings.data_dir) if settings.data_dir else None
         digits = load_digits("train", settings.dataset, data_dir, reporter.notice)
         self.dataset = digits.source
         test_digits = load_digits("test", digits.source, data_dir, reporter.notice)
         self.test_images, self.test_labels = composed_test(ops, design, test_digits)
+        self.data = digest(digits.images, digits.labels, test_digits.images, test_digits.labels)
         if settings.fixed is None:
             self.batches = Composed(ops, digits, design, *chosen)
         else:
@@ -111,26 +115,28 @@ class FcnTrainer(Trainer):
         """Draws how much pretraining helps, if a run in the same folder differs in nothing else."""
         from tinyfcn import figures
 
-        def compared(config: dict[str, Any]) -> dict[str, Any]:
-            ignored = ("cnn", "device", "threads", "data_dir")
-            rest = {name: value for name, value in config.items() if name not in ignored}
+        def compared(settings: FcnSettings) -> FcnSettings:
             # Without pretraining there are no weights to freeze.
-            return {**rest, "design": {**config["design"], "freeze": None}}
+            design = replace(settings.design, freeze=False)
+            return replace(settings, cnn=None, design=design, device="auto", threads=1, data_dir=None)
 
-        mine = run.config()
+        mine = self.settings
         beside = [Run(path.parent) for path in run.folder.parent.glob("*/result.json")]
         others = []
         for other in beside:
             try:
-                theirs = other.config()
-                if compared(theirs) == compared(mine) and (theirs["cnn"] is None) != (mine["cnn"] is None):
-                    others.append(other)
-            except (CheckpointError, KeyError, TypeError):
+                theirs = settings_of(other)
+                other.metrics()
+            except CheckpointError:
                 continue  # the folder may hold other things than runs of this program
+            if not isinstance(theirs, FcnSettings) or (theirs.cnn is None) == (mine.cnn is None):
+                continue
+            if compared(theirs) == compared(replace(mine, dataset=self.dataset)) and same_data(other, self.data):
+                others.append(other)
         if not others:
             return
         newest = max(others, key=lambda other: (other.folder / RESULT).stat().st_mtime)
-        pair = (run, newest) if mine["cnn"] else (newest, run)
+        pair = (run, newest) if mine.cnn else (newest, run)
         curves = dict(zip(("pretrained", "from scratch"), (each.metrics() for each in pair), strict=True))
         metric = "ink_iou" if self.settings.design.labels == "binary" else "digit_miou"
         figures.learning_curves(run.folder / "pretraining.png", curves, metric=metric)
@@ -141,6 +147,7 @@ class FcnTrainer(Trainer):
             **asdict(self.settings),
             "dataset": self.dataset,
             "device": self.network.ops.device_name,
+            "data": self.data,
             "parameters": int(self.network.parameters.size),
         }
 
@@ -151,11 +158,12 @@ def pretrained_weights(network: Network, path: Path) -> dict[str, np.ndarray]:
     Raises:
         CheckpointError: no such file, another network than a classifier, a wrong shape, NaN.
     """
-    source = path / STATE if path.is_dir() else path
+    source = path / STATE if os.path.isdir(path) else path
     tensors, metadata = load_tensors(source)
-    if metadata.get("design") != json.dumps({"name": "classifier"}):
+    design = saved_design(metadata, source)
+    if design != Design("classifier"):
         raise CheckpointError(
-            f"{source} holds no classifier but the design {metadata.get('design')}: give --cnn a run of train-cnn"
+            f"{source} holds no classifier but the design {design.name}: give --cnn a run of train-cnn"
         )
     shapes = network.parameter_shapes()
     wanted = {name: shape for name, shape in shapes.items() if name.split(".")[0] in network.pretrained}

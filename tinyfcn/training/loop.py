@@ -6,20 +6,26 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinyfcn.adam_state import AdamState
+from tinyfcn.adam_state import MAX_STEPS, AdamState
 from tinyfcn.devices.device import Array, Recording
 from tinyfcn.errors import CheckpointError, TinyfcnError
+from tinyfcn.fields import expect_number, shown
+from tinyfcn.model import saved_design
 from tinyfcn.networks import Network
-from tinyfcn.runs import RESULT, STATE, Run, checked_parameters
+from tinyfcn.runs import CONFIG, RANGES, RESULT, STATE, Run, checked_parameters
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import Settings
 from tinyfcn.training.sources import Composed, Stored
+
+# Ctrl-C; the end of a Slurm job or a container; the end of a terminal, which Windows has not.
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 # How many steps lie between two readings of the losses. Reading makes a GPU wait, which takes longer than a step.
 REPORT_EVERY = {"cpu": 10, "emulator": 10, "cuda": 100}
@@ -42,7 +48,11 @@ class Reporter:
 
 
 class Interrupted(TinyfcnError):
-    """Ctrl-C was pressed: the run is saved, and the message says how to resume it."""
+    """Ctrl-C was pressed, or another signal of STOPPING came. The run is saved; the message says how to resume it."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 def training_step(
@@ -81,6 +91,7 @@ class Trainer(ABC):
     batches: Stored | Composed
     steps: int
     evaluate_every: int
+    data: str  # the digest of the images and labels
     first_trained: int = 0
     ignore_index: int | None = None
     unlabelled: str = "zero"
@@ -109,6 +120,8 @@ class Trainer(ABC):
     def adam_state(self, l2: np.ndarray) -> AdamState:
         """Adam before its first step, with the settings' schedule; l2 (P,): see AdamState."""
         chosen = self.settings
+        if self.steps > MAX_STEPS:
+            raise TinyfcnError(f"{self.steps:,} steps are too many to count: at most {MAX_STEPS:,}; train fewer epochs")
         steps = self.steps if chosen.schedule == "cosine" else 0
         return AdamState.create(
             self.network.ops, l2, chosen.learning_rate, steps, warmup=chosen.warmup, beta2=chosen.beta2
@@ -147,25 +160,50 @@ class Trainer(ABC):
         """Reads what `save` wrote. Returns the losses since the last evaluation, and the seconds if they were saved."""
         tensors, metadata = run.load()
         source = run.folder / STATE
+        if saved_design(metadata, source) != self.network.design:
+            raise CheckpointError(f"{source} holds another design than {run.folder / CONFIG}: the two are of two runs")
         self.network.load(checked_parameters(tensors, self.network.parameter_shapes(), source))
         ops = self.network.ops
         size = self.state.m.shape
-        ops.write(self.state.m, checked_parameters(tensors, {"adam.m": size}, source)["adam.m"])
-        ops.write(self.state.v, checked_parameters(tensors, {"adam.v": size}, source)["adam.v"])
         if not {"adam.step", "loop.losses"} <= tensors.keys():
             raise CheckpointError(f"{source} holds weights but no training state to resume")
-        step = tensors["adam.step"]
+        moments = checked_parameters(tensors, {"adam.m": size, "adam.v": size}, source)
+        if (moments["adam.v"] < 0).any():
+            raise CheckpointError(f"{source}: adam.v has values below 0, expected means of squares")
+        step, losses = tensors["adam.step"], tensors["loop.losses"]
         if step.shape != (1,) or step.dtype != np.int32 or not 0 <= step[0] <= self.steps:
-            raise CheckpointError(f"{source}: adam.step is {step.tolist()}, expected one integer, 0 to {self.steps}")
+            raise CheckpointError(
+                f"{source}: adam.step is {step.dtype} {shown(step.tolist())}, expected one int32, 0 to {self.steps}"
+            )
+        since = 0 if step[0] == self.steps else int(step[0]) % self.evaluate_every
+        if losses.shape != (since,) or losses.dtype != np.float64 or not np.isfinite(losses).all():
+            raise CheckpointError(
+                f"{source}: loop.losses is {losses.dtype} {losses.shape} {shown(losses.tolist())}, expected the finite "
+                f"float64 losses of the {since} steps since the last evaluation"
+            )
+        for name in ("m", "v"):
+            ops.write(getattr(self.state, name), moments[f"adam.{name}"])
         ops.write(self.state.step, step)
-        return list(tensors["loop.losses"]), float(metadata["seconds"]) if "seconds" in metadata else None
+        return losses.tolist(), _saved_seconds(metadata, source)
+
+
+def _saved_seconds(metadata: Mapping[str, str], source: Path) -> float | None:
+    if "seconds" not in metadata:
+        return None
+    try:
+        seconds = float(metadata["seconds"])
+        expect_number("seconds", seconds, *RANGES["seconds"])
+    except ValueError:
+        found = shown(metadata["seconds"])
+        raise CheckpointError(f"{source}: seconds is {found}, expected a number of seconds from 0") from None
+    return seconds
 
 
 def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False) -> dict[str, Any]:
     """Trains to the end, and returns the content of result.json.
 
     Raises:
-        Interrupted: on Ctrl-C, after the current step is done and saved.
+        Interrupted: on a signal of STOPPING, after the current step is done and saved.
         TinyfcnError: the loss became NaN or infinite, or the disk is full.
     """
     losses, seconds_before = trainer.restore(run) if resumed else ([], 0.0)
@@ -178,13 +216,14 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
     waiting = 0  # steps whose losses were not read from the device yet
     result: dict[str, Any] | None = None
     start = time.perf_counter()
-    with _ctrl_c() as stop, trainer.parallel.computing():
+    with _stop_signals() as received, trainer.parallel.computing():
         while step < trainer.steps:
             trainer.step(step)
             step += 1
             waiting += 1
             evaluate_now = step % trainer.evaluate_every == 0 or step == trainer.steps
-            if waiting == report_every or evaluate_now or stop.is_set():
+            stop = bool(received)  # once a step: what is saved below holds the losses that are read here
+            if waiting == report_every or evaluate_now or stop:
                 read = trainer.state.last_losses(trainer.network.ops, waiting)
                 losses += [_finite(trainer, float(loss), step, lines) for loss in read]
                 reporter.stepped(step, float(np.mean(losses[-waiting:])))
@@ -199,19 +238,24 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
                 losses = []
                 trainer.save(run, losses)
                 reporter.evaluated(lines[-1])
-            if stop.is_set() and step < trainer.steps:
+            if stop and step < trainer.steps:
                 trainer.save(run, losses, seconds_before + time.perf_counter() - start)
                 raise Interrupted(
                     f"stopped after step {step:,} of {trainer.steps:,}, saved in {run.folder}; "
-                    f"to resume: tinyfcn train-{trainer.kind} --resume {shlex.quote(str(run.folder))}"
+                    f"to resume: tinyfcn train-{trainer.kind} --resume {shlex.quote(str(run.folder))}",
+                    received[0],
                 )
         if not lines:
             raise CheckpointError(f"{run.folder} is trained to its end but has no metrics.jsonl: start a new run")
         if result is None:  # the run was stopped after its last step, before its result was written
             result = trainer.evaluate()
-        trainer.draw(run)
-    result = {**result, "steps": step, "seconds": lines[-1]["seconds"]}
-    run.write_json(RESULT, result)
+        result = {**result, "steps": step, "seconds": lines[-1]["seconds"]}
+        run.write_json(RESULT, result)
+        try:
+            trainer.draw(run)
+        except Exception as error:  # whatever it is, it costs the figures only
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            reporter.notice(f"{run.folder} is trained and saved, but not all of its figures are drawn: {reason}")
     return result
 
 
@@ -226,19 +270,29 @@ def _finite(trainer: Trainer, loss: float, step: int, lines: list[dict[str, Any]
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one stops at once. Only a program's main thread can be told."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
+def _stop_signals() -> Iterator[list[int]]:
+    """The signals of STOPPING that came, none at first. A second one stops at once.
+
+    A signal that is ignored, as nohup ignores SIGHUP, stays ignored. Only a program's main thread can be told.
+    """
+    received: list[int] = []
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def handle(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
+        received.append(number)
+        restore()
 
-    before = signal.signal(signal.SIGINT, handle)
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):  # None: not by Python, which could not restore it
+                before[number] = handler
+                signal.signal(number, handle)
     try:
-        yield stop
+        yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

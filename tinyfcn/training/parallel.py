@@ -14,6 +14,7 @@ import numpy as np
 import threadpoolctl
 
 from tinyfcn.devices.device import Array
+from tinyfcn.errors import DeviceError
 from tinyfcn.networks import Network
 
 Result = TypeVar("Result")
@@ -81,7 +82,11 @@ class ParallelNetwork:
             with _overflow():  # NumPy keeps this setting by thread
                 return work(*some)
 
-        return list(self.pool.map(quietly, arguments))
+        try:
+            results = self.pool.map(quietly, arguments)
+        except RuntimeError as error:  # the system gives no more threads
+            raise DeviceError(f"{len(arguments)} threads cannot be started ({error}): choose fewer") from None
+        return list(results)
 
 
 def _overflow() -> np.errstate:

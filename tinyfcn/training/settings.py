@@ -1,13 +1,36 @@
-"""The settings of a training, checked before anything is loaded or written."""
+"""The settings of a training, checked before anything is loaded or written, and read back from config.json."""
 
-import math
 import os
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
+from tinyfcn.adam_state import MAX_STEPS
+from tinyfcn.data import DATASETS
+from tinyfcn.errors import CheckpointError
+from tinyfcn.fields import expect_choice, expect_names, expect_number, expect_path, shown
 from tinyfcn.networks import OPTIONS, Classifier, Design
+from tinyfcn.operations import DEVICE_NAMES
+from tinyfcn.runs import CONFIG, Run
 
 SCHEDULES = ("cosine", "constant")
+CHOICES = {"schedule": SCHEDULES, "device": DEVICE_NAMES, "dataset": DATASETS}
+PATHS = ("data_dir", "cnn", "m2nist")
+# The least and the greatest value of each number. Floats keep their meaning when they are rounded to 32 bits.
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "batch": (1, 65_536),
+    "learning_rate": (1e-30, 1e30),
+    "warmup": (0, MAX_STEPS),
+    "beta2": (0.0, 0.9999999),
+    "seed": (0, (1 << 32) - 1),
+    "threads": (1, 1024),
+    "epochs": (1, 10_000),
+    "steps": (1, MAX_STEPS),
+    "evaluations": (1, MAX_STEPS),
+    "l2": (0.0, 1e30),
+    "fixed": (1, 100_000),
+}
 
 FROM_RECIPE: Any = None  # a setting for which the design's recipe has a value
 
@@ -27,8 +50,10 @@ class Settings:
     data_dir: see tinyfcn.data.load_digits.
 
     Raises:
-        ValueError: a number with which no training can work.
+        ValueError: a value of another type, or with which no training can work.
     """
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = BOUNDS
 
     batch: int
     learning_rate: float
@@ -42,17 +67,14 @@ class Settings:
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"the learning rate must be a number above 0, got {self.learning_rate}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        if self.warmup < 0:
-            raise ValueError(f"warmup must be 0 steps or more, got {self.warmup}")
-        if not 0 <= self.seed < 1 << 32:
-            raise ValueError(f"the seed must be 0 .. 4294967295, got {self.seed}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in PATHS:
+                expect_path(each.name, value)
+            elif each.name in CHOICES:
+                expect_choice(each.name, value, CHOICES[each.name])
+            elif each.name in self.bounds and not (each.name == "fixed" and value is None):
+                expect_number(each.name, value, *self.bounds[each.name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +88,6 @@ class ClassifierSettings(Settings):
     schedule: str = Classifier.recipe.schedule
     epochs: int = 5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class FcnSettings(Settings):
@@ -83,6 +100,8 @@ class FcnSettings(Settings):
     weight of the penalty on the transposed convolutions' weights. fixed: the number of images to compose once, instead
     of fresh ones for every step. m2nist: a folder with the published files to train and test on.
     """
+
+    bounds: ClassVar = {**BOUNDS, "batch": (1, 8192)}  # the kernels number a layer's outputs in 32 bits
 
     batch: int = 16
     learning_rate: float = FROM_RECIPE
@@ -99,6 +118,8 @@ class FcnSettings(Settings):
     m2nist: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.design, Design):
+            raise ValueError(f"design must be a Design, got {shown(self.design)}")
         network = self.design.network_class
         if not network.per_pixel:
             raise ValueError(f"the design must label every pixel, which {self.design.name} does not")
@@ -106,19 +127,43 @@ class FcnSettings(Settings):
             if getattr(self, name) is FROM_RECIPE:
                 object.__setattr__(self, name, getattr(network.recipe, name))
         super().__post_init__()
-        for name in ("steps", "evaluations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.l2) and self.l2 >= 0):
-            raise ValueError(f"l2 must be a number of 0 or more, got {self.l2}")
         for option in OPTIONS:
             if option.of_training:
                 self.design.refuse_foreign(option, getattr(self, option.name))
-        if self.fixed is not None and self.fixed < 1:
-            raise ValueError(f"fixed must be at least 1 image, got {self.fixed}")
         if self.fixed is not None and self.m2nist is not None:
             raise ValueError("fixed and m2nist are two sources of images: choose one")
         if self.cnn is not None and not network.pretrained:
             raise ValueError(f"the design {self.design.name} takes no weights of a classifier: train it from scratch")
         if self.cnn is None and self.design.freeze:
             raise ValueError("without a classifier's weights there is nothing to freeze")
+
+
+def settings_of(run: Run) -> ClassifierSettings | FcnSettings:
+    """The settings in a run's config.json, after checking every field.
+
+    Raises:
+        CheckpointError: names the file and the field, what was expected and what was found.
+    """
+    config = run.config()
+    kinds: dict[str, type[ClassifierSettings | FcnSettings]] = {
+        "train-cnn": ClassifierSettings,
+        "train-fcn": FcnSettings,
+    }
+    try:
+        expect_choice("command", config.get("command"), [*kinds])
+        kind = kinds[config.pop("command")]
+        expect_number("parameters", config.pop("parameters", None), 1, MAX_STEPS)
+        data = config.pop("data", None)  # version 0.1.0 did not write it
+        if data is not None and not (isinstance(data, str) and re.fullmatch("[0-9a-f]{64}", data)):
+            raise ValueError(f"data must be a SHA-256 of 64 hexadecimal digits, got {shown(data)}")
+        expect_names(config, [each.name for each in fields(kind)])
+        if kind is FcnSettings:
+            config["design"] = Design.saved(config["design"])
+        return kind(**config)
+    except ValueError as error:
+        raise CheckpointError(f"{run.folder / CONFIG}: {error}") from None
+
+
+def same_data(run: Run, data: str) -> bool:
+    """Whether a run was trained on the data of this digest. Of a run of version 0.1.0, which has none, it may be."""
+    return run.config().get("data") in (None, data)

@@ -1,5 +1,6 @@
 """The sources of batches, and the test images. All arrays are on the device before the first step."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,15 @@ def design_labels(design: Design, labels: np.ndarray) -> np.ndarray:
     if design.labels == "binary":
         return (labels == BACKGROUND).astype(np.int32)
     return labels.astype(np.int32)
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """The SHA-256 of the arrays' shapes and bytes: a resumed run must be trained on the same data."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(repr(array.shape).encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def as_bytes(images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,79 @@
+"""What new_file does with a name that a person gave: links, devices, pipes, and files that are there already."""
+
+import os
+import stat
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tinyfcn.errors import DataError
+from tinyfcn.files import is_stream, new_file
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no device nodes and no modes")
+
+
+def write(path: Path, content: bytes = b"new") -> None:
+    with new_file(path, "go elsewhere") as file:
+        file.write(content)
+
+
+def test_a_device_is_written_to_and_stays_a_device(tmp_path: Path) -> None:
+    """A node of its own: nobody should try this on those of the machine."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes device nodes")
+    for name, minor in (("null", 3), ("full", 7)):
+        os.mknod(tmp_path / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+    write(tmp_path / "null")
+    with pytest.raises(DataError, match=r"full cannot be written \(No space left on device\): go elsewhere"):
+        write(tmp_path / "full")
+    assert all(is_stream(path) and stat.S_ISCHR(path.stat().st_mode) for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write(pipe)
+    reader.join(10)
+    assert read == [b"new"] and is_stream(pipe)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path, there: bool) -> None:
+    target, link = tmp_path / "below" / "target", tmp_path / "link"
+    target.parent.mkdir()
+    if there:
+        target.write_text("old")
+    link.symlink_to("below/target")
+    write(link)
+    assert link.is_symlink() and target.read_text() == "new" and not is_stream(link)
+    assert {path.name for path in (*tmp_path.iterdir(), *target.parent.iterdir())} == {"below", "link", "target"}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755, 0o666])
+def test_a_file_keeps_its_mode_and_owner(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 4321)
+    path.chmod(mode)
+    before = path.stat()
+    write(path)
+    after = path.stat()
+    assert path.read_text() == "new"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_names_that_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    for name, words in (("loop", "symbolic links"), ("folder", "directory"), ("missing/file", "No such file")):
+        assert not is_stream(tmp_path / name)
+        with pytest.raises(DataError, match=rf"{name} cannot be written \(.*{words}.*\): go elsewhere"):
+            write(tmp_path / name)
+    assert (tmp_path / "loop").is_symlink()
