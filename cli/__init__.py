@@ -32,12 +32,10 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except Interrupted as stopped:
+        except (Interrupted, KeyboardInterrupt) as stopped:
             with suppress(OSError):  # the terminal may be gone: that is what SIGHUP says
-                click.echo(str(stopped), err=True)
-            sys.exit(SIGNALLED + stopped.signal_number)
-        except KeyboardInterrupt:
-            sys.exit(SIGNALLED + signal.SIGINT)
+                click.echo(str(stopped) or "stopped by Ctrl-C", err=True)
+            sys.exit(SIGNALLED + getattr(stopped, "signal_number", signal.SIGINT))
         except TinyfcnError as error:
             message = str(error)
         except MemoryError as error:

@@ -79,4 +79,5 @@ def print_result(run: Run, result: Mapping[str, Any]) -> None:
     """Prints the main figure of a result, and the files with figures."""
     name, value = main_figure(result)
     click.echo(f"{name} {value:.4f} after {result['seconds']:.0f} s")
-    click.echo(f"saved in {run.folder}: " + ", ".join(sorted(path.name for path in run.folder.glob("*.png"))))
+    figures = ", ".join(sorted(path.name for path in run.folder.glob("*.png")))
+    click.echo(f"saved in {run.folder}" + (f": {figures}" if figures else ""))

@@ -4,13 +4,13 @@ import os
 import reprlib
 from collections.abc import Mapping, Sequence
 
-SHORT = reprlib.Repr()  # a damaged file may hold a text of megabytes
-SHORT.maxstring = SHORT.maxother = 80
+_short = reprlib.Repr()  # a damaged file may hold a text of megabytes
+_short.maxstring = _short.maxother = 80
 
 
 def shown(value: object) -> str:
     """The value as Python writes it, shortened."""
-    return SHORT.repr(value)
+    return _short.repr(value)
 
 
 def expect_number(name: str, value: object, least: float, most: float) -> None:

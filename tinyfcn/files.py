@@ -55,7 +55,8 @@ def new_file(path: Path, way_out: str) -> Iterator[BinaryIO]:
         if before is not None:
             with contextlib.suppress(OSError, AttributeError):  # only root gives files away, and Windows has no chown
                 os.chown(temporary, before.st_uid, before.st_gid)
-            os.chmod(temporary, stat.S_IMODE(before.st_mode))
+            with contextlib.suppress(OSError):  # some file systems have no modes
+                os.chmod(temporary, stat.S_IMODE(before.st_mode))
         os.replace(temporary, target)
     except OSError as error:
         raise DataError(f"{path} cannot be written ({_reason(error)}): {way_out}") from error

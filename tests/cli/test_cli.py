@@ -997,7 +997,8 @@ def test_a_second_ctrl_c_or_one_before_training_has_its_exit_code(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["tinyfcn.cli.evaluate"], "evaluate_run", pressed)
-    assert run("evaluate", "runs/cnn-1").exit_code == 130
+    result = run("evaluate", "runs/cnn-1")
+    assert (result.exit_code, result.stderr) == (130, "stopped by Ctrl-C\n")
 
 
 @pytest.mark.parametrize("output", ["a pipe whose reader ends", "a full disk", "closed"])

@@ -120,7 +120,7 @@ class FcnTrainer(Trainer):
             design = replace(settings.design, freeze=False)
             return replace(settings, cnn=None, design=design, device="auto", threads=1, data_dir=None)
 
-        mine = self.settings
+        mine = replace(self.settings, dataset=self.dataset)
         beside = [Run(path.parent) for path in run.folder.parent.glob("*/result.json")]
         others = []
         for other in beside:
@@ -131,7 +131,7 @@ class FcnTrainer(Trainer):
                 continue  # the folder may hold other things than runs of this program
             if not isinstance(theirs, FcnSettings) or (theirs.cnn is None) == (mine.cnn is None):
                 continue
-            if compared(theirs) == compared(replace(mine, dataset=self.dataset)) and same_data(other, self.data):
+            if compared(theirs) == compared(mine) and same_data(other, self.data):
                 others.append(other)
         if not others:
             return
