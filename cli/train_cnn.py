@@ -63,7 +63,7 @@ def start_run(out: Path | None, settings: Callable[[], ClassifierSettings | FcnS
         raise click.UsageError(str(error)) from None
     with ProgressReporter() as reporter:
         run, result = start(chosen, out, reporter)
-        reporter.lasting(lambda: print_result(run, result))
+    reporter.lasting(lambda: print_result(run, result))
 
 
 def resume_run(context: click.Context, folder: Path) -> None:
@@ -72,7 +72,7 @@ def resume_run(context: click.Context, folder: Path) -> None:
     given = {name: context.params[name] for name in RESUMABLE if was_given(context, name)}
     with ProgressReporter() as reporter:
         run, result = resume(folder, reporter, **given)
-        reporter.lasting(lambda: print_result(run, result))
+    reporter.lasting(lambda: print_result(run, result))
 
 
 def print_result(run: Run, result: Mapping[str, Any]) -> None:

@@ -246,7 +246,7 @@ def test_ctrl_c_says_how_to_resume(data, cnn, tmp_path, monkeypatch):
     assert not Run(folder).is_finished
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", loop.STOPPING)
 def test_a_signal_saves_unless_it_is_ignored(data, tmp_path, monkeypatch, number):
     whole, _ = start(classifier(data), tmp_path / "whole")
     at_step(monkeypatch, 4, lambda: signal.raise_signal(number))
