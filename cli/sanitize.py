@@ -40,6 +40,8 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     declared, operations = kernel_source.kernels(KERNELS), kernel_source.operations(KERNELS)
     if kernel is not None and kernel not in (*operations, *declared):
         if kernel not in all_operations():
+            if kernel_source.unread(KERNELS):
+                raise kernel_source.no_kernel(kernel, KERNELS)
             raise click.UsageError(unknown(kernel, [*declared]))
         cases_of(kernel)  # raises if it is incomplete
         raise click.UsageError(f"{kernel} has no kernels of its own: try tinyfcn sanitize fast_conv")

@@ -21,6 +21,11 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("tinyfcn", appauthor=False))
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder that match, sorted. Hidden files belong to editors and systems: .#relu.cu, ._relu.cu."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
+
+
 def make_folder(folder: Path, way_out: str) -> None:
     """Create `folder` and its parents, and write a file there to be sure; DataError ends with `way_out`."""
     try:

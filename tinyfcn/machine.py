@@ -2,7 +2,7 @@
 
 import os
 import platform
-import subprocess
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,8 +85,8 @@ def _nvrtc() -> str:
 
 def _compiler() -> str:
     command = build.compiler()
-    output = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
-    return f"{output.splitlines()[0] if output else ' '.join(command)}: runs the kernels on the emulator"
+    name = next(iter(build.version(*command).splitlines()), shlex.join(command))
+    return f"{name}: runs the kernels on the emulator"
 
 
 def _cache(name: str, folder: Path, variable: str) -> Finding:

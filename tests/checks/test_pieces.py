@@ -118,8 +118,10 @@ def test_a_file_that_nothing_else_knows_of_is_an_operation_to_complete(
     folder, content = PIECES["tinyfcn/ops/{}.py"]
     shutil.copytree(folder, tmp_path / "ops", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "ops" / "lonely.py").touch()
+    (tmp_path / "ops" / "._hidden.py").touch()
     monkeypatch.setitem(PIECES, "tinyfcn/ops/{}.py", (tmp_path / "ops", content))
     assert "lonely" in operations() and len(missing("lonely")) == len(PIECES)
+    assert not any("hidden" in operation for operation in operations())
 
 
 def test_a_reference_that_cannot_be_imported_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:

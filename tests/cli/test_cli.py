@@ -549,6 +549,20 @@ def test_sanitize_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, 
     assert f"{line_of('nonsense', 'relu', kernels)}:" in result.stderr
 
 
+@pytest.mark.parametrize(("name", "exit_code"), [("add", 0), ("relu", 1), ("relu_forward", 1)])
+def test_sanitize_names_the_line_of_a_file_that_cannot_be_read_and_checks_the_others(
+    monkeypatch, tmp_path, name, exit_code
+):
+    kernels = plant("relu_forward", {}, tmp_path / "kernels")
+    with open(kernels / "relu.cu", "ab") as file:
+        file.write(b"// caf\xe9\n")
+    (kernels / "._relu.cu").write_bytes(b"\0\xff")
+    result = sanitize(monkeypatch, kernels, name, "--seeds", "1")
+    assert result.exit_code == exit_code
+    lines = (kernels / "relu.cu").read_bytes().count(b"\n")
+    assert (f"relu.cu:{lines}: the byte 0xe9 is not UTF-8" in result.stderr) == bool(exit_code)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

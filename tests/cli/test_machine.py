@@ -54,6 +54,11 @@ def test_a_machine_with_nothing(found, monkeypatch, tmp_path):
         assert "\n" not in findings[name].text
 
 
+def test_a_CXX_that_is_no_command(found, monkeypatch):
+    monkeypatch.setenv("CXX", "g++ '")
+    assert found()["C++ compiler"].text.startswith('not usable: CXX is "g++ \'", which is no command')
+
+
 def test_what_this_machine_has(found):
     findings = found()
     assert "runs the kernels on the emulator" in findings["C++ compiler"].text

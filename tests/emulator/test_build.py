@@ -1,6 +1,8 @@
 """How kernel files are compiled: messages, the cache, and several threads and processes at the same time."""
 
 import ctypes
+import errno
+import os
 import shlex
 import subprocess
 import sys
@@ -49,6 +51,15 @@ def test_a_kernel_that_does_not_compile_gives_file_line_and_text(tmp_path, commo
     assert "kernels::" not in message, "the namespaces of the emulator do not show"
 
 
+RUNTIME_FILES, SCALE_FILES = ["runtime.sha256", "runtime.so"], ["scale.sha256", "scale.so", "scale.symbols"]
+
+
+def kept(cache: Path) -> list[str]:
+    """The files of a cache without their hashes, sorted by operation."""
+    names = [(path.name.split("-")[0], path.name.partition("-")[2].partition(".")[0], path) for path in cache.iterdir()]
+    return [f"{name}{path.suffix}" for name, _, path in sorted(names)]
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -71,8 +82,7 @@ def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_pat
     assert compiled == [*runtime, "scale"]
     assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 4", scale=SCALE)) == 4
     assert compiled == [*runtime, "scale", "scale"]
-    suffixes = sorted(path.suffix for path in own_cache.iterdir())
-    assert suffixes == [".so", ".so", ".so", ".symbols", ".symbols"], "the runtime, two kernels, and no temporary files"
+    assert kept(own_cache) == [*RUNTIME_FILES, *SCALE_FILES, *SCALE_FILES], "two kernels, and no temporary files"
 
 
 @pytest.mark.slow
@@ -117,7 +127,7 @@ def test_two_processes_of_two_threads_compile_a_library_once(tmp_path, own_cache
     calls = [line for line in log.read_text().splitlines() if line != "--version"]
     made = sorted(Path(call.split()[-1]).name for call in calls)
     assert made == ["runtime.so", "scale.o", "scale.so"], "each is the output of one call"
-    assert sorted(path.name.split("-")[0] for path in own_cache.iterdir()) == ["runtime", "scale", "scale"]
+    assert kept(own_cache) == [*RUNTIME_FILES, *SCALE_FILES]
     monkeypatch.delenv("CXX")
     assert scaled(kernels) == 7
 
@@ -142,7 +152,7 @@ def test_a_kernel_that_does_not_compile_leaves_nothing_in_the_cache(tmp_path, ow
     for _ in range(2):
         with pytest.raises(KernelError, match="FACTOR"):
             scaled(kernels)
-    assert [path.name.split("-")[0] for path in own_cache.iterdir()] == ["runtime"]
+    assert kept(own_cache) == RUNTIME_FILES
 
 
 @pytest.mark.slow
@@ -153,14 +163,77 @@ def test_an_unusable_cache_folder_is_replaced(tmp_path, monkeypatch):
     assert tmp_path not in build.cache_folder().parents
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    (path / "within").mkdir(parents=True)
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
 @pytest.mark.slow
-def test_a_damaged_library_is_named(tmp_path, own_cache):
+def test_a_damaged_cache_is_mended(tmp_path, own_cache):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
     assert build_elsewhere(kernels).wait() == 0
-    (library,) = own_cache.glob("scale-*.so")
-    library.write_bytes(b"not a library")
-    with pytest.raises(DeviceError, match=rf"cannot load {library}.*delete it"):
+    damages = [
+        (cut, "*.*"),
+        (empty, "*.so"),
+        (empty, "*.symbols"),
+        (replace_by_folder, "*.*"),
+        (Path.unlink, "*.sha256"),
+    ]
+    damages += [(replace_by_pipe, "scale-*.*"), (replace_by_dangling_link, "scale-*.*")]
+    for damage, pattern in damages:
+        for path in own_cache.glob(pattern):
+            damage(path)
+        build.library("scale", kernels)
+        assert kept(own_cache) == [*RUNTIME_FILES, *SCALE_FILES]
+        assert all(path.stat().st_size for path in own_cache.iterdir())
+    assert scaled(kernels) == 8
+
+
+@pytest.mark.slow
+def test_a_library_that_cannot_be_loaded_is_named(tmp_path, own_cache):
+    kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
+    library = build.library("scale", kernels)
+    library.write_bytes(b"of another machine")
+    library.with_suffix(".sha256").write_bytes(build._checksum([library.with_suffix(".symbols"), library]))
+    with pytest.raises(
+        DeviceError, match=rf"cannot load {library}, made by .*/.*; delete {own_cache}, set TINYFCN_CACHE"
+    ):
         scaled(kernels)
+
+
+def test_a_file_that_cannot_be_written_to_the_cache_is_an_error_with_a_way_out(tmp_path, own_cache, monkeypatch):
+    def full(*_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(
+        DeviceError, match=rf"no library can be kept in {own_cache} \(No space left .*: set TINYFCN_CACHE"
+    ):
+        scaled(folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE))
+
+
+def test_a_lock_that_is_a_folder_does_no_harm(tmp_path):
+    (tmp_path / "library-1.lock").mkdir()
+    made = build._build_once(tmp_path / "library-1.so", lambda path: path.touch())
+    assert made.exists()
 
 
 def test_a_missing_compiler_is_an_error_with_the_command_that_installs_one(tmp_path, monkeypatch):
@@ -174,6 +247,52 @@ def test_a_missing_compiler_is_an_error_with_the_command_that_installs_one(tmp_p
         Emulator(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 3", "does not run: exit code 3"),
+        ("echo broken >&2; echo more >&2; exit 1", "does not run: broken$"),
+        ("sleep 60 & wait", "does not run: it did not end within 1 seconds"),
+        ("", "cannot compile the emulator:\nit reports no error, and wrote no runtime.so"),
+        ("test $2 = --version || { printf 'caf\\351' >&2; kill $$; }", "cannot compile the emulator:\ncaf"),
+        ("test $2 = --version || sleep 60", "cannot compile the emulator:\nit did not end within 1 seconds"),
+        (None, "does not run: .*/compiler cannot be run: Exec format error"),
+    ],
+)
+def test_a_compiler_that_does_not_work_is_named(tmp_path, own_cache, monkeypatch, script, message):
+    compiler = tmp_path / "compiler"
+    compiler.write_text("\x7fELF" if script is None else f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", "./compiler -O1")
+    for limit in ("VERSION_SECONDS", "COMPILER_SECONDS"):
+        monkeypatch.setattr(build, limit, 1)
+    with pytest.raises(DeviceError, match=rf"the C\+\+ compiler {compiler} -O1 {message}"):
+        scaled(folder_with(tmp_path / "kernels", scale=SCALE))
+
+
+def test_warnings_of_the_compiler_do_not_matter(tmp_path, own_cache, monkeypatch):
+    command = shlex.join(build.compiler())
+    (tmp_path / "compiler").write_text(f'#!/bin/sh\necho "warning: caf\\0351" >&2\nexec {command} "$@"\n')
+    (tmp_path / "compiler").chmod(0o755)
+    monkeypatch.setenv("CXX", "./compiler")
+    assert scaled(folder_with(tmp_path / "kernels", "#define FACTOR 6", scale=SCALE)) == 6
+
+
+@pytest.mark.parametrize("cxx", ["g++ '", 'g++ "-O2', "g++ \\"])
+def test_a_CXX_that_is_no_command_is_named(tmp_path, monkeypatch, cxx):
+    monkeypatch.setenv("CXX", cxx)
+    with pytest.raises(DeviceError, match=r"CXX is .*, which is no command \(no .*\): set it to a C"):
+        Emulator(folder_with(tmp_path))
+
+
+def test_an_unknown_function_is_named_with_its_line(tmp_path: Path) -> None:
+    text = "__global__ void log_of(float* y, const float* x, int n) {\n    y[0] = __log10f(x[0]);\n}"
+    with pytest.raises(
+        KernelError, match=r"(?s)log_of\.cu does not link:.*log_of\.cu:2: undefined reference to .__log10f"
+    ):
+        launch(Emulator(folder_with(tmp_path, log_of=text)), "log_of", 1)
+
+
 def test_the_compiler_that_CXX_names_is_used(tmp_path, own_cache, monkeypatch):
     monkeypatch.setenv("CXX", shlex.join([*build.compiler(), "-DFACTOR=9"]))
     assert scaled(folder_with(tmp_path / "kernels", scale=SCALE)) == 9
@@ -182,7 +301,7 @@ def test_the_compiler_that_CXX_names_is_used(tmp_path, own_cache, monkeypatch):
 def test_dynamic_shared_memory_outside_of_a_kernel_is_refused(tmp_path: Path) -> None:
     text = """extern __shared__ float ring[];
     extern "C" __global__ void outside(float* y, const float* x, int n) { ring[0] = 1; }"""
-    with pytest.raises(KernelError, match=r"outside\.cu: 'extern __shared__ float ring\[\];' stands outside of any"):
+    with pytest.raises(KernelError, match=r"outside\.cu:1: 'extern __shared__ float ring\[\];' stands outside of any"):
         launch(Emulator(folder_with(tmp_path, outside=text)), "outside", 5)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.closeness import on_device
+from helpers.kernel_folders import folder_with
 
 from tinyfcn.devices import cuda, kernel_source
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.devices.kernel_source import KERNELS, Parameter, parse
+from tinyfcn.devices.kernel_source import KERNELS, Parameter, Source
 from tinyfcn.devices.launch import DTYPES, as_dim3, ceil_div, checked_arguments
 from tinyfcn.errors import DeviceError, KernelError
 from tinyfcn.operations import on, operation_names
@@ -49,7 +50,7 @@ def scale(ops: Operations, tmp_path_factory: pytest.TempPathFactory) -> Operatio
 
 
 def test_kernels_and_parameters_are_parsed_from_the_text() -> None:
-    kernels = parse(TEXT, "scale")
+    kernels = Source(TEXT, "scale").kernels
     assert [kernel.name for kernel in kernels] == ["scale", "no_arrays", "nothing"]
     assert {kernel.operation for kernel in kernels} == {"scale"}
     assert kernels[0].parameters == (
@@ -86,7 +87,7 @@ def test_every_kernel_is_in_the_table_of_its_header() -> None:
 
 
 def test_the_text_to_compile_has_line_directives() -> None:
-    lines = kernel_source.read("relu").split("\n")
+    lines = kernel_source.source("relu").text.split("\n")
     assert lines[0] == '#line 1 "common.cuh"'
     second = lines.index('#line 1 "relu.cu"')
     assert lines[1:second] == (KERNELS / "common.cuh").read_text().split("\n")
@@ -94,8 +95,8 @@ def test_the_text_to_compile_has_line_directives() -> None:
 
 
 def test_two_kernels_of_the_same_name_are_refused(ops: Operations, tmp_path: Path) -> None:
-    for name in ("one.cu", "two.cu"):
-        (tmp_path / name).write_text('extern "C" __global__ void same(int* x) {}')
+    same = 'extern "C" __global__ void same(int* x) {}'
+    folder_with(tmp_path, one=same, two=same)
     with pytest.raises(KernelError, match=r"kernel same is defined in both one\.cu and two\.cu: rename one of them"):
         type(ops.device)(tmp_path)
 
@@ -216,13 +217,13 @@ def test_the_launching_file_is_reported(kernel: str, file: str, operation: str, 
 
 
 def test_a_parameter_type_without_a_dtype_is_reported() -> None:
-    (kernel,) = parse('extern "C" __global__ void k(double* x) {}', "k")
+    (kernel,) = Source('extern "C" __global__ void k(double* x) {}', "k").kernels
     with pytest.raises(TypeError, match="k: argument 'x' has the type double; launches support float, int, "):
         checked_arguments(kernel, [np.zeros(3)], np.ndarray)
 
 
 def test_arrays_of_another_device_are_refused() -> None:
-    (kernel, *_) = parse(TEXT, "scale")
+    (kernel, *_) = Source(TEXT, "scale").kernels
 
     class Elsewhere:
         pass
@@ -253,7 +254,7 @@ def test_an_unknown_kernel_is_reported(ops: Operations) -> None:
 
 
 def test_the_device_determines_the_float_type(ops: Operations) -> None:
-    (kernel, *_) = parse(TEXT, "scale")
+    (kernel, *_) = Source(TEXT, "scale").kernels
     double = DTYPES | {"float": np.dtype(np.float64)}
     arrays = [np.zeros(4), np.zeros(4)]
     *_, factor, count = checked_arguments(kernel, [*arrays, np.float32(0.5), 4], np.ndarray, double)

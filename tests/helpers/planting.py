@@ -47,11 +47,9 @@ def plant(name: str, changes: Mapping[str, str], folder: Path) -> Path:
     shutil.copytree(KERNELS, folder, ignore=shutil.ignore_patterns("__*"))
     file = folder / (COMMON if name in COMMON_FUNCTIONS else f"{operation_of(name)}.cu")
     whole = file.read_text(encoding="utf-8")
-    # From the name of the function to its closing brace, which begins a line, or ends the first line.
-    pattern = rf"\b{name}\((?:[^()]|\([^()]*\))*\) \{{(?:[^\n]*\}}|.*?^\}})\n"
-    found = re.search(pattern, whole, re.DOTALL | re.MULTILINE)
-    assert found, f"{file.name} has no function {name}"
-    function = edited = found[0]
+    source = kernel_source.Source(whole, file.stem)
+    (function,) = [source.text[each.start : each.end] for each in source.functions if each.name == name]
+    edited = function
     for text, replacement in changes.items():
         matches = re.findall(".*?".join(map(re.escape, text.split(" ... "))), edited, re.DOTALL)
         assert len(matches) == 1, f"{file.name}: {text!r} occurs {len(matches)} times in {name}"

@@ -38,7 +38,7 @@ MAX_REGISTERS = 64  # 65,536 in a multiprocessor: four blocks of 256 threads, or
 @pytest.mark.parametrize("operation", kernel_source.operations())
 def test_kernels_compile_and_spill_nothing(operation: str, architecture: str) -> None:
     found = nvrtc.compile_for(operation, architecture)
-    declared = kernel_source.parse((KERNELS / f"{operation}.cu").read_text(), operation)
+    declared = kernel_source.source(operation).kernels
     plain = [kernel.name for kernel in declared if not kernel.template]
     assert sorted(kernel.kernel for kernel in found) == sorted(plain)
     for kernel in found:

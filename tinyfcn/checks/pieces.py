@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
-from tinyfcn import checks, ops, reference
+from tinyfcn import checks, files, ops, reference
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import KernelError
 from tinyfcn.operations import operation_names
@@ -44,7 +44,7 @@ def operations() -> list[str]:
     found = set(operation_names().values())
     for piece, (folder, _) in PIECES.items():
         before, after = piece.rpartition("/")[2].split("{}")
-        found |= {path.name[len(before) : -len(after)] for path in folder.glob(f"{before}*{after}")}
+        found |= {path.name[len(before) : -len(after)] for path in files.visible(folder, f"{before}*{after}")}
     return sorted(found - SHARED)
 
 

@@ -208,11 +208,11 @@ class Cuda(Device):
     def _function(self, kernel: kernel_source.Kernel) -> Any:
         name = kernel.expression
         if name not in self._functions:
-            text = kernel_source.read(kernel.operation, self.kernels)
-            instance = {"name_expressions": [name]} if kernel.instance else {}
+            text = kernel_source.source(kernel.operation, self.kernels).text
+            instance = {} if kernel.is_c else {"name_expressions": [name]}
             module = self.cupy.RawModule(code=text, options=("-std=c++17",), **instance)
             try:
-                self._functions[name] = module.get_function(name)
+                self._functions[name] = module.get_function(kernel.name if kernel.is_c else name)
             except self.cupy.cuda.compiler.CompileException as error:
                 raise KernelError(f"{kernel.operation}.cu does not compile:\n{error}") from None
         return self._functions[name]

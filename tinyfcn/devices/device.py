@@ -195,7 +195,7 @@ class Device(ABC):
         try:
             kernel = self._declared[kernel_name]
         except KeyError:
-            raise KernelError(f"no kernel named {kernel_name} in {self.kernels}/*.cu") from None
+            raise kernel_source.no_kernel(kernel_name, self.kernels) from None
         if len(template) != len(kernel.template):
             raise KernelError(
                 f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {len(kernel.template)} template parameters, "

@@ -1,40 +1,26 @@
-"""Finds the `.cu` files, prepends `common.cuh` to each, and parses the name and the parameters of every kernel.
+"""Finds the `.cu` files, prepends `common.cuh` to each, and reads the name and the parameters of every kernel.
 
-Both devices compile the text that this module returns, so the emulator compiles the same code as a GPU. With the parsed
+Both devices compile the text that this module returns, so the emulator compiles the same code as a GPU. With the
 parameters, `launch.py` checks each launch against the declaration of its kernel.
+
+A file that cannot be read is an error when it is compiled, or when a launch names a kernel that no other file has.
 """
 
 import re
+from bisect import bisect
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import tinyfcn.kernels
+from tinyfcn import files
+from tinyfcn.devices.declarations import Declarations, Function
+from tinyfcn.devices.declarations import Parameter as Parameter
+from tinyfcn.devices.tokens import Unreadable, tokenise
 from tinyfcn.errors import KernelError
 
 KERNELS = Path(tinyfcn.kernels.__file__).parent
 COMMON = "common.cuh"
-
-_BOUNDS = r"(?:__launch_bounds__\s*\([^)]*\)\s*)?"  # before "void" or after it
-_KERNEL = re.compile(
-    r'(?:extern\s+"C"|template\s*<([^<>]*)>)\s*__global__\s+'
-    rf"{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(([^)]*)\)",
-    re.DOTALL,
-)
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a kernel: `type` is the element type ("float", "int", "unsigned char", ...).
-
-    An array declared `= nullptr` is optional: a launch may give None for it.
-    """
-
-    name: str
-    type: str
-    is_array: bool
-    is_const: bool
-    is_optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +28,8 @@ class Kernel:
     """A `__global__` function: its name, its operation (the name of its file), its line, and its parameters.
 
     `template` names the template parameters of a kernel that is a C++ template. Such a kernel is compiled for each
-    `instance`: the values of these parameters in a launch.
+    `instance`: the values of these parameters in a launch. `scope`: the namespaces around the kernel, "a::b::".
+    `is_c`: whether it is an extern "C" function, which a compiled file calls by its plain name.
     """
 
     name: str
@@ -51,33 +38,90 @@ class Kernel:
     parameters: tuple[Parameter, ...]
     template: tuple[str, ...] = ()
     instance: tuple[int, ...] = ()
+    scope: str = ""
+    is_c: bool = True
 
     @property
     def expression(self) -> str:
         """The kernel or its instance in C++: "relu_forward", "fast_conv_forward<8, 16, ...>"."""
-        return f"{self.name}<{', '.join(map(str, self.instance))}>" if self.instance else self.name
+        arguments = f"<{', '.join(map(str, self.instance))}>" if self.instance else ""
+        return f"{self.scope}{self.name}{arguments}"
+
+
+class Source:
+    """The text to compile for one operation: `common`, the text of common.cuh, then `text`, that of its own file.
+
+    Raises:
+        KernelError: a part is not understood, or two kernels have one name. The message names the file and the line.
+    """
+
+    def __init__(self, text: str, operation: str, common: str = "") -> None:
+        before = f"{_line_directive(COMMON)}{common}\n{_line_directive(f'{operation}.cu')}"
+        self.text = f"{before}{text}\n"
+        self._operation, self._start, self._lines_before = operation, len(before), before.count("\n")
+        self._ends_of_lines = [end.start() for end in re.finditer("\n", self.text)]
+        try:
+            self.tokens, compiled = tokenise(self.text)
+            declarations = Declarations(compiled)
+        except Unreadable as error:
+            raise KernelError(f"{self.place(error.position)}: {error}") from None
+        self.functions, self.shared = declarations.functions, declarations.shared
+        self.kernels = [self._kernel(each) for each in self.functions if each.is_kernel and each.first >= self._start]
+        names: dict[str, Kernel] = {}
+        for kernel in self.kernels:
+            other = names.setdefault(kernel.name, kernel)
+            if other is not kernel:
+                raise KernelError(
+                    f"{operation}.cu:{kernel.line}: kernel {kernel.name} stands on line {other.line} too: rename one"
+                )
+
+    def _kernel(self, function: Function) -> Kernel:
+        return Kernel(
+            function.name,
+            self._operation,
+            self._line(function.first),
+            function.parameters,
+            function.template,
+            scope=function.scope,
+            is_c=function.is_c,
+        )
+
+    def place(self, position: int) -> str:
+        """The file and line of a position in the text: "conv2d.cu:57"."""
+        return f"{COMMON if position < self._start else f'{self._operation}.cu'}:{self._line(position)}"
+
+    def _line(self, position: int) -> int:
+        line = bisect(self._ends_of_lines, position)  # of the whole text, whose first line is a directive
+        return line if position < self._start else line - self._lines_before + 1
 
 
 def operations(folder: Path = KERNELS) -> list[str]:
     """The names of all `.cu` files, sorted: "add", "conv2d", ..."""
-    return sorted(path.stem for path in folder.glob("*.cu"))
+    return [path.stem for path in files.visible(folder, "*.cu")]
 
 
-def read(operation: str, folder: Path = KERNELS) -> str:
-    """The text to compile for one operation. With its `#line` directives, compilers report the lines of the files."""
-    parts = [(COMMON, folder / COMMON), (f"{operation}.cu", folder / f"{operation}.cu")]
-    return "".join(f'#line 1 "{name}"\n{path.read_text(encoding="utf-8")}\n' for name, path in parts)
+def source(operation: str, folder: Path = KERNELS) -> Source:
+    """The text to compile for one operation, read anew. Its `#line` directives give compilers the lines of the files.
+
+    Raises:
+        KernelError: a file is missing, is not UTF-8, or is not understood. The message names the file and the line.
+    """
+    return _parsed(_text(folder / f"{operation}.cu"), operation, _text(folder / COMMON))
 
 
 def kernels(folder: Path = KERNELS) -> dict[str, Kernel]:
-    """All kernels of the folder by name. Each call reads the files anew.
+    """All kernels of the folder by name, without those in files that cannot be read. Each call reads the files anew.
 
     Raises:
         KernelError: two files define a kernel of the same name.
     """
     found: dict[str, Kernel] = {}
     for operation in operations(folder):
-        for kernel in parse((folder / f"{operation}.cu").read_text(encoding="utf-8"), operation):
+        try:
+            declared = source(operation, folder).kernels
+        except KernelError:
+            continue  # `unread` says why
+        for kernel in declared:
             if kernel.name in found:
                 raise KernelError(
                     f"kernel {kernel.name} is defined in both {found[kernel.name].operation}.cu and {operation}.cu: "
@@ -87,30 +131,44 @@ def kernels(folder: Path = KERNELS) -> dict[str, Kernel]:
     return found
 
 
-def parse(text: str, operation: str) -> list[Kernel]:
-    """The kernels in a `.cu` file's text, in order."""
-    text = _COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), text)
-    return [
-        Kernel(
-            name, operation, text.count("\n", 0, found.start()) + 1, tuple(_parameters(inside)), _names(template or "")
-        )
-        for found in _KERNEL.finditer(text)
-        for template, name, inside in [found.groups()]
-    ]
+def unread(folder: Path = KERNELS) -> list[str]:
+    """Why files of the folder cannot be read: a line for each."""
+    reasons: dict[str, None] = {}
+    for operation in operations(folder):
+        try:
+            source(operation, folder)
+        except KernelError as error:
+            reasons[str(error)] = None  # once, if it is common.cuh
+    return [*reasons]
 
 
-def _names(template: str) -> tuple[str, ...]:
-    """The names in "int C, bool PADDED"."""
-    return tuple(parameter.split()[-1] for parameter in template.split(",") if parameter.strip())
+def no_kernel(name: str, folder: Path = KERNELS) -> KernelError:
+    """The error for a name that no kernel of the folder has."""
+    reasons = "; ".join(unread(folder))
+    may_be = f"; it may stand in a file that cannot be read: {reasons}" if reasons else ""
+    return KernelError(f"no kernel named {name} in {folder}/*.cu{may_be}")
 
 
-def _parameters(inside: str) -> list[Parameter]:
-    parameters = []
-    for declaration in filter(None, (part.strip() for part in inside.split(","))):
-        declaration, _, default = declaration.partition("=")
-        is_array = "*" in declaration
-        words = declaration.replace("*", " ").replace("__restrict__", " ").split()
-        is_const = "const" in words
-        words = [word for word in words if word != "const"]
-        parameters.append(Parameter(words[-1], " ".join(words[:-1]), is_array, is_const, default.strip() == "nullptr"))
-    return parameters
+def _text(path: Path) -> str:
+    """A file's text without a byte-order mark, with lines that end in "\\n"."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        lines = error.object[: error.start + 1].splitlines()
+        raise KernelError(
+            f"{path.name}:{len(lines)}: the byte 0x{error.object[error.start]:02x} is not UTF-8: save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise KernelError(f"{path} cannot be read: {error.strerror}") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise KernelError(f"{path.name}:{line}: the byte 0x00 is no text: save the file as UTF-8")
+    return text
+
+
+_parsed = lru_cache(maxsize=32)(Source)
+
+
+def _line_directive(name: str) -> str:
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'#line 1 "{quoted}"\n'

@@ -89,14 +89,14 @@ def compile_for(
 ) -> list[Resources]:
     """Compiles one `.cu` file for "sm_XX" and returns the resources of each kernel.
 
-    Kernels that are templates are compiled for the `instances`, such as "conv2d_forward<8, 16>".
+    `instances`: expressions of kernels that are not extern "C". Templates are compiled for these alone.
 
     Raises:
         DeviceError: NVRTC is not installed.
         KernelError: the file does not compile. The text is the compiler's, with file and line.
     """
     nvrtc = load_nvrtc()
-    program = nvrtc.createProgram(kernel_source.read(operation, kernels), f"{operation}.cu", (), ())
+    program = nvrtc.createProgram(kernel_source.source(operation, kernels).text, f"{operation}.cu", (), ())
     for instance in instances:
         nvrtc.addNameExpression(program, instance)
     options = [f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v"]
@@ -119,7 +119,7 @@ def compile_launched(launches: Iterable[Launch], architecture: str) -> dict[str,
     """What the kernels of some launches use, by expressions such as "conv2d_forward<8, 16>". Raises as compile_for."""
     names: dict[str, set[str]] = {}
     for kernel in (launch.kernel for launch in launches):
-        names.setdefault(kernel.operation, set()).update([kernel.expression] if kernel.instance else [])
+        names.setdefault(kernel.operation, set()).update([] if kernel.is_c else [kernel.expression])
     compiled = (compile_for(file, architecture, instances=sorted(instances)) for file, instances in names.items())
     return {each.kernel: each for found in compiled for each in found}
 

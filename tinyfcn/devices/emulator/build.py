@@ -7,6 +7,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,13 +18,14 @@ from pathlib import Path
 
 from tinyfcn import files
 from tinyfcn.devices import kernel_source
+from tinyfcn.devices.tokens import PREDEFINED
 from tinyfcn.errors import DeviceError, KernelError
 
 if sys.platform != "win32":  # where the emulator can be imported, but does not run
     import fcntl
 
 FOLDER = Path(__file__).parent
-RUNTIME = sorted(FOLDER.glob("*.cpp"))
+RUNTIME = files.visible(FOLDER, "*.cpp")
 
 # -fno-strict-aliasing: kernels read the bits of a float as an int. -ffp-contract=off: a * b + c rounds twice on every
 # CPU. -g1: messages need the lines, and nothing else of the debug information. DWARF 4 is what most tools read.
@@ -44,44 +46,58 @@ GCC_FLAGS = shlex.split(
     "-Werror=maybe-uninitialized -fno-schedule-insns2 -fno-tree-loop-im -fno-tree-sink "
     "-fno-var-tracking -fno-var-tracking-assignments"
 )
+# The runtime is needed even if a kernel uses nothing of it. An unknown function is an error here, not at the launch.
+LINK_FLAGS = ["-Wl,--no-as-needed,-z,defs"] if sys.platform == "linux" else []
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
 
+COMPILER_SECONDS, VERSION_SECONDS = 600, 30  # a compiler that takes longer hangs
+
 # The namespaces that `translate` puts around a kernel, as g++ and clang++ write them in their messages.
 _NAMESPACES = re.compile(r"[{(]anonymous( namespace)?[)}]::kernels::")
-# extern "C" __global__
-_C_KERNEL = re.compile(r'extern(\s+)"C"(?=\s*__global__)')
-# extern __shared__ float tile[];
-_DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+((?:__align__\s*\(\d+\)\s*)?)([\w\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;")
-# In double precision expf(x) becomes exp(x), and 1.0f, .5f, 1e-8f lose their f.
+_PREDEFINED = "".join(f"#define {name} {value}\n" for name, value in PREDEFINED.items())
+# In double precision expf becomes exp, and 1.0f, .5f, 1e-8f, 0x1p-3f lose their f.
 _FLOAT_FUNCTION = re.compile(
-    r"\b(a?(?:sin|cos|tan)h?|atan2|sincos|exp|exp2|exp10|expm1|log|log2|log10|log1p|pow|sqrt|cbrt|hypot|erfc?|tgamma|lgamma|"
-    r"fabs|fmax|fmin|fma|fmod|fdim|copysign|rint|nearbyint|round|trunc|floor|ceil|ldexp|frexp)f(?=\s*\()"
+    r"(a?(?:sin|cos|tan)h?|atan2|sincos|exp|exp2|exp10|expm1|log|log2|log10|log1p|pow|sqrt|cbrt|hypot|erfc?|tgamma|lgamma|"
+    r"fabs|fmax|fmin|fma|fmod|fdim|copysign|rint|nearbyint|round|trunc|floor|ceil|ldexp|frexp)f"
 )
-_FLOAT_LITERAL = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)[fF]\b")
+_FLOAT_LITERAL = re.compile(
+    r"(?:(?:[\d']+\.[\d']*|\.[\d']+)(?:[eE][-+]?\d+)?|[\d']+[eE][-+]?\d+|0[xX][\da-fA-F'.]+[pP][-+]?\d+)[fF]"
+)
 
 
 def compiler() -> list[str]:
     """The command of the C++ compiler: $CXX (which may hold options), or the first found of c++, g++, clang++.
 
     Raises:
-        DeviceError: no compiler was found; the message names the command that installs one.
+        DeviceError: no compiler was found, and the message names the command that installs one; or CXX is no command.
     """
-    chosen = shlex.split(os.environ.get("CXX", ""))
-    for command in [chosen] if chosen else [["c++"], ["g++"], ["clang++"]]:
-        if shutil.which(command[0]):
-            return command
+    cxx = os.environ.get("CXX", "")
+    try:
+        chosen = shlex.split(cxx)
+    except ValueError as error:
+        reason = str(error).lower()
+        raise DeviceError(f"CXX is {cxx!r}, which is no command ({reason}): set it to a C++ compiler") from None
+    for name, *options in [chosen] if chosen else [["c++"], ["g++"], ["clang++"]]:
+        found = shutil.which(name)
+        if found:
+            return [os.path.abspath(found), *options]  # since the compiler runs in another working directory
     supply = "xcode-select --install" if sys.platform == "darwin" else "apt install g++ or dnf install gcc-c++"
     missing = f"{chosen[0]!r}, which CXX names, was not found" if chosen else "none was found"
     raise DeviceError(f"the emulator needs a C++ compiler and {missing}: {supply}, or set CXX to one")
 
 
 @cache
-def _version(*command: str) -> str:
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True)
-    if done.returncode:
-        raise DeviceError(f"the C++ compiler {shlex.join(command)} does not run: {done.stderr.strip()}")
-    return done.stdout
+def version(*command: str) -> str:
+    """The text that a compiler prints about itself.
+
+    Raises:
+        DeviceError: the command fails, or does not end.
+    """
+    failure, output = _run(*command, "--version", seconds=VERSION_SECONDS)
+    if failure:
+        raise DeviceError(f"the C++ compiler {shlex.join(command)} does not run: {failure.splitlines()[0]}")
+    return output
 
 
 def cache_folder() -> Path:
@@ -113,24 +129,38 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
     The kernels stand inside namespaces, so a function of theirs may have the name of a function of the C library.
 
     Raises:
-        KernelError: the file declares dynamic shared memory outside of any function.
+        KernelError: the file cannot be read, or declares dynamic shared memory outside of any function.
     """
-    text = kernel_source.read(operation, kernels)
-    plain = [kernel for kernel in kernel_source.parse(text, operation) if not kernel.template]
-    exported = [instance] if instance else plain
+    source = kernel_source.source(operation, kernels)
+    exported = [instance] if instance else [kernel for kernel in source.kernels if not kernel.template]
     exports = "".join(f"EMULATOR_EXPORT({kernel.name}, {kernel.expression})\n" for kernel in exported)
-    for declaration in _DYNAMIC_SHARED.finditer(text):
-        before = declaration.start()
-        if text.count("{", 0, before) == text.count("}", 0, before):
-            raise KernelError(
-                f"{operation}.cu: {declaration[0]!r} stands outside of any function; the emulator wants it inside"
-            )
-    text = _DYNAMIC_SHARED.sub(r"\1\2* \3 = reinterpret_cast<\2*>(emulator::dynamic_shared());", text)
+    edits = []  # start, end, new text
+    for shared in source.shared:
+        if shared.is_dynamic:
+            if not shared.in_function:
+                text = f"extern __shared__ {shared.type} {shared.names[0]}[];"
+                place = source.place(shared.start)
+                raise KernelError(f"{place}: {text!r} stands outside of any function; the emulator wants it inside")
+            memory = f"reinterpret_cast<{shared.type}*>(emulator::dynamic_shared())"
+            pointers = "".join(f"{shared.type}* {name} = {memory};" for name in shared.names)
+            lines = "\n" * source.text.count("\n", shared.start, shared.end)
+            edits.append((shared.start, shared.end, pointers + lines))
     if instance:  # The compiler drops a static function that is not used: half of the text, in some files.
-        text = _C_KERNEL.sub(r"static\1   ", text)  # as long as before, for the columns in the compiler's messages
+        for extern, c, kernel in zip(source.tokens, source.tokens[1:], source.tokens[2:], strict=False):
+            if (extern.text, c.text, kernel.text) == ("extern", '"C"', "__global__"):
+                # As long as before, for the columns in the compiler's messages.
+                edits += [(extern.start, extern.end, "static"), (c.start, c.end, "   ")]
     if double:
-        text = _FLOAT_LITERAL.sub(r"\1", _FLOAT_FUNCTION.sub(r"\1", text))
-    return f'#include "cuda_on_cpu.h"\nnamespace {{ namespace kernels {{\n{text}\n}} }}\n{exports}'
+        for token, after in zip(source.tokens, source.tokens[1:], strict=False):
+            function = after.text == "(" and _FLOAT_FUNCTION.fullmatch(token.text)
+            if function or (token.kind == "number" and _FLOAT_LITERAL.fullmatch(token.text)):
+                edits.append((token.end - 1, token.end, ""))
+    parts, done = [], 0
+    for start, end, new in sorted(edits):
+        parts += [source.text[done:start], new]
+        done = end
+    text = "".join([*parts, source.text[done:]])
+    return f'#include "cuda_on_cpu.h"\n{_PREDEFINED}namespace {{ namespace kernels {{\n{text}\n}} }}\n{exports}'
 
 
 def library(
@@ -152,7 +182,7 @@ def library(
         KernelError: the kernel file does not compile; the message is the compiler's, with the file and the lines.
     """
     source, runtime = translate(operation, kernels, double, instance), _runtime()
-    is_gcc = "clang" not in _version(*compiler())
+    is_gcc = "clang" not in version(*compiler())
     flags = [*FLAGS, *KERNEL_FLAGS, *GCC_FLAGS * is_gcc, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
 
     def compile_kernels(path: Path) -> None:
@@ -163,13 +193,13 @@ def library(
         if error:
             raise KernelError(f"{operation}.cu does not compile:\n{_NAMESPACES.sub('', error)}")
         # Without the flags: with them, the compiler would add its own sanitizer libraries to the emulator's runtime.
-        error = _run_compiler("-shared", str(compiled), str(runtime), "-o", str(path))
+        error = _run_compiler("-shared", *LINK_FLAGS, str(compiled), str(runtime), "-o", str(path))
         if error:
             raise KernelError(f"{operation}.cu does not link:\n{_NAMESPACES.sub('', error)}")
         symbols = tool_output("nm", "--print-size", "--demangle", str(path))
         path.with_suffix(".symbols").write_text(symbols, encoding="utf-8")
 
-    return _build_once(_cache_path(operation, source, str(runtime), *flags), compile_kernels, ".symbols")
+    return _build_once(_cache_path(operation, source, str(runtime), *flags, *LINK_FLAGS), compile_kernels, ".symbols")
 
 
 def _runtime() -> Path:
@@ -186,30 +216,51 @@ def _runtime() -> Path:
 
 def _cache_path(name: str, *inputs: str) -> Path:
     """The path of a library in the cache: its name and a hash of everything that the library is made from."""
-    text = "\0".join([*inputs, *_own_sources(), *compiler(), _version(*compiler()), platform.machine()])
+    text = "\0".join([*inputs, *_own_sources(), *compiler(), version(*compiler()), platform.machine()])
     return cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.so"
 
 
 @cache
 def _own_sources() -> tuple[str, ...]:
-    return tuple(path.read_text(encoding="utf-8") for path in [*sorted(FOLDER.glob("*.h")), *RUNTIME])
+    return tuple(path.read_text(encoding="utf-8") for path in [*files.visible(FOLDER, "*.h"), *RUNTIME])
 
 
 def _build_once(path: Path, build: Callable[[Path], None], *suffixes: str) -> Path:
-    """Makes a library with `build` unless it exists. `suffixes`: of the other files that `build` writes beside it.
+    """Makes a library with `build` unless a sound one exists. `suffixes`: of the other files that `build` writes.
 
-    `build` writes into a temporary folder, so no other process ever loads half a library.
+    `build` writes into a temporary folder, so no other process ever loads half a library. The checksum of the files is
+    kept beside them: loading a library that a full disk cut short would end the program.
     """
     made = [path.with_suffix(suffix) for suffix in (*suffixes, path.suffix)]
-    if not all(file.exists() for file in made):
+    checksum = path.with_suffix(".sha256")
+
+    def is_sound() -> bool:
+        try:
+            return checksum.is_file() and checksum.read_bytes() == _checksum(made)
+        except OSError:
+            return False
+
+    if is_sound():
+        return path
+    try:
         with _lock(path.with_suffix(".lock")):
-            if not all(file.exists() for file in made):  # another thread or process may have made them meanwhile
+            if not is_sound():  # another thread or process may have made them meanwhile
                 with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-") as folder:
                     new = Path(folder) / f"{path.stem.rpartition('-')[0]}{path.suffix}"
                     build(new)
-                    for file in made:
+                    new.with_suffix(checksum.suffix).write_bytes(_checksum([new.with_suffix(f.suffix) for f in made]))
+                    for file in [*made, checksum]:
+                        if file.is_dir():
+                            shutil.rmtree(file)
                         os.replace(new.with_suffix(file.suffix), file)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DeviceError(f"no library can be kept in {path.parent} ({reason}): {files.CACHE_WAY_OUT}") from None
     return path
+
+
+def _checksum(paths: list[Path]) -> bytes:
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in paths).encode()
 
 
 @contextmanager
@@ -218,7 +269,7 @@ def _lock(path: Path) -> Iterator[None]:
 
     A file system without locks makes no difference to the result: a library may then be compiled twice.
     """
-    if sys.platform == "win32":
+    if sys.platform == "win32" or path.is_dir():
         yield
         return
     with open(path, "wb") as file:
@@ -239,14 +290,43 @@ def tool_output(*command: str) -> str:
     Raises:
         DeviceError: the tool is missing, or it failed.
     """
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise DeviceError(f"the emulator needs {command[0]} (apt install binutils), and it failed: {error}") from None
+    failure, output = _run(*command, seconds=COMPILER_SECONDS)
+    if failure:
+        raise DeviceError(f"the emulator needs {command[0]} (apt install binutils), and it failed: {failure}")
+    return output
 
 
 def _run_compiler(*arguments: str, cwd: Path = FOLDER) -> str:
-    """Runs the compiler. Returns its error messages if it failed, else an empty text."""
-    environment = os.environ | {"LC_ALL": "C"}
-    done = subprocess.run([*compiler(), *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
-    return (done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else ""
+    """Runs the compiler, whose last argument is the file to write. Returns its errors, or an empty text."""
+    failure, _ = _run(*compiler(), *arguments, seconds=COMPILER_SECONDS, cwd=cwd)
+    if not failure and not Path(arguments[-1]).is_file():
+        failure = f"it reports no error, and wrote no {Path(arguments[-1]).name}"
+    return failure
+
+
+def _run(*command: str, seconds: int, cwd: Path = FOLDER) -> tuple[str, str]:
+    """Runs a command without input. Returns why it failed, or an empty text; and its output."""
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=os.environ | {"LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            process_group=0,
+        )
+    except OSError as error:
+        return f"{command[0]} cannot be run: {error.strerror}", ""
+    with process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except BaseException as error:  # Ctrl-C too: nothing that the command has started goes on
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return f"it did not end within {seconds} seconds", ""
+            raise
+    return (errors.strip() or f"exit code {process.returncode}") if process.returncode else "", output

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyfcn.devices import kernel_source
+from tinyfcn.devices.declarations import full_name
 from tinyfcn.devices.emulator import build
 from tinyfcn.errors import DeviceError
 
@@ -23,9 +24,9 @@ NO_FILL_BYTE = -1  # of memory whose elements may have any value, so that an unw
 # read-only.
 _VARIABLE = re.compile(r"^(\w+) (\w+) ([bBdDrR]) (.*)::(\w+)$", re.MULTILINE)
 _KERNEL = re.compile(r"^(\w+) \w+ T kernel_(\w+)$", re.MULTILINE)
-# __shared__ float tile[16][17], sum;    extern __shared__ float4 tile[];
-_SHARED = re.compile(r"(extern\s+)?__shared__\s+(?:__align__\s*\(\d+\)\s*)?((?:[^;(){}=\[]|\[[^\]]*\])*);")
-_FULL_NAMES = {"unsigned": "unsigned int", "uint": "unsigned int", "uchar": "unsigned char"}
+
+# addr2line prints "/the folder/conv2d.cu:57", or "/the folder/conv2d.cu:57 (discriminator 3)".
+_LOCATION = re.compile(r"([^/\n]+\.cuh?:\d+)(?: \(discriminator \d+\))?$", re.MULTILINE)
 
 # As in shadow.cpp.
 _ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), ("kind", "i2"), ("code", "u8")]
@@ -110,10 +111,17 @@ class Library:
         try:
             library = ctypes.CDLL(str(self.path))
         except OSError as error:
-            raise DeviceError(f"cannot load {self.path}: {error}; delete it, or set TINYFCN_CACHE elsewhere") from None
+            raise DeviceError(
+                f"cannot load {self.path}, made by {build.compiler()[0]}: {error}; delete {self.path.parent}, set "
+                "TINYFCN_CACHE to another folder, or CXX to another compiler"
+            ) from None
         self._launch = library.emulator_launch
         self._launch.restype = ctypes.c_char_p
-        types = shared_types(kernel_source.read(operation, kernels))
+        types: dict[str, set[str]] = {}  # under which the kernel file declares each __shared__ variable
+        dynamic: dict[str, set[str]] = {}
+        for shared in kernel_source.source(operation, kernels).shared:
+            for name in shared.names:
+                (dynamic if shared.is_dynamic else types).setdefault(name, set()).add(shared.type)
         offsets, variables = symbols(self.path, frozenset(types))
         self.kernels = {name: _address(getattr(library, f"kernel_{name}")) for name in offsets}
         self.base = next((self.kernels[name] - offset for name, offset in offsets.items()), 0)
@@ -122,8 +130,6 @@ class Library:
             name, unit = _elements(v.name, types.get(v.name, set()), dtypes)
             memory = Memory(name.encode(), self.base + v.offset, v.bytes, unit, NO_FILL_BYTE, v.is_shared)
             self._variables.append(memory)
-        dynamic = {name: {t[7:] for t in all_ if t.startswith("extern ")} for name, all_ in types.items()}
-        dynamic = {name: types for name, types in dynamic.items() if types}
         self._declares_dynamic = bool(dynamic)
         self._dynamic_elements = _elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
 
@@ -189,7 +195,7 @@ def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tup
     An array of float4 is taken as one of floats. An array of an unknown type, or of several types, is taken as bytes.
     """
     scalars = {re.sub(r"(?<=[a-z])[234]$", "", type_) for type_ in types}
-    scalar = _FULL_NAMES.get(*scalars, *scalars) if len(scalars) == 1 else ""
+    scalar = full_name(*scalars) if len(scalars) == 1 else ""
     if scalar not in dtypes:
         return f"(char*){name}", 1
     return name if types == scalars else f"({scalar}*){name}", dtypes[scalar].itemsize
@@ -218,26 +224,12 @@ def symbols(library: Path, shared: frozenset[str]) -> tuple[dict[str, int], list
     return kernels, variables
 
 
-def shared_types(text: str) -> dict[str, set[str]]:
-    """The types under which a kernel file declares each __shared__ variable; "extern float" for a dynamic one."""
-    types: dict[str, set[str]] = {}
-    for extern, declaration in _SHARED.findall(text):
-        first, *others = re.sub(r"\[[^\]]*\]", "", declaration).split(",")
-        *words, name = first.split()
-        for each in [name, *others]:
-            types.setdefault(each.strip(), set()).add(" ".join([*extern.split(), *words]))
-    return types
-
-
 @cache
 def line(library: Path, offsets: str) -> str:
     """As `Library.line`, for the library at a path."""
     locations = build.tool_output("addr2line", "--exe", str(library), "--inlines", *offsets.strip(",").split(","))
-    for location in locations.splitlines():
-        file, _, number = location.split(" ")[0].rpartition(":")
-        if file.endswith((".cu", ".cuh")) and number.isdigit():
-            return f"{Path(file).name}:{number}"
-    return "an unknown line"
+    first = _LOCATION.search(locations)
+    return first[1] if first else "an unknown line"
 
 
 def _address(function: Any) -> int:

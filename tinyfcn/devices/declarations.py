@@ -1,0 +1,285 @@
+"""Parses the declarations of a kernel file that launches depend on: kernels, their parameters, and shared variables."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from textwrap import shorten
+
+from tinyfcn.devices.tokens import Token, Unreadable
+
+# These stand in a declaration beside the type.
+_QUALIFIER = re.compile(
+    "const|volatile|restrict|__restrict|__restrict__|register|struct|class|enum|union|__grid_constant__|"
+    "extern|static|inline|__shared__"
+)
+# These may take arguments in parentheses.
+_ATTRIBUTE = re.compile(
+    "__launch_bounds__|__cluster_dims__|__block_size__|__maxnreg__|__align__|__attribute__|alignas|noexcept"
+)
+# A type may have several of these words, and no parameter has one of them as its name.
+_NUMBER = re.compile("bool|char|short|int|long|signed|unsigned|float|double|void")
+_FULL_NAMES = {
+    "uchar": "unsigned char",
+    "uint": "unsigned int",
+    "unsigned": "unsigned int",
+    "unsigned long long int": "unsigned long long",
+    "signed": "int",
+    "signed int": "int",
+}
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+MAX_DEPTH = 256  # of brackets within brackets; clang allows as many
+MAX_QUOTED = 60  # characters of a parameter in a message
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel: `type` is the element type ("float", "int", "unsigned char", ...).
+
+    An array declared `= nullptr` is optional: a launch may give None for it.
+    """
+
+    name: str
+    type: str
+    is_array: bool
+    is_const: bool
+    is_optional: bool = False
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function with a body: text[start:end] goes from its name to the closing brace.
+
+    first: where its declaration starts. scope: the namespaces around it, "a::b::". is_c: whether it is extern "C".
+    For a kernel only: `template` names its template parameters.
+    """
+
+    name: str
+    first: int
+    start: int
+    end: int
+    scope: str
+    is_c: bool
+    is_kernel: bool
+    parameters: tuple[Parameter, ...] = ()
+    template: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The declaration of shared variables in text[start:end]: `__shared__ float tile[16][17], sum;`.
+
+    is_dynamic: whether it declares an array without a size, `extern __shared__ float tile[];`.
+    """
+
+    type: str
+    names: tuple[str, ...]
+    is_dynamic: bool
+    in_function: bool
+    start: int
+    end: int
+
+
+class Declarations:
+    """The functions of a text (those in classes left out) and its shared variables, from its compiled tokens.
+
+    Raises:
+        Unreadable: brackets that do not match, or a kernel whose name or parameters are not understood.
+    """
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.functions: list[Function] = []
+        self.shared: list[Shared] = []
+        self.tokens = tokens
+        self._closing = _pairs(self.tokens)
+        scopes: list[tuple[str, bool]] = []  # of the open namespaces and linkage blocks: name, whether extern "C"
+        first = index = 0  # of the statement, and the current token
+        body = -1  # the closing brace of the function, class or initialiser that is read or was read last
+        while index < len(self.tokens):
+            text = self.tokens[index].text
+            if text == "(" and index > body:
+                index = self._closing[index]  # a { among parameters is a default value
+            elif text in (";", "{", "}"):
+                statement = range(first, index)
+                if text == ";":
+                    self._read_shared(statement, index < body)
+                elif text == "{" and index > body:
+                    scope = self._scope(statement)
+                    if scope:
+                        scopes.append(scope)
+                    else:
+                        self._read_function(statement, index, scopes)
+                        body = self._closing[index]
+                elif index > body:
+                    scopes.pop()
+                first = index + 1
+            index += 1
+
+    def _texts(self, indices: Iterable[int]) -> list[str]:
+        return [self.tokens[index].text for index in indices]
+
+    def _plain(self, indices: range) -> Iterator[int]:
+        """The indices without those of attributes: [[nodiscard]], __align__(16) ..."""
+        skipped = -1
+        for index in indices:
+            if index > skipped:
+                text, next_text = self.tokens[index].text, self.tokens[index + 1].text
+                if _ATTRIBUTE.fullmatch(text):
+                    skipped = self._closing[index + 1] if next_text == "(" else index
+                elif text == next_text == "[":
+                    skipped = self._closing[index]
+                else:
+                    yield index
+
+    def _scope(self, statement: range) -> tuple[str, bool] | None:
+        """The namespace or the linkage block that begins: its name, and whether it is extern "C". None for others."""
+        texts = self._texts(self._plain(statement))
+        if len(texts) == 2 and texts[0] == "extern":
+            return "", texts[1] == '"C"'
+        if "namespace" in texts:
+            return "".join(f"{word}::" for word in texts[texts.index("namespace") + 1 :] if word != "::"), False
+        return None
+
+    def _read_function(self, statement: range, brace: int, scopes: list[tuple[str, bool]]) -> None:
+        indices = [*self._plain(statement)]
+        texts = self._texts(indices)
+        opening = end = -1  # of the last list in parentheses after a word: there may be others before it
+        for previous, index in pairwise(indices):
+            if self.tokens[index].text == "(" and index > end:
+                end = self._closing[index]
+                before = self.tokens[previous]
+                if before.kind == "word" and not _NUMBER.fullmatch(before.text):
+                    opening, name = index, before
+        is_kernel = "__global__" in texts and texts[:3] != ["template", "<", ">"]  # a specialisation has its template
+        first = self.tokens[statement.start].start if statement else 0
+        if opening < 0:
+            if is_kernel:
+                raise Unreadable(first, "this __global__ function has no name, or no parameters in parentheses")
+            return
+        self.functions.append(
+            Function(
+                name.text,
+                first,
+                name.start,
+                self.tokens[self._closing[brace]].end,
+                "".join(name for name, _ in scopes),
+                '"C"' in texts or any(is_c for _, is_c in scopes),
+                is_kernel,
+                tuple(self._parameters(opening)) if is_kernel else (),
+                tuple(self._template(indices)) if is_kernel else (),
+            )
+        )
+
+    def _parameters(self, opening: int) -> Iterator[Parameter]:
+        parts = [*self._parts(range(opening + 1, self._closing[opening]))]
+        for number, part in enumerate(parts if parts not in ([[]], [["void"]]) else [], 1):
+            declared, default = _halves(part)
+            name, type_, pointers, sizes = _declared(declared)
+            if not type_:
+                text = shorten(" ".join(part), MAX_QUOTED, placeholder=" ...")
+                raise Unreadable(self.tokens[opening].start, f"parameter {number} is not understood: {text!r}")
+            pointers += bool(sizes)  # float x[] is float* x
+            before_star = declared[: declared.index("*")] if "*" in declared else declared
+            yield Parameter(
+                name or f"parameter {number}",
+                type_ + "*" * (pointers - 1),
+                pointers > 0,
+                "const" in before_star,
+                default == ["nullptr"],
+            )
+
+    def _template(self, indices: list[int]) -> Iterator[str]:
+        """The names in `template <int C, bool PADDED = false>`; "" for a parameter without one."""
+        if self.tokens[indices[0]].text != "template":
+            return
+        for part in self._parts(range(indices[1] + 1, indices[-1]), is_template=True):
+            declared, _ = _halves(part)
+            yield declared[-1] if len(declared) > 1 else ""
+
+    def _parts(self, indices: range, is_template: bool = False) -> Iterator[list[str]]:
+        """The texts between the commas of a list. A comma inside brackets, those of a template included, ends no part.
+
+        The list ends with `indices`, or with the > that closes a template's parameters.
+        """
+        part: list[str] = []
+        depth = angles = 0
+        for index in self._plain(indices):
+            text = self.tokens[index].text
+            depth += (text in _CLOSING) - (text in _CLOSING.values())
+            if text in ("<", ">") and not depth:
+                angles += 1 if text == "<" else -1
+                if angles < 0 and is_template:
+                    break
+                angles = max(angles, 0)
+            if text == "," and not depth and not angles:
+                yield part
+                part = []
+            else:
+                part.append(text)
+        if angles > 0:
+            raise Unreadable(self.tokens[indices.start].start, "a < of this list is not closed: put it in parentheses")
+        yield part
+
+    def _read_shared(self, statement: range, in_function: bool) -> None:
+        indices = [*self._plain(statement)]
+        texts = self._texts(indices)
+        if "__shared__" not in texts:
+            return
+        before = texts[: texts.index("__shared__")]
+        first = max((i + 1 for i, text in enumerate(before) if text in (")", "else", "do", ":")), default=0)
+        parts = [*self._parts(range(indices[first], statement.stop))]
+        name, type_, pointers, sizes = _declared(parts[0])
+        others = (_declared(["", *part])[0] for part in parts[1:])
+        self.shared.append(
+            Shared(
+                type_ + "*" * pointers,
+                (name, *others),
+                "extern" in parts[0] and sizes == ["[", "]"],
+                in_function,
+                self.tokens[indices[first]].start,
+                self.tokens[statement.stop].end,
+            )
+        )
+
+
+def _pairs(tokens: list[Token]) -> dict[int, int]:
+    """The index of each opening bracket -> the index of the bracket that closes it."""
+    pairs: dict[int, int] = {}
+    open_: list[int] = []
+    for index, token in enumerate(tokens):
+        if token.text in _CLOSING:
+            open_.append(index)
+            if len(open_) > MAX_DEPTH:
+                raise Unreadable(token.start, f"brackets are more than {MAX_DEPTH} deep")
+        elif token.text in _CLOSING.values():
+            if not open_:
+                raise Unreadable(token.start, f"this {token.text} closes nothing")
+            opening = tokens[open_[-1]]
+            if _CLOSING[opening.text] != token.text:
+                raise Unreadable(opening.start, f"this {opening.text} is not closed")
+            pairs[open_.pop()] = index
+    if open_:
+        raise Unreadable(tokens[open_[0]].start, f"this {tokens[open_[0]].text} is not closed")
+    return pairs
+
+
+def _halves(texts: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after the first =."""
+    equals = texts.index("=") if "=" in texts else len(texts)
+    return texts[:equals], texts[equals + 1 :]
+
+
+def _declared(texts: list[str]) -> tuple[str, str, int, list[str]]:
+    """The name that is declared ("" for none), its type, how often it is a pointer, and its sizes: ["[", "16", "]"]."""
+    bracket = texts.index("[") if "[" in texts else len(texts)
+    declared, sizes = texts[:bracket], texts[bracket:]
+    words = [text for text in declared if text != "*" and not _QUALIFIER.fullmatch(text)]
+    is_named = len(words) > 1 and words[-2] != "::" and words[-1].isidentifier() and not _NUMBER.fullmatch(words[-1])
+    name = words.pop() if is_named else ""
+    type_ = " ".join(words).replace(" :: ", "::")
+    return name, full_name(type_), declared.count("*"), sizes
+
+
+def full_name(type_: str) -> str:
+    """The usual name of a type: "unsigned int" for "unsigned"."""
+    return _FULL_NAMES.get(type_, type_)
