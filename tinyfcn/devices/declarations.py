@@ -18,7 +18,7 @@ _ATTRIBUTE = re.compile(
     "__launch_bounds__|__cluster_dims__|__block_size__|__maxnreg__|__align__|__attribute__|alignas|noexcept"
 )
 # A type may have several of these words, and no parameter has one of them as its name.
-_NUMBER = re.compile("bool|char|short|int|long|signed|unsigned|float|double|void")
+_BUILTIN = re.compile("bool|char|short|int|long|signed|unsigned|float|double|void")
 _FULL_NAMES = {
     "uchar": "unsigned char",
     "uint": "unsigned int",
@@ -51,7 +51,7 @@ class Function:
     """A function with a body: text[start:end] goes from its name to the closing brace.
 
     first: where its declaration starts. scope: the namespaces around it, "a::b::". is_c: whether it is extern "C".
-    For a kernel only: `template` names its template parameters.
+    For a kernel only: its parameters, and the names of its template parameters.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Declarations:
             if self.tokens[index].text == "(" and index > end:
                 end = self._closing[index]
                 before = self.tokens[previous]
-                if before.kind == "word" and not _NUMBER.fullmatch(before.text):
+                if before.kind == "word" and not _BUILTIN.fullmatch(before.text):
                     opening, name = index, before
         is_kernel = "__global__" in texts and texts[:3] != ["template", "<", ">"]  # a specialisation has its template
         first = self.tokens[statement.start].start if statement else 0
@@ -274,7 +274,7 @@ def _declared(texts: list[str]) -> tuple[str, str, int, list[str]]:
     bracket = texts.index("[") if "[" in texts else len(texts)
     declared, sizes = texts[:bracket], texts[bracket:]
     words = [text for text in declared if text != "*" and not _QUALIFIER.fullmatch(text)]
-    is_named = len(words) > 1 and words[-2] != "::" and words[-1].isidentifier() and not _NUMBER.fullmatch(words[-1])
+    is_named = len(words) > 1 and words[-2] != "::" and words[-1].isidentifier() and not _BUILTIN.fullmatch(words[-1])
     name = words.pop() if is_named else ""
     type_ = " ".join(words).replace(" :: ", "::")
     return name, full_name(type_), declared.count("*"), sizes

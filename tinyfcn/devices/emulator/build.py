@@ -158,7 +158,7 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
     parts, done = [], 0
     for start, end, new in sorted(edits):
         parts += [source.text[done:start], new]
-        done = end
+        done = max(done, end)
     text = "".join([*parts, source.text[done:]])
     return f'#include "cuda_on_cpu.h"\n{_PREDEFINED}namespace {{ namespace kernels {{\n{text}\n}} }}\n{exports}'
 
