@@ -19,3 +19,9 @@ class KernelError(DeviceError):
 
 class CheckpointError(TinyfcnError):
     """A run folder or weights file is incomplete, was written by another program, or holds another network."""
+
+
+def in_brief(message: object, length: int = 200) -> str:
+    """A library's words on one line and cut at `length`: some quote the whole of a damaged file's header."""
+    text = " ".join(str(message).split())
+    return text if len(text) <= length else f"{text[:length]}..."

@@ -1,4 +1,4 @@
-"""The cache folder, and files that appear completely or not at all: downloads, weights, figures, masks."""
+"""Files that appear completely or not at all: downloads, weights, figures, masks."""
 
 import contextlib
 import os
@@ -8,17 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
-
 from tinyfcn.errors import DataError
-
-CACHE_WAY_OUT = "set TINYFCN_CACHE to a folder that you can write to, with 50 MB free"
-
-
-def cache_folder() -> Path:
-    """The folder for files that can be made again: TINYFCN_CACHE, or the platform's own. It may not exist yet."""
-    chosen = os.environ.get("TINYFCN_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("tinyfcn", appauthor=False))
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:

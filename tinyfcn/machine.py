@@ -1,6 +1,5 @@
 """Which devices, tools and data this machine has for tinyfcn, and how to supply a missing one."""
 
-import os
 import platform
 import shlex
 import sys
@@ -8,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyfcn import files
 from tinyfcn.data import find_data
 from tinyfcn.devices import cuda
 from tinyfcn.devices.emulator import build
+from tinyfcn.environment import cache_folder, can_be_written
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.runs import newest_finished
 from tinyfcn.training import available_threads
@@ -30,14 +29,16 @@ class Finding:
 
 def findings(data_dir: Path | None = None) -> list[Finding]:
     """All lines of `tinyfcn info`. Nothing that is missing raises an error."""
+    # First, since CuPy is given another folder if it cannot have this one.
+    kernel_cache = _found("kernel cache", lambda: _cache(cuda.cache_folder()), "export CUPY_CACHE_DIR=FOLDER")
     return [
         _found("GPU", _gpu, "an NVIDIA GPU and its driver; without one, --device cpu trains everything"),
         _found("NVRTC", _nvrtc, "pip install cupy-cuda12x 'cuda-toolkit[nvrtc,cudart]==12.*'"),
         _found("C++ compiler", _compiler, _COMPILER),
         Finding("CPU", f"{available_threads()} threads are used, {platform.machine()}, {platform.system()}"),
         _found("digits", lambda: find_data(data_dir).text, "--data-dir FOLDER, or --dataset builtin: no files needed"),
-        _cache("cache", files.cache_folder(), "TINYFCN_CACHE"),
-        _cache("kernel cache", cuda.cache_folder(), "CUPY_CACHE_DIR"),
+        _found("cache", lambda: _cache(cache_folder()), "export TINYFCN_CACHE=FOLDER"),
+        kernel_cache,
         Finding("classifier", _newest("cnn"), None if newest_finished("cnn") else "tinyfcn train-cnn"),
         Finding("FCN", _newest("fcn"), None if newest_finished("fcn") else "tinyfcn train-fcn"),
     ]
@@ -89,11 +90,10 @@ def _compiler() -> str:
     return f"{name}: runs the kernels on the emulator"
 
 
-def _cache(name: str, folder: Path, variable: str) -> Finding:
-    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        return Finding(name, f"{folder} cannot be written to", f"export {variable}=FOLDER")
-    return Finding(name, f"{folder}" if folder.exists() else f"{folder} (not made yet)")
+def _cache(folder: Path) -> str:
+    if not can_be_written(folder):
+        raise TinyfcnError(f"{folder} cannot be written to")
+    return f"{folder}" if folder.exists() else f"{folder} (not made yet)"
 
 
 def _newest(kind: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers.tiny_digits import write_tiny_digits
@@ -108,6 +109,17 @@ def test_the_cache_folder(found, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "cannot be written to" in found()["cache"].text
     assert "TINYFCN_CACHE" in found()["cache"].remedy
+
+
+def test_a_cupy_that_raises_without_a_driver(monkeypatch):
+    """As CuPy 13 does; CuPy 14 returns False."""
+
+    def is_available():
+        raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is\ninsufficient")
+
+    monkeypatch.setattr(cuda, "import_cupy", lambda: SimpleNamespace(is_available=is_available))
+    reason = "no NVIDIA GPU with a working driver was found (cudaErrorInsufficientDriver: CUDA driver version is insuff"
+    assert cuda.why_not().startswith(reason) and "\n" not in cuda.why_not()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a file has no such parent there")

@@ -1,5 +1,6 @@
 """M2NIST's two files: written whole or not at all, read in either form, every value checked."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -134,6 +135,28 @@ def make_folder(folder):
     (folder / "combined.npy").mkdir()
 
 
+def with_header(text, content=b"", version=1):
+    """Replaces the images by a file with this text for its header."""
+    line = text.encode().ljust(118) + b"\n"
+    length = len(line).to_bytes(2 if version == 1 else 4, "little")
+    npy = b"\x93NUMPY" + bytes([version, 0]) + length + line + content
+    return lambda folder: (folder / "combined.npy").write_bytes(npy)
+
+
+def header(descr="'|u1'", shape="(70, 64, 84)"):
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}"
+
+
+def announce_fewer(folder):
+    content = (folder / "combined.npy").read_bytes()
+    (folder / "combined.npy").write_bytes(content.replace(b"(70, 64", b"(40, 64"))
+
+
+def make_pipe(folder):
+    (folder / "combined.npy").unlink()
+    os.mkfifo(folder / "combined.npy")
+
+
 C, S = "combined.npy", "segmented.npy"
 AT = (66, 5, 7)  # in the second chunk
 BAD = {
@@ -169,11 +192,27 @@ BAD = {
     "empty": (cut(C, 0), C, ["not a whole .npy file"]),
     "text": (lambda f: (f / S).write_text("<!DOCTYPE html>" * 20), S, ["not a whole .npy file"]),
     "folder": (make_folder, C, ["is a folder"]),
+    "pipe": (make_pipe, C, ["a device or pipe"]),
+    "fewer announced": (announce_fewer, C, ["161280 bytes left over", "(40, 64, 84)"]),
+    "more announced": (with_header(header(), bytes(5376)), C, ["whole .npy"]),
+    "huge": (with_header(header(shape=f"({10**30}, 64, 84)")), C, ["whole .npy"]),
+    "overflow": (with_header(header(shape=f"({2**62}, 64, 84)")), C, ["whole .npy"]),
+    "negative": (with_header(header(shape="(-70, 64, 84)")), C, ["whole .npy"]),
+    "two negatives": (with_header(header(shape="(-70, -64, 84)"), bytes(70 * 64 * 84)), C, []),
+    "no bytes": (with_header(header(descr="'|V0'")), C, []),
+    "structured": (with_header(header(descr=repr([(f"{i:020}", "u1") for i in range(70)]))), C, []),
+    "nested": (with_header("(" * 5000 + ")" * 5000), C, ["whole .npy"]),
+    "signs": (with_header("-" * 9000 + "1"), C, ["whole .npy"]),
+    "long text": (with_header("'" + "a" * 9000 + "'"), C, ["whole .npy"]),
+    "escapes": (with_header(r"{'\d': 1}"), C, ["whole .npy"]),
+    "nulls": (with_header("\0" * 9000), C, ["whole .npy"]),
+    "version 9": (with_header(header(), version=9), C, ["whole .npy"]),
+    "version 3": (with_header(header(shape="(0, 64, 84)"), version=3), C, []),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_named(tmp_path, case):
+def test_bad_files_are_named(tmp_path, recwarn, case):
     spoil, name, words = BAD[case]
     save(tmp_path, *images_and_labels())
     read_m2nist(tmp_path)
@@ -182,7 +221,8 @@ def test_bad_files_are_named(tmp_path, case):
         read_m2nist(tmp_path)
     for word in [str(tmp_path / name), *words]:
         assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

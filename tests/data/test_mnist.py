@@ -5,17 +5,19 @@ import gzip
 import hashlib
 import http.server
 import os
+import struct
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.idx_files import idx_bytes, write_idx, write_mnist
 
-from tinyfcn import files
+from tinyfcn import environment, files
 from tinyfcn.data import mnist
 from tinyfcn.errors import DataError
 
@@ -109,11 +111,27 @@ def test_layouts(tmp_path, layout, gz):
     assert images.dtype == labels.dtype == np.uint8
 
 
-def test_names_with_a_dot_and_folders_of_the_same_name(tmp_path):
-    arrays = write_mnist(tmp_path)
-    for name in arrays:
-        (tmp_path / name).rename(tmp_path / name.replace("-idx", ".idx"))
-        (tmp_path / name).mkdir()
+@pytest.mark.parametrize(
+    "spelled", ["{dotted}", "{dotted}.gz", "{name}/{name}", "{name}/{dotted}", "{dotted}/{name}.gz", "{name}.gz/{name}"]
+)
+def test_names_with_a_dot_and_folders_of_the_same_name(tmp_path, spelled):
+    arrays = write_mnist(tmp_path / "plain", gz=spelled.endswith(".gz"))
+    for file in sorted((tmp_path / "plain").iterdir()):
+        name = file.name.removesuffix(".gz")
+        path = tmp_path / spelled.format(name=name, dotted=name.replace("-idx", ".idx"))
+        path.parent.mkdir(exist_ok=True)
+        file.rename(path)
+        (tmp_path / name).mkdir(exist_ok=True)
+    for upper in (False, True):
+        if upper:  # as file systems of old write names
+            for path in sorted(tmp_path.rglob("*-*"), reverse=True):
+                path.rename(path.with_name(path.name.upper()))
+        np.testing.assert_array_equal(load("train", tmp_path)[0], arrays[IMAGES])
+
+
+def test_a_stray_file_does_not_hide_a_whole_data_set(tmp_path):
+    arrays = write_mnist(tmp_path / "MNIST" / "raw")
+    (tmp_path / IMAGES).write_bytes(b"cut")
     np.testing.assert_array_equal(load("train", tmp_path)[0], arrays[IMAGES])
 
 
@@ -158,9 +176,11 @@ def test_idx_is_big_endian_with_pixels_in_row_order(tmp_path):
     # Written out by hand: the reader is not only the inverse of the tests' writer.
     pixels = bytes(range(256)) * 6 + bytes(32)
     header = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28])
-    images = mnist.parse_images(header + pixels, "x", "y")
+    (tmp_path / IMAGES).write_bytes(header + pixels)
+    (tmp_path / LABELS).write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]))
+    images, labels = load("train", tmp_path)
     assert images.shape == (2, 28, 28) and images[0, 1, 2] == 30 and images[1, 0, 0] == 784 % 256
-    assert mnist.parse_labels(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 0, 9]), "x", "y").tolist() == [7, 0, 9]
+    assert labels.tolist() == [7, 9]
 
 
 def spoil_images(change):
@@ -182,17 +202,28 @@ def replace_by_folder(folder):
     (folder / LABELS).mkdir()
 
 
+def replace_by_link(folder):
+    (folder / LABELS).unlink()
+    (folder / LABELS).symlink_to(folder / "nothing")
+
+
+def replace_by_pipe(folder):
+    (folder / LABELS).unlink()
+    os.mkfifo(folder / LABELS)
+
+
 BAD_FILES = {
     "truncated": (spoil_images(lambda b: b[:-1]), IMAGES, ["is truncated", "9424 bytes", "found 9423"]),
-    "trailing": (spoil_labels(lambda b: b + b"\n"), LABELS, ["left over", "20 bytes", "found 21"]),
+    "trailing": (spoil_labels(lambda b: b + b"\n"), LABELS, ["left over", "20 bytes", "found more"]),
     "header only": (spoil_images(lambda b: b[:9]), IMAGES, ["is truncated", "16 bytes", "found 9"]),
     "three bytes": (spoil_labels(lambda b: b[:3]), LABELS, ["begins with", "2049"]),
     "empty": (spoil_images(lambda b: b""), IMAGES, ["is empty"]),
     "huge sizes": (
         spoil_images(lambda b: b[:4] + b"\xff" * 12 + b[16:]),
         IMAGES,
-        ["4294967295", "truncated"],
+        ["4294967295x4294967295", "28x28"],
     ),
+    "huge count": (spoil_images(lambda b: b[:4] + b"\xff" * 4 + b[8:]), IMAGES, ["4294967295 items", "limit"]),
     "no items": (spoil_labels(lambda b: b[:4] + bytes(4)), LABELS, ["0 items"]),
     "magic": (spoil_images(lambda b: b"\x93NUM" + b[4:]), IMAGES, ["begins with b'\\x93NUM'", "2051"]),
     "swapped": (swap, IMAGES, ["a labels file", "an images file", "swapped"]),
@@ -209,6 +240,9 @@ BAD_FILES = {
         IMAGES,
         ["'<!DOCTYPE html", "a web page"],
     ),
+    "zipped web page": (spoil_images(lambda b: gzip.compress(b"\xef\xbb\xbf<?xml version")), IMAGES, ["a web page"]),
+    "link to nothing": (replace_by_link, LABELS, ["cannot be read"]),
+    "pipe": (replace_by_pipe, LABELS, ["a device or pipe"]),
     "cut gzip": (spoil_images(lambda b: gzip.compress(b)[:-9]), IMAGES, ["truncated gzip"]),
     "bad gzip": (spoil_images(lambda b: gzip.compress(b)[:-8] + bytes(8)), IMAGES, ["damaged gzip"]),
     "folder": (replace_by_folder, LABELS, ["is a folder"]),
@@ -225,6 +259,19 @@ def test_bad_files_are_named(tmp_path, case):
     for word in [str(tmp_path / name), *words]:
         assert word in message
     assert "intact copy" in message or "swapped?" in message
+
+
+@pytest.mark.parametrize("count", [12, (mnist.MAX_BYTES - 16) // 784])
+def test_a_bomb_is_unpacked_no_further_than_its_header_allows(tmp_path, count):
+    write_mnist(tmp_path)
+    bomb = b"".join(gzip.compress(part) for part in [struct.pack(">4I", 2051, count, 28, 28), *[bytes(1 << 24)] * 30])
+    (tmp_path / IMAGES).write_bytes(bomb)
+    tracemalloc.start()
+    message = str(error_of("train", tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert f"{16 + 784 * count} bytes with the header, found more" in message
+    assert peak < 784 * count + (160 << 20), "the bomb holds 503 MB; gzip unpacks up to 132 MB of it at a time"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind root")
@@ -257,6 +304,7 @@ def whole(mirror):
     return mirror.answers[f"{IMAGES}.gz"][1]
 
 
+ANOTHER = gzip.compress(idx_bytes(np.ones((12, 28, 28), np.uint8)))
 BAD_ANSWERS = {
     "404": (lambda m: m.serve(f"{IMAGES}.gz", b"", 404), "404"),
     "500": (lambda m: m.serve(f"{IMAGES}.gz", b"oops", 500), "500"),
@@ -266,7 +314,8 @@ BAD_ANSWERS = {
     ),
     "truncated there": (lambda m: m.serve(f"{IMAGES}.gz", whole(m)[:-4]), "truncated gzip"),
     "web page": (lambda m: m.serve(f"{IMAGES}.gz", b"<!DOCTYPE html><html>sign in</html>"), "web page"),
-    "another file": (lambda m: m.serve(f"{IMAGES}.gz", gzip.compress(b"\0\0\x08\x03")), "SHA-256"),
+    "another file": (lambda m: m.serve(f"{IMAGES}.gz", ANOTHER), "SHA-256"),
+    "endless": (lambda m: m.serve(f"{IMAGES}.gz", bytes(mnist.MAX_DOWNLOAD + 9)), "longer than"),
     "empty": (lambda m: m.serve(f"{IMAGES}.gz", b""), "empty"),
     "silent": (lambda m: setattr(m, "pause", 1.0), "timed out"),
 }
@@ -300,7 +349,7 @@ def test_offline_touches_no_network(monkeypatch, mirrors):
     error = error_of()
     assert isinstance(error, mnist.MnistUnavailable) and "TINYFCN_OFFLINE" in str(error)
     assert mirrors[0].requests == []
-    monkeypatch.setenv("TINYFCN_OFFLINE", "0")
+    monkeypatch.setenv("TINYFCN_OFFLINE", "False")
     load()
 
 
@@ -365,12 +414,12 @@ def test_unwritable_cache_is_not_taken_for_a_lack_of_network(tmp_path, monkeypat
 
 
 def test_cache_folder(monkeypatch, tmp_path):
-    assert files.cache_folder() == tmp_path / "cache"
+    assert environment.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("TINYFCN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if sys.platform == "linux":
-        assert files.cache_folder() == tmp_path / "xdg" / "tinyfcn"
-    assert files.cache_folder().name.lower() in ("tinyfcn", "cache")
+        assert environment.cache_folder() == tmp_path / "xdg" / "tinyfcn"
+    assert environment.cache_folder().name.lower() in ("tinyfcn", "cache")
 
 
 def test_new_file_is_whole_or_not_there(tmp_path):

@@ -4,6 +4,7 @@ Images are (N, 64, 84), 0..255. The truth is either one-hot (N, 64, 84, 11), bac
 (N, 64, 84), 0..9 and 10 for background. Any integer type is read; uint8 is written.
 """
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tinyfcn.errors import DataError
+from tinyfcn.errors import DataError, in_brief
 from tinyfcn.files import make_folder, new_file
 
 IMAGES, TRUTH = "combined.npy", "segmented.npy"
@@ -149,22 +150,24 @@ def _checked(values: np.ndarray, highest: int, start: int, path: Path) -> np.nda
 
 def _map(path: Path) -> np.ndarray:
     """The array in an .npy file, mapped read-only, never unpickled; DataError unless it holds integers."""
+    way_out = f"give a folder that holds {IMAGES} and {TRUTH}"
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is {'a folder' if path.is_dir() else 'a device or pipe'}, expected a file: {way_out}")
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that overflow, of headers as Python 2 wrote them
+            array = np.lib.format.open_memmap(path, mode="r")
+        left = path.stat().st_size - array.offset - array.nbytes
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing: give a folder that holds {IMAGES} and {TRUTH}, as make-m2nist writes them"
-        ) from error
+        raise DataError(f"{path} is missing: {way_out}, as make-m2nist writes them") from error
     except OSError as error:
-        wrong = f"cannot be read ({error.strerror}): make it readable, or"
-        if path.is_dir():
-            wrong = "is a folder, expected a file:"
-        raise DataError(f"{path} {wrong} give a folder that holds {IMAGES} and {TRUTH}") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable, or {way_out}") from error
     except Exception as error:  # for a damaged header NumPy raises half a dozen kinds, tokenize's among them
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path} is not a whole .npy file of integers ({reason}): write it again") from error
+        raise DataError(f"{path} is not a whole .npy file of integers ({in_brief(error)}): write it again") from error
+    if left:
+        raise DataError(f"{path} has {left} bytes left over after the {array.shape} of its header: write it again")
     if array.dtype.kind not in "iu":
-        raise DataError(f"{path} holds {array.dtype}, expected integers: write it again as uint8")
+        raise DataError(f"{path} holds {in_brief(array.dtype)}, expected integers: write it again as uint8")
     return array
 
 

@@ -8,7 +8,10 @@ import functools
 import gzip
 import hashlib
 import http.client
+import io
+import math
 import os
+import re
 import struct
 import sys
 import urllib.request
@@ -16,11 +19,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from tinyfcn.environment import CACHE_WAY_OUT, cache_folders, expand_home, is_offline, is_terminal, writable_cache
 from tinyfcn.errors import DataError
-from tinyfcn.files import CACHE_WAY_OUT, cache_folder, make_folder, new_file
+from tinyfcn.files import new_file
 
 # The original site no longer answers.
 MIRRORS = (
@@ -40,6 +45,8 @@ SHA256 = {
 }
 TIMEOUT_SECONDS = 15.0  # for each connection and each read, not for a whole file
 IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049
+MAX_BYTES = 1 << 28  # of a file's content: 342,392 images; EMNIST has 240,000 of digits
+MAX_DOWNLOAD = 1 << 24  # bytes of a compressed file: MNIST's largest has 9,912,422
 # Subfolders that may hold the files: the folder itself, the cache's, torchvision's.
 LAYOUTS = (".", "mnist", "raw", "MNIST/raw")
 
@@ -69,21 +76,24 @@ def find_mnist(data_dir: Path | None = None) -> MnistFolder:
     """
     from_environment = os.environ.get("TINYFCN_DATA")
     if data_dir is not None:
-        root, chosen_by = Path(data_dir).expanduser(), "--data-dir"
+        roots, chosen_by = [expand_home(data_dir, "--data-dir")], "--data-dir"
     elif from_environment:
-        root, chosen_by = Path(from_environment).expanduser(), "TINYFCN_DATA"
+        roots, chosen_by = [expand_home(from_environment, "TINYFCN_DATA")], "TINYFCN_DATA"
     else:
-        root, chosen_by = cache_folder(), ""
-    folders = list(dict.fromkeys(root / layout for layout in LAYOUTS))
-    for folder in folders:
-        if files := _files_in(folder):
-            return MnistFolder(folder, chosen_by, files)
+        roots, chosen_by = cache_folders(), ""
+    root = roots[0]
+    folders = [root / layout for root in roots for layout in LAYOUTS]
+    found = [MnistFolder(folder, chosen_by, _files_in(folder)) for folder in folders]
+    fullest = max(found, key=lambda folder: len(folder.files))  # the first of them, if several are
+    if fullest.files:
+        return fullest
     if not chosen_by:
         return MnistFolder(root / "mnist", "", {})
     wrong = "holds none of the MNIST files" if root.is_dir() else "is not a folder"
     raise DataError(
         f"{root} (from {chosen_by}) {wrong}: "
-        f"searched for {', '.join(SHA256)}, each also with .gz, in {', '.join(map(str, folders))}; "
+        f"searched for {', '.join(SHA256)}, each also with .gz or as train-images.idx3-ubyte, "
+        f"in {', '.join(map(str, folders))}; "
         f"give the folder that holds them, or leave out {chosen_by} to have them downloaded"
     )
 
@@ -109,9 +119,13 @@ def load_mnist(split: str, data_dir: Path | None, notice: Callable[[str], None])
         for name in found.missing:
             found.files[name] = _download(name, found.folder, notice)
     images_path, labels_path = (found.files[name] for name in FILES[split])
-    images_bytes, labels_bytes = _read(images_path, remedy), _read(labels_path, remedy)
-    images = parse_images(images_bytes, str(images_path), remedy)
-    labels = parse_labels(labels_bytes, str(labels_path), remedy)
+    images_bytes = _read(images_path, IMAGES_MAGIC, remedy)
+    labels_bytes = _read(labels_path, LABELS_MAGIC, remedy)
+    images = np.frombuffer(images_bytes, np.uint8, offset=16).reshape(-1, 28, 28)
+    labels = np.frombuffer(labels_bytes, np.uint8, offset=8)
+    if labels.max() > 9:
+        first = int(np.argmax(labels > 9))
+        raise DataError(f"{labels_path}: label {first} is {labels[first]}, expected 0..9; {remedy}")
     if len(images) != len(labels):
         raise DataError(
             f"{images_path} holds {len(images)} images but {labels_path} holds {len(labels)} labels: "
@@ -123,25 +137,82 @@ def load_mnist(split: str, data_dir: Path | None, notice: Callable[[str], None])
     return images, labels
 
 
-def parse_images(content: bytes, source: str, remedy: str) -> np.ndarray:
-    """Images uint8 (N, 28, 28) from the bytes of an IDX file; errors name `source` and end with `remedy`."""
-    sizes, payload = _parse_idx(content, IMAGES_MAGIC, source, remedy)
-    if sizes[1:] != (28, 28):
-        raise DataError(f"{source} holds images of {sizes[1]}x{sizes[2]} pixels, expected 28x28: {remedy}")
-    return payload.reshape(sizes)
+def _files_in(folder: Path) -> dict[str, Path]:
+    """The files among the four that `folder` holds. A plain file comes before a gzipped one."""
+    found = {}
+    try:
+        for name in SHA256:
+            # Some servers write a dot for the second hyphen, and some archives put each file into a folder of its name.
+            spelled = re.compile(name.replace("-idx", "[-.]idx") + r"(\.gz)?", re.IGNORECASE)
+            paths = _spelled_so(folder, spelled)
+            inside = [path for each in paths if each.is_dir() for path in _spelled_so(each, spelled)]
+            if paths:
+                found[name] = min([*paths, *inside], key=Path.is_dir)  # a folder only where there is no file
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
+    return found
 
 
-def parse_labels(content: bytes, source: str, remedy: str) -> np.ndarray:
-    """Labels uint8 (N,), 0..9, from the bytes of an IDX file; errors name `source` and end with `remedy`."""
-    _, labels = _parse_idx(content, LABELS_MAGIC, source, remedy)
-    if labels.max() > 9:
-        first = int(np.argmax(labels > 9))
-        raise DataError(f"{source}: label {first} is {labels[first]}, expected 0..9; {remedy}")
-    return labels
+def _spelled_so(folder: Path, spelled: re.Pattern[str]) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if spelled.fullmatch(path.name)) if folder.is_dir() else []
 
 
-def _parse_idx(content: bytes, magic: int, source: str, remedy: str) -> tuple[tuple[int, ...], np.ndarray]:
+def _read(path: Path, magic: int, remedy: str) -> bytes:
+    """The content of an IDX file, see `read_idx`."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is {'a folder' if path.is_dir() else 'a device or pipe'}, expected a file: {remedy}")
+    try:
+        with open(path, "rb") as file:
+            return read_idx(file, magic, str(path), remedy)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable, or {remedy}") from error
+
+
+def read_idx(file: BinaryIO, magic: int, source: str, remedy: str) -> bytes:
+    """The content of an IDX file of images 28x28 or of labels, unpacked if it is gzipped: its header and all bytes.
+
+    Reads no more than the header announces and one byte, however much a gzipped file would unpack to. Raises DataError
+    that names `source` and ends with `remedy`.
+    """
+    # The name does not tell whether it is gzipped: browsers unpack downloads and keep their names.
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    try:
+        stream = gzip.GzipFile(fileobj=file) if packed else file
+        sizes = _announced(stream.read(16), magic, source, remedy)
+        header = 4 + 4 * len(sizes)
+        expected = header + math.prod(sizes)
+        if expected > MAX_BYTES:
+            limit = f"the limit is {MAX_BYTES} bytes"
+            raise DataError(f"{source} announces {sizes[0]} items, {expected} bytes, and {limit}: {remedy}")
+        stream.seek(0)
+        content = stream.read(expected + 1)
+    except EOFError as error:
+        raise DataError(
+            f"{source} is a truncated gzip file: expected the compressed data to end within it, but they go on after "
+            f"its {file.tell()} bytes; {remedy}"
+        ) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{source} is a damaged gzip file ({error}): {remedy}") from error
+    if len(content) != expected:
+        fault, found = ("is truncated", len(content)) if len(content) < expected else ("has bytes left over", "more")
+        raise DataError(
+            f"{source} {fault}: its header announces {' x '.join(map(str, sizes))}, "
+            f"{expected} bytes with the header, found {found}; {remedy}"
+        )
+    return content
+
+
+def _announced(content: bytes, magic: int, source: str, remedy: str) -> tuple[int, ...]:
+    """The sizes in the header with which the content of a file begins: (N, 28, 28) or (N,)."""
     kinds = {IMAGES_MAGIC: "an images file", LABELS_MAGIC: "a labels file"}
+    if not content:
+        raise DataError(f"{source} is empty, expected a file in IDX format: {remedy}")
+    if (text := content.removeprefix(b"\xef\xbb\xbf").lstrip()).startswith(b"<"):
+        raise DataError(
+            f"{source} begins with {text[:14].decode('ascii', 'replace')!r}: it is a web page, not the file in IDX "
+            f"format that was expected; {remedy}"
+        )
     found = int.from_bytes(content[:4], "big")
     if len(content) < 4 or found not in kinds:
         raise DataError(
@@ -157,65 +228,11 @@ def _parse_idx(content: bytes, magic: int, source: str, remedy: str) -> tuple[tu
     if len(content) < header:
         raise DataError(f"{source} is truncated: its header needs {header} bytes, found {len(content)}; {remedy}")
     sizes = struct.unpack_from(f">{dimensions}I", content, 4)
-    expected = header + int(np.prod(sizes, dtype=object))  # sizes from a bad header may exceed 64 bits
-    if len(content) != expected:
-        fault = "is truncated" if len(content) < expected else "has bytes left over"
-        raise DataError(
-            f"{source} {fault}: its header announces {' x '.join(map(str, sizes))}, "
-            f"{expected} bytes with the header, found {len(content)}; {remedy}"
-        )
+    if sizes[1:] not in ((), (28, 28)):
+        raise DataError(f"{source} holds images of {sizes[1]}x{sizes[2]} pixels, expected 28x28: {remedy}")
     if sizes[0] == 0:
         raise DataError(f"{source} announces 0 items, expected at least one: {remedy}")
-    return sizes, np.frombuffer(content, np.uint8, offset=header)
-
-
-def _files_in(folder: Path) -> dict[str, Path]:
-    """The files among the four that `folder` holds. A plain file comes before a gzipped one."""
-    found = {}
-    try:
-        for name in SHA256:
-            # Some archives unpack with a dot for the second hyphen.
-            names = (name, f"{name}.gz", name.replace("-idx", ".idx"))
-            existing = [path for path in (folder / each for each in names) if path.exists()]
-            if existing:
-                found[name] = min(existing, key=Path.is_dir)  # a folder only where no file has such a name
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
-    return found
-
-
-def _read(path: Path, remedy: str) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        wrong = f"cannot be read ({error.strerror}): make it readable, or"
-        if path.is_dir():
-            wrong = "is a folder, expected a file:"
-        raise DataError(f"{path} {wrong} {remedy}") from error
-    return _decompress(content, str(path), remedy)
-
-
-def _decompress(content: bytes, source: str, remedy: str) -> bytes:
-    """Unpack if the content is gzipped. The name does not tell: browsers unpack downloads and keep their names."""
-    if not content:
-        raise DataError(f"{source} is empty, expected a file in IDX format: {remedy}")
-    if content[:2] != b"\x1f\x8b":
-        if content.lstrip()[:1] == b"<":
-            beginning = content.lstrip()[:14].decode("ascii", "replace")
-            raise DataError(
-                f"{source} begins with {beginning!r}: it is a web page, not the file in IDX format that was "
-                f"expected; {remedy}"
-            )
-        return content
-    try:
-        return gzip.decompress(content)
-    except EOFError as error:
-        raise DataError(
-            f"{source} is a truncated gzip file: expected the compressed data to end within it, but they go "
-            f"on after its {len(content)} bytes; {remedy}"
-        ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{source} is a damaged gzip file ({error}): {remedy}") from error
+    return sizes
 
 
 def _check_sum(name: str, content: bytes, source: str, remedy: str) -> None:
@@ -227,11 +244,6 @@ def _check_sum(name: str, content: bytes, source: str, remedy: str) -> None:
         )
 
 
-def is_offline() -> bool:
-    """Whether TINYFCN_OFFLINE forbids the network."""
-    return os.environ.get("TINYFCN_OFFLINE", "0") not in ("", "0")
-
-
 def _download(name: str, folder: Path, notice: Callable[[str], None]) -> Path:
     """Fetch one file into `folder` from the first mirror that gives its official content."""
     if is_offline():
@@ -239,13 +251,14 @@ def _download(name: str, folder: Path, notice: Callable[[str], None]) -> Path:
             f"MNIST's {name} is not in {folder} and TINYFCN_OFFLINE forbids downloading it: "
             "unset TINYFCN_OFFLINE, or give --data-dir a folder that holds the four files"
         )
-    make_folder(folder, CACHE_WAY_OUT)
+    folder = writable_cache(folder)
+    magic = IMAGES_MAGIC if "images" in name else LABELS_MAGIC
     reasons = []
     for mirror in MIRRORS:
         url = f"{mirror}{name}.gz"
         try:
             content = _fetch(url, notice)
-            unpacked = _decompress(content, "the answer", "trying elsewhere")
+            unpacked = read_idx(io.BytesIO(content), magic, "the answer", "trying elsewhere")
             _check_sum(name, unpacked, "the answer", "trying elsewhere")
         except (OSError, http.client.HTTPException, DataError) as error:
             reasons.append(f"{url}: {str(error).removeprefix('<urlopen error ').removesuffix('>')}")
@@ -268,6 +281,8 @@ def _fetch(url: str, notice: Callable[[str], None]) -> bytes:
         while part := response.read(1 << 16):
             received += part
             report(completed=len(received), total=size)
+            if len(received) > MAX_DOWNLOAD:
+                raise OSError(f"the answer is longer than {MAX_DOWNLOAD} bytes")
     if size is not None and len(received) != size:
         raise OSError(f"the answer is truncated, {len(received)} of {size} bytes came")
     return bytes(received)
@@ -276,7 +291,7 @@ def _fetch(url: str, notice: Callable[[str], None]) -> bytes:
 @contextlib.contextmanager
 def _progress(url: str, notice: Callable[[str], None]) -> Iterator[Callable[..., None]]:
     """A progress bar on a terminal, one line elsewhere; yields the function that moves the bar."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         notice(f"Downloading {url}")
         yield lambda **progress: None
         return

@@ -19,7 +19,8 @@ import numpy as np
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device, Launch, Recording
-from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.environment import can_be_written
+from tinyfcn.errors import DeviceError, KernelError, in_brief
 
 
 @cache
@@ -29,16 +30,14 @@ def import_cupy() -> Any:
     Raises:
         DeviceError: CuPy is not installed; the message names the command that installs it.
     """
-    home = cache_folder()
-    existing = next(folder for folder in (home, *home.parents) if os.path.exists(folder))
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+    if not can_be_written(cache_folder()):
         # CuPy's import fails if it cannot create its cache folder.
         os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="tinyfcn-cupy-")
         atexit.register(shutil.rmtree, os.environ["CUPY_CACHE_DIR"], ignore_errors=True)
     try:
         import cupy
     except (ImportError, OSError) as error:
-        raise DeviceError(f"CuPy cannot be imported ({error}): pip install cupy-cuda12x") from None
+        raise DeviceError(f"CuPy cannot be imported ({in_brief(error)}): pip install cupy-cuda12x") from None
     return cupy
 
 
@@ -60,7 +59,7 @@ def load_nvrtc() -> Any:
         nvrtc.getVersion()
     except (ImportError, RuntimeError, OSError) as error:
         raise DeviceError(
-            f"NVRTC cannot be loaded ({error}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*', "
+            f"NVRTC cannot be loaded ({in_brief(error)}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*', "
             "or 13.* with a CuPy for CUDA 13"
         ) from None
     return nvrtc
@@ -69,8 +68,13 @@ def load_nvrtc() -> Any:
 def why_not() -> str | None:
     """Why this machine cannot run kernels on a GPU, or None where it can."""
     try:
-        if not import_cupy().is_available():
-            return "no NVIDIA GPU with a working driver was found (nvidia-smi shows the GPUs that the driver finds)"
+        cupy = import_cupy()
+        try:
+            found, hint = cupy.is_available(), "nvidia-smi shows the GPUs that the driver finds"
+        except Exception as error:  # CuPy 13 raises its own kind where the driver is missing or too old
+            found, hint = False, in_brief(error)
+        if not found:
+            return f"no NVIDIA GPU with a working driver was found ({hint})"
         load_nvrtc()
     except DeviceError as error:
         return str(error)

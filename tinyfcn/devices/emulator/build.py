@@ -1,6 +1,5 @@
 """Compiles kernel files into shared libraries with the machine's C++ compiler, and keeps the libraries in a cache."""
 
-import atexit
 import hashlib
 import os
 import platform
@@ -16,10 +15,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from tinyfcn import files
+from tinyfcn import environment
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.tokens import PREDEFINED
-from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.errors import DataError, DeviceError, KernelError
 
 if sys.platform != "win32":  # where the emulator can be imported, but does not run
     import fcntl
@@ -105,19 +104,15 @@ def cache_folder() -> Path:
 
     If that folder cannot be written to: a temporary folder, which is removed when the program ends.
     """
-    # Absolute, because the compiler runs in another working directory than this program.
-    return _writable(files.cache_folder().absolute() / "emulator")
+    return _writable(environment.cache_folder() / "emulator")
 
 
 @cache
 def _writable(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="tinyfcn-emulator-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+        return environment.writable_cache(folder)
+    except DataError as error:
+        return environment.temporary_cache(str(error))
 
 
 def translate(operation: str, kernels: Path, double: bool = False, instance: kernel_source.Kernel | None = None) -> str:
