@@ -1,6 +1,8 @@
 """The command line: one module for each command, which parses, calls tinyfcn and prints."""
 
+import codecs
 import errno
+import io
 import signal
 import sys
 from contextlib import suppress
@@ -28,6 +30,14 @@ class Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of use, not alphabetically
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A name may hold what the encoding cannot write. In place of ASCII click writes UTF-8, with ? for it.
+                ascii_only = codecs.lookup(stream.encoding).name == "ascii"
+                stream.reconfigure(encoding="utf-8" if ascii_only else None, errors="backslashreplace")
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tinyfcn.bench.roofline import CARDS
-from tinyfcn.cli.options import FOLDER, whole
+from tinyfcn.cli.options import FILE, FOLDER, whole
 from tinyfcn.cli.tables import show, table
 from tinyfcn.fields import shown
 from tinyfcn.files import is_stream, make_folder, new_file
@@ -56,12 +56,12 @@ def batch_sizes(context: click.Context, parameter: click.Parameter, value: str |
     show_default=True,
     help="Without a GPU: the card from whose datasheet the kernels' rooflines are reckoned.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all numbers here.")
+@click.option("--json", "json_file", type=FILE, help="Write all numbers here.")
 @click.option("--out", type=FOLDER, default=Path("bench"), show_default=True, help="Folder for the plot.")
 @click.option(
     "--update-readme",
     "readme",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     is_flag=False,
     flag_value=Path("README.md"),
     help="Put the table of steps into this file, README.md unless named, between <!-- bench --> and <!-- /bench -->.",
@@ -171,9 +171,6 @@ def print_rows(rows: Sequence[Mapping[str, str]]) -> None:
     """A table, an empty line before it."""
     if rows:
         made = table(*rows[0])
-        made.columns[0].no_wrap = True
-        for column in made.columns:
-            column.overflow = "fold"  # what does not fit goes on below: nothing is cut
         for row in rows:
             made.add_row(*row.values())
         click.echo()

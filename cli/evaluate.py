@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from tinyfcn.cli.options import FOLDER, data_options, device_option
+from tinyfcn.cli.options import FOLDER, PATH, data_options, device_option
 from tinyfcn.images import class_names
 from tinyfcn.training import evaluate_run
 
 
 @click.command(short_help="Measure a trained network.")
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option(
     "--m2nist", type=FOLDER, help="Test on the 1,000 test images of combined.npy and segmented.npy in this folder."
@@ -24,7 +24,8 @@ def evaluate(run: Path, as_json: bool, m2nist: Path | None, dataset: str, data_d
 
     Prints a classifier's accuracy and loss on the test digits, and an FCN's IoU on 1,000 images composed of test
     digits. All figures are fractions. Without options, the run is tested on the same images as in its training. A
-    classifier that was trained on the built-in digits can be tested on MNIST, with --dataset mnist.
+    classifier that was trained on the built-in digits can be tested on MNIST, with --dataset mnist. RUN is a run folder
+    or the state.safetensors in it.
 
     \b
     tinyfcn evaluate runs/cnn-1

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from tinyfcn.cli.options import PATH
+
 
 @click.command(short_help="Say what this machine has and lacks.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Search this folder for MNIST.")
+@click.option("--data-dir", type=PATH, help="Search this folder for MNIST.")
 def info(data_dir: Path | None) -> None:
     """Say what this machine has: GPU, compilers, data, folders, and how to supply a missing one.
 

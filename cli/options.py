@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from tinyfcn.data import DATASETS
+from tinyfcn.environment import expand_home
+from tinyfcn.errors import DataError
 from tinyfcn.fields import shown
 from tinyfcn.networks import DESIGNS, OPTIONS
 from tinyfcn.networks.design import foreign, listed, takers
@@ -18,7 +20,21 @@ RESUMABLE = ("device", "data_dir", "m2nist")  # the options that a resumed run t
 
 Command = Callable[..., Any]
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class UserPath(click.Path):
+    """A path. A ~ in front is the home folder, which shells leave to the program in --out=~/runs."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            path = expand_home(value, "the command line")
+        except DataError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(path, param, ctx)
+
+
+PATH = UserPath(path_type=Path)
+FOLDER = UserPath(path_type=Path, file_okay=False)
+FILE = UserPath(path_type=Path, dir_okay=False)
 FCNS = {name: network for name, network in DESIGNS.items() if network.per_pixel}  # the designs that train-fcn trains
 
 
@@ -54,7 +70,7 @@ def data_options(command: Command) -> Command:
     """--dataset and --data-dir."""
     command = click.option(
         "--data-dir",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Folder with the four MNIST files, gzipped or not, or with torchvision's MNIST/raw. "
         "Default: $TINYFCN_DATA, else the cache folder, into which they are downloaded.",
     )(command)

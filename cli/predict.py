@@ -1,17 +1,19 @@
 """tinyfcn predict"""
 
+import sys
 from pathlib import Path
 
 import click
 
-from tinyfcn.cli.options import FOLDER, device_option
+from tinyfcn.cli.options import FOLDER, PATH, device_option
+from tinyfcn.errors import DataError
 from tinyfcn.images import class_names, read_image, save_prediction
 from tinyfcn.model import load
 
 
 @click.command(short_help="Name the digits in any image.")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("run", type=PATH)
+@click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--out", type=FOLDER, default=Path("predictions"), show_default=True, help="Folder for the results.")
 @click.option(
     "--invert/--no-invert",
@@ -22,24 +24,37 @@ from tinyfcn.model import load
 def predict(run: Path, images: tuple[Path, ...], out: Path, invert: bool | None, device: str) -> None:
     """Name the digit at every pixel of any image.
 
-    RUN is an FCN's run folder. For each IMAGE a folder is made in --out with the coloured mask, an overlay and the ten
-    masks. Digits should be about 20 pixels high, as MNIST's are. Large images are predicted in tiles.
+    RUN is an FCN's run folder, or the state.safetensors in it. For each IMAGE a folder is made in --out with the
+    coloured mask, an overlay and the ten masks; - is an image on standard input. Digits should be about 20 pixels high,
+    as MNIST's are. Large images are predicted in tiles. Exits with 1 if an image cannot be read, after all others.
 
     \b
     tinyfcn predict runs/fcn-1 photo.png
     tinyfcn predict runs/fcn-1 scans/*.jpg --out masks --invert
     """
     model = load(run, device)
-    for path in images:
-        image = read_image(path, invert, lambda text: click.echo(text, err=True))
-        labels, masks = model.predict(image, str(path))
-        if min(image.shape) < model.network.receptive_field:
-            square = f"{model.network.receptive_field}x{model.network.receptive_field}"
-            click.echo(
-                f"{path}: smaller than the {square} pixels that a label depends on, so padded with black", err=True
-            )
-        folder = save_prediction(out, path.stem, image, labels, masks)
-        names = class_names(len(masks))
-        present = [name for k, name in enumerate(names) if name != "background" and (labels == k).any()]
-        found = f"pixels of {', '.join(present)}" if present else "nothing but background"
-        click.echo(f"{path}: {found}; written to {folder}")
+    bad: list[str] = []
+    try:
+        for given in images:
+            path = Path("/dev/stdin") if given == Path("-") else given
+            try:
+                image = read_image(path, invert, lambda text: click.echo(text, err=True))
+                labels, masks = model.predict(image, str(path))
+            except DataError as error:
+                bad.append(str(error))
+                continue
+            except MemoryError as error:
+                bad.append(f"{path}: not enough memory ({error}); cut it or scale it down")
+                continue
+            if min(image.shape) < (side := model.network.receptive_field):
+                small = f"smaller than the {side}x{side} pixels that a label depends on, so padded with black"
+                click.echo(f"{path}: {small}", err=True)
+            folder = save_prediction(out, path.stem, image, labels, masks)
+            names = class_names(len(masks))
+            present = [name for k, name in enumerate(names) if name != "background" and (labels == k).any()]
+            found = f"pixels of {', '.join(present)}" if present else "nothing but background"
+            click.echo(f"{path}: {found}; written to {folder}")
+    finally:  # the disk may be full in between
+        for reason in bad:
+            click.echo(f"Error: {reason}", err=True)
+    sys.exit(1 if bad else 0)

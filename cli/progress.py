@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from tinyfcn.environment import is_terminal, print_notice
 from tinyfcn.networks import Network
 from tinyfcn.runs import Run
 from tinyfcn.training import Reporter, Trainer
@@ -65,7 +66,7 @@ class ProgressReporter(Reporter):
         self.lasting(lambda: self.console.print(text))
 
     def notice(self, text: str) -> None:
-        self.lasting(lambda: print(text, file=sys.stderr, flush=True), sys.stderr)
+        self.lasting(lambda: print_notice(text), sys.stderr)
 
     def started(self, run: Run, trainer: Trainer, step: int) -> None:
         network, settings = trainer.network, trainer.settings
@@ -79,7 +80,7 @@ class ProgressReporter(Reporter):
         self.batch, self.steps = settings.batch, trainer.steps
         self.networks = trainer.parallel.networks
         self.recent.append((time.perf_counter(), step))
-        if self.console.is_terminal:
+        if is_terminal(sys.stdout):
             self.progress = Progress(
                 BarColumn(),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),

@@ -13,6 +13,7 @@ from tinyfcn.cli.options import Whole
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.environment import is_terminal
 
 
 @click.command(short_help="Check every kernel's memory accesses.")
@@ -49,7 +50,7 @@ def sanitize(kernel: str | None, seeds: int) -> None:
         operations = [kernel if kernel in operations else declared[kernel].operation]
 
     progress = Console(stderr=True)
-    quiet = not progress.is_terminal
+    quiet = not is_terminal(sys.stderr)
     report = Report()
     for operation in operations:
         drawn = track(range(seeds), operation, console=progress, transient=True, disable=quiet)

@@ -1,9 +1,16 @@
 """Tables on the terminal."""
 
+import sys
+
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
+from tinyfcn.environment import is_terminal
+
 WIDTH = 140  # in a file or a pipe, which have no width
+MIN_WIDTH = 40  # COLUMNS may be 0
+MIN_WIDTH = 40  # COLUMNS may be 0
 
 
 def table(*columns: str) -> Table:
@@ -15,6 +22,13 @@ def table(*columns: str) -> Table:
 
 
 def show(filled: Table) -> None:
-    """Prints a table."""
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=WIDTH)).print(filled)
+    """Prints a table. Where it is wider than the terminal: each row as a paragraph, so that nothing is cut."""
+    console = Console(highlight=False, width=None if is_terminal(sys.stdout) else WIDTH)
+    console.width = max(console.width, MIN_WIDTH)
+    console.width = max(console.width, MIN_WIDTH)
+    if console.measure(filled, options=console.options.update(width=sys.maxsize)).maximum <= console.width:
+        return console.print(filled)
+    rest = filled.columns[1:]
+    for name, *cells in zip(*(column.cells for column in filled.columns), strict=True):
+        words = [f"{column.header} {cell}".strip() for column, cell in zip(rest, cells, strict=True) if cell]
+        console.print(f"[bold]{name}[/]", Padding("; ".join(words), (0, 0, 0, 2)), sep="\n")

@@ -9,6 +9,7 @@ import click
 from tinyfcn.cli.options import (
     FCNS,
     FOLDER,
+    PATH,
     data_options,
     design_options,
     device_option,
@@ -34,7 +35,7 @@ from tinyfcn.training import FcnSettings, available_threads
 )
 @click.option(
     "--cnn",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The classifier whose weights the FCN begins with: a run folder or its state.safetensors. "
     "Default: the newest finished runs/cnn-N.",
 )

@@ -1,13 +1,15 @@
 """Prediction on image files: read a file as white ink on black, predict it in tiles, save the masks."""
 
+import contextlib
+import io
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from tinyfcn.errors import DataError
+from tinyfcn.errors import DataError, in_brief
 from tinyfcn.files import make_folder, new_file
 
 LARGEST = 50_000_000  # pixels; the masks of such an image are 550 MB
@@ -15,6 +17,17 @@ SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
 HALO = 32  # grey levels that compression and paper add to black
 TRAINED_AT = (64, 84)  # height and width of an M2NIST image
+MAX_FILE = 1 << 29  # bytes; LARGEST pixels of three 16-bit channels take 300 MB
+# EXIF orientation -> what turns the image upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 WAY_OUT = "free the disk, or name another folder"
 
 # One colour for each digit, the last for background. Chosen by search: in normal sight and in simulated
@@ -49,11 +62,17 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
             raise DataError(f"{path} is a folder; name the image files in it")
         if not path.exists():
             raise DataError(f"{path} does not exist; expected an image file")
-        if path.stat().st_size == 0:
+        with open(path, "rb") as file:
+            content = file.read(MAX_FILE + 1)
+        if not content:
             raise DataError(f"{path} is empty (0 bytes); expected an image")
+        if len(content) > MAX_FILE:
+            raise DataError(f"{path} is longer than {MAX_FILE >> 20} MB; expected an image")
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # junk in what is not pixels is nothing that the user can mend
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            # Not the file itself: it may be a pipe, and Pillow maps some files, also wrongly (a TIFF to be turned).
+            with Image.open(io.BytesIO(content)) as image:
                 if image.width * image.height > LARGEST:
                     raise Image.DecompressionBombError
                 pixels, changes = _grey(image)
@@ -69,7 +88,7 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
     except PermissionError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror})") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(f"{path} is damaged, or not an image that Pillow can decode ({error})") from None
+        raise DataError(f"{path} is damaged, or not an image that Pillow can decode ({in_brief(error)})") from None
 
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     if invert or (invert is None and np.median(border) >= 128):
@@ -106,10 +125,13 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         changes.append(f"the first of {frames} frames taken")
+    turned = image.format == "TIFF" and _turn_upright(image) is not None  # which Pillow does when it loads one
     image.load()
-    if image.getexif().get(0x0112, 1) != 1:
+    turn = _turn_upright(image)
+    if turned or turn is not None:
         changes.append("turned upright by its EXIF orientation")
-        image = ImageOps.exif_transpose(image)
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode[0] in "IF":  # 16- and 32-bit integers, floats
         values = np.asarray(image).astype(np.float64)
         low, high = _black_and_white(values)
@@ -121,6 +143,13 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         changes.append(f"{'palette' if image.mode == 'P' else image.mode} colours turned to grey")
         image = image.convert("RGB")
     return np.array(image.convert("L")), changes
+
+
+def _turn_upright(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright by its EXIF orientation, 2 to 8; None for any other, or where the EXIF is junk."""
+    with contextlib.suppress(Exception):  # Pillow raises half a dozen kinds
+        return UPRIGHT.get(image.getexif().get(0x0112, 1))
+    return None
 
 
 def _black_and_white(values: np.ndarray) -> tuple[float, float]:

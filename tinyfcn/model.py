@@ -11,7 +11,7 @@ from tinyfcn.errors import CheckpointError
 from tinyfcn.images import predict_image
 from tinyfcn.networks import Design, Network
 from tinyfcn.operations import on
-from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors, parsed_object
+from tinyfcn.runs import STATE, Run, checked_parameters, load_tensors, parsed_object, state_file
 
 
 class Model:
@@ -63,7 +63,7 @@ def load(run: str | Path, device: str = "auto") -> Model:
     if is_folder and not os.path.exists(path / STATE):
         Run(path).config()  # raises if this is not a run at all
         raise CheckpointError(f"{path} has no {STATE} yet: its training has not been saved once")
-    source = path / STATE if is_folder else path
+    source = state_file(path)
     tensors, metadata = load_tensors(source)
     design = saved_design(metadata, source)
     network = design.build(on(device))

@@ -193,6 +193,14 @@ def _numbered(runs: Path, kind: str) -> list[tuple[int, Path]]:
     return found
 
 
+def state_file(path: Path) -> Path:
+    """The state that a path means: that of a run folder, or of the run whose config.json, say, it is, or itself."""
+    beside = path.parent / STATE
+    if path.is_file() and path.suffix != Path(STATE).suffix and beside.exists():
+        return beside
+    return path / STATE if path.is_dir() else path
+
+
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """All tensors and the metadata of a safetensors file that tinyfcn wrote.
 

@@ -25,7 +25,7 @@ from helpers.tiny_digits import write_tiny_digits
 from PIL import Image
 
 import tinyfcn
-from tinyfcn.cli import main
+from tinyfcn.cli import main, tables
 from tinyfcn.data import read_m2nist
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
@@ -317,6 +317,24 @@ def test_evaluate_without_data_uses_the_runs_own(runs):
     assert found["accuracy"] == Run(runs / "cnn-1").result()["accuracy"]
 
 
+@pytest.mark.parametrize("path", [STATE, "config.json", "learning-curves.png", "result.json", ".", ""])
+def test_a_run_may_be_named_by_its_state_or_another_file_in_it(data, runs, path):
+    result = evaluate(f"runs/cnn-1/{path}", "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == evaluate("runs/cnn-1", "--json").stdout
+    Image.new("L", (84, 64)).save("black.png")
+    assert run("predict", f"runs/fcn-1/{path}", "black.png", "--device", "cpu").exit_code == 0
+    assert run(*FCN, "--steps", 1, "--cnn", f"runs/cnn-1/{path}", "--data-dir", data).exit_code == 0
+
+
+def test_weights_alone_do_not_tell_what_they_are_tested_on(data, runs):
+    shutil.copy(runs / "cnn-1" / STATE, "alone.safetensors")
+    words = "alone.safetensors has no config.json beside it", "name them by --dataset"
+    assert_refused(evaluate("alone.safetensors"), 1, *words)
+    shown = evaluate("alone.safetensors", "--data-dir", data)
+    assert shown.exit_code == 0 and shown.stdout == evaluate("runs/cnn-1").stdout
+
+
 # Prediction
 
 
@@ -361,6 +379,160 @@ def test_predict_says_that_it_pads_an_image_smaller_than_its_reach(runs):
     result = run("predict", "runs/fcn-1", "small.png", "--out", "c", "--device", "cpu")
     assert result.exit_code == 0
     assert "smaller than the 44x44 pixels that a label depends on, so padded with black" in result.stderr
+
+
+def test_predict_does_the_good_images_and_then_reports_the_bad_ones(runs):
+    Image.effect_noise((84, 64), 50).save("good.png")
+    Path("cut.png").write_bytes(Path("good.png").read_bytes()[:300])
+    Image.new("L", (5, 9)).save("small.png")
+    shutil.copy("good.png", "last.png")
+    result = run("predict", "runs/fcn-1", "cut.png", "good.png", "none.png", "small.png", "last.png", "--device", "cpu")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["good.png", "last.png"]
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert [line.split()[1] for line in errors] == ["cut.png", "none.png", "small.png"]
+    assert result.stderr.splitlines()[-3:] == errors
+    assert sorted(path.name for path in Path("predictions").iterdir()) == ["good", "last"]
+
+
+def test_predict_reports_bad_images_also_where_the_disk_is_full(runs):
+    Image.new("L", (84, 64)).save("good.png")
+    Path("file").touch()
+    result = run("predict", "runs/fcn-1", "none.png", "good.png", "--out", "file/below", "--device", "cpu")
+    assert result.exit_code == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2 and "none.png does not exist" in lines[0] and "file/below cannot be written" in lines[1]
+
+
+def test_predict_goes_on_where_one_image_takes_too_much_memory(runs, monkeypatch):
+    for name, size in (("large.png", 200), ("good.png", 84)):
+        Image.new("L", (size, size)).save(name)
+    predict = tinyfcn.model.Model.predict
+
+    def limited(model, image, name):
+        if len(image) > 100:
+            raise MemoryError("Unable to allocate 5 TiB")
+        return predict(model, image, name)
+
+    monkeypatch.setattr("tinyfcn.model.Model.predict", limited)
+    result = run("predict", "runs/fcn-1", "large.png", "good.png", "--device", "cpu")
+    assert_refused(result, 1, r"large.png: not enough memory \(Unable to allocate 5 TiB\)")
+    assert result.stdout.startswith("good.png: ")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "shown"),
+    [
+        ("cp1252", "数字.png", r"\u6570\u5b57.png"),
+        ("utf-8:strict", "caf\udce9.png", r"caf\udce9.png"),
+        ("ascii", "caf\udce9.png", r"caf\udce9.png"),
+    ],
+)
+def test_a_name_that_the_output_cannot_encode_is_escaped(runs, monkeypatch, encoding, name, shown):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    Image.new("L", (84, 64)).save(name)
+    process = start("predict", "runs/fcn-1", name, f"no-{name}", "--device", "cpu")
+    output, errors = process.communicate()
+    assert process.returncode == 1
+    assert output.startswith(f"{shown}: ") and f"Error: no-{shown} does not exist" in errors
+    assert (Path("predictions") / Path(name).stem / "mask.png").exists()
+
+
+def test_predict_reads_standard_input(runs):
+    Image.new("L", (84, 64)).save("black.png")
+    with open("black.png", "rb") as file:
+        process = start("predict", "runs/fcn-1", "-", "--device", "cpu", stdin=file)
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output == "/dev/stdin: nothing but background; written to predictions/stdin\n"
+
+
+def closed(*numbers):
+    def close():
+        for number in numbers:
+            os.close(number)
+
+    return close
+
+
+@pytest.mark.parametrize("numbers", [(1,), (2,), (1, 2), (0,)])
+def test_closed_streams(runs, numbers):
+    Image.new("L", (84, 64)).save("small.png")
+    process = start("predict", "runs/fcn-1", "small.png", "none.png", "--device", "cpu", preexec_fn=closed(*numbers))
+    output, errors = process.communicate()
+    assert process.returncode == 1
+    assert ("small.png" in output) == (1 not in numbers) and ("none.png" in errors) == (2 not in numbers)
+    assert Path("predictions/small/mask.png").exists()
+
+
+def test_force_color_does_not_make_a_log_a_terminal(data, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    process = start(*CLASSIFIER, "--data-dir", data)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert len(output.splitlines()) == 6 and "\x1b" not in output + errors
+
+
+# Tables
+
+
+WIDE = {"operation": "softmax_cross_entropy", "detail": "", "against": "finite differences", "error>": "6.7e-09"}
+
+
+@pytest.mark.parametrize("columns", [None, 140, 80, 58, 57, 40, 0])
+def test_a_table_is_never_cut(monkeypatch, capsys, columns):
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr("tinyfcn.cli.tables.is_terminal", lambda stream: True)
+    table = tables.table(*WIDE)
+    for _ in range(2):
+        table.add_row(*WIDE.values())
+    tables.show(table)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    if columns is None or columns >= 58:
+        row = "softmax_cross_entropy          finite differences  6.7e-09"
+        assert lines == ["operation              detail  against               error", row, row]
+    else:
+        figures = "  against finite differences; error"
+        wrapped = [f"{figures} 6.7e-09"] if columns == 57 else [figures, "  6.7e-09"]
+        assert lines == ["softmax_cross_entropy", *wrapped] * 2
+
+
+# Home folders
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train-cnn", "--out", "~nouser/x"],
+        ["train-cnn", "--data-dir", "~nouser/x"],
+        ["train-fcn", "--cnn", "~nouser/x"],
+        ["evaluate", "~nouser/x"],
+        ["predict", "~nouser/x", "image.png"],
+        ["make-m2nist", "~nouser/x"],
+        ["bench", "--json", "~nouser/x"],
+        ["info", "--data-dir", "~nouser/x"],
+    ],
+    ids=" ".join,
+)
+def test_a_home_that_is_not_there(arguments):
+    assert_refused(run(*arguments), 2, "~nouser has no home folder here")
+    assert not Path("~nouser").exists()
+
+
+def test_a_home_folder_that_the_shell_left_to_us(data, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(data, tmp_path / "home" / "digits")
+    result = run("make-m2nist", "~/out", "--count", 1, "--data-dir", "~/digits")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "home" / "out" / "combined.npy").exists() and not Path("~").exists()
+
+
+@pytest.mark.parametrize("variable", ["TINYFCN_DATA", "TINYFCN_CACHE"])
+def test_a_home_that_a_variable_names_in_vain(monkeypatch, variable):
+    monkeypatch.setenv(variable, "~nouser/x")
+    assert_refused(run("train-cnn"), 1, rf"~nouser/x \(from {variable}\): ~nouser has no home folder here")
+    assert run("info").exit_code == 0
 
 
 # M2NIST files
@@ -764,7 +936,7 @@ def test_a_folder_that_is_not_a_run(data):
     for command in (["evaluate"], ["train-cnn", "--resume"], ["train-fcn", "--resume"]):
         for folder in ("empty", "missing"):
             assert_refused(run(*command, folder), 1, f"{folder}.* (is not a run of tinyfcn|does not exist)")
-        assert_refused(run(*command, "text"), 2, "text")
+        assert_refused(run(*command, "text"), 1 if command == ["evaluate"] else 2, "text")
     Image.new("L", (84, 64)).save("black.png")
     for folder in ("empty", "missing", "text"):
         assert_refused(run("predict", folder, "black.png"), 1, folder)

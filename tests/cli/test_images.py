@@ -1,6 +1,9 @@
 """Reading any image, cutting large ones into tiles, saving what was predicted."""
 
+import os
 import struct
+import sys
+import threading
 import tracemalloc
 import zlib
 
@@ -136,6 +139,84 @@ def test_a_truncated_image_is_an_error_not_half_an_image(name, tmp_path):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1500])
     with pytest.raises(DataError, match=name):
         read_image(tmp_path / name)
+
+
+def exif(orientation):
+    """An EXIF block that holds just this, as little-endian TIFF."""
+    return b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0) + bytes(4)
+
+
+BAD_EXIF = {
+    "empty": b"Exif\0\0",
+    "garbage": b"Exif\0\0garbagegarbage",
+    "cut": exif(6)[:-9],
+    "outside": b"Exif\0\0II*\0\xff\xff\0\0",
+    "many": b"Exif\0\0II*\0\x08\0\0\0\xff\0" + exif(1)[16:28],
+    "orientation 0": exif(0),
+    "orientation 9": exif(9),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("case", BAD_EXIF)
+def test_junk_around_sound_pixels_is_ignored(case, suffix, drawing, tmp_path, recwarn):
+    image = Image.fromarray(drawing)
+    image.save(tmp_path / f"sound.{suffix}")
+    image.save(tmp_path / f"junk.{suffix}", exif=BAD_EXIF[case].removeprefix(b"Exif\0\0" if suffix == "png" else b""))
+    notices = []
+    found = read_image(tmp_path / f"junk.{suffix}", notice=notices.append)
+    np.testing.assert_array_equal(found, read_image(tmp_path / f"sound.{suffix}", notice=lambda text: None))
+    assert "upright" not in "".join(notices) and not recwarn.list
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["turned.png", "turned.jpg", "raw.tiff", "lzw.tiff"])
+def test_every_orientation_is_turned_upright(orientation, name, drawing, tmp_path):
+    lying = Image.fromarray(drawing)
+    if orientation > 1:  # the inverse of what a reader is to do
+        inverse = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+        lying = lying.transpose(inverse.get(orientation, images.UPRIGHT[orientation]))
+    options = {"lzw.tiff": {"compression": "tiff_lzw"}, "turned.jpg": {"quality": 95}}.get(name, {})
+    block = lying.getexif()
+    block[0x0112] = orientation
+    lying.save(tmp_path / name, exif=block, **options)
+    notices = []
+    found = read_image(tmp_path / name, notice=notices.append).astype(int)
+    assert found.shape == drawing.shape and np.abs(found - drawing).max() <= (40 if name.endswith("jpg") else 0)
+    assert ("turned upright" in "".join(notices)) == (orientation > 1)
+
+
+def test_no_warning_of_pillow_reaches_the_user(drawing, tmp_path, recwarn):
+    image = Image.fromarray(drawing).convert("P")
+    image.save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    read_image(tmp_path / "palette.png", notice=lambda text: None)
+    (tmp_path / "large.png").write_bytes(promise(9_500))  # Pillow warns of so many pixels
+    with pytest.raises(DataError, match="too large"):
+        read_image(tmp_path / "large.png")
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such pipes")
+def test_an_image_from_a_pipe(drawing, tmp_path):
+    Image.fromarray(drawing).save(tmp_path / "plain.png")
+    content = (tmp_path / "plain.png").read_bytes()
+    os.mkfifo(tmp_path / "pipe.png")
+    for sent, words in ((content, None), (b"", "is empty"), (content[:50], "cut short|damaged")):
+        writer = threading.Thread(target=(tmp_path / "pipe.png").write_bytes, args=(sent,))
+        writer.start()
+        if words is None:
+            np.testing.assert_array_equal(read_image(tmp_path / "pipe.png"), drawing)
+        else:
+            with pytest.raises(DataError, match=rf"pipe\.png.*({words})"):
+                read_image(tmp_path / "pipe.png")
+        writer.join()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such device")
+def test_no_more_is_read_than_an_image_may_have(monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILE", 1 << 20)
+    with pytest.raises(DataError, match="/dev/zero is longer than 1 MB; expected an image"):
+        read_image("/dev/zero")
 
 
 def test_folders_and_nan_are_errors(tmp_path):

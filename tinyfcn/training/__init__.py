@@ -8,7 +8,7 @@ from typing import Any
 from tinyfcn.data import load_digits
 from tinyfcn.errors import CheckpointError, DataError
 from tinyfcn.model import load
-from tinyfcn.runs import CONFIG, STATE, Run, new_run
+from tinyfcn.runs import CONFIG, STATE, Run, new_run, state_file
 from tinyfcn.training.classifier import ClassifierTrainer, evaluate_classifier
 from tinyfcn.training.fcn import FcnTrainer, evaluate_fcn
 from tinyfcn.training.loop import Interrupted, Reporter, Trainer, train, training_step
@@ -116,7 +116,7 @@ def _with_data_at(
 
 
 def evaluate_run(
-    folder: Path,
+    path: Path,
     device: str = "auto",
     dataset: str = "auto",
     data_dir: Path | None = None,
@@ -124,15 +124,20 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The figures of result.json, measured anew, on the run's own test images or on others.
 
-    dataset, data_dir: see tinyfcn.data.load_digits. m2nist: a folder with the published files. Without any of them, the
-    run is tested on the same images as in its training.
+    path: a run folder, or the state in it. dataset, data_dir: see tinyfcn.data.load_digits. m2nist: a folder with the
+    published files. Without any of them, the run is tested on the same images as in its training.
 
     Raises:
-        TinyfcnError: the folder is not a run, its weights are damaged, data are missing.
+        TinyfcnError: the path is not a run's, its weights are damaged, data are missing.
     """
-    model = load(folder, device)
+    model = load(path, device)
     if (dataset, data_dir, m2nist) == ("auto", None, None):
-        settings = settings_of(Run(folder))
+        run = Run(state_file(path).parent)
+        if not os.path.exists(run.folder / CONFIG):
+            raise CheckpointError(
+                f"{path} has no {CONFIG} beside it, which names its test images: name them by --dataset or --m2nist"
+            )
+        settings = settings_of(run)
         dataset = settings.dataset
         if isinstance(settings, FcnSettings) and settings.m2nist:
             m2nist = Path(settings.m2nist)
@@ -142,7 +147,7 @@ def evaluate_run(
     with parallel.computing():
         if not model.network.per_pixel:
             if m2nist is not None:
-                raise CheckpointError(f"{folder} is a classifier's run: --m2nist tests FCNs")
+                raise CheckpointError(f"{path} is a classifier's run: --m2nist tests FCNs")
             digits = load_digits("test", dataset, data_dir)
             return evaluate_classifier(parallel, *digits_test(parallel.ops, digits))[0]
         images, labels = evaluation_images(parallel.ops, model.design, dataset, data_dir, m2nist)

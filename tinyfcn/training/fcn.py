@@ -16,7 +16,7 @@ from tinyfcn.model import saved_design
 from tinyfcn.networks import Design, Network
 from tinyfcn.operations import on
 from tinyfcn.reference.compose_m2nist import compose_m2nist
-from tinyfcn.runs import RESULT, STATE, Run, checked_parameters, load_tensors
+from tinyfcn.runs import RESULT, Run, checked_parameters, load_tensors, state_file
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import FcnSettings, same_data, settings_of
@@ -158,7 +158,7 @@ def pretrained_weights(network: Network, path: Path) -> dict[str, np.ndarray]:
     Raises:
         CheckpointError: no such file, another network than a classifier, a wrong shape, NaN.
     """
-    source = path / STATE if os.path.isdir(path) else path
+    source = state_file(path)
     tensors, metadata = load_tensors(source)
     design = saved_design(metadata, source)
     if design != Design("classifier"):
