@@ -202,7 +202,7 @@ def test_an_image_from_a_pipe(drawing, tmp_path):
     content = (tmp_path / "plain.png").read_bytes()
     os.mkfifo(tmp_path / "pipe.png")
     for sent, words in ((content, None), (b"", "is empty"), (content[:50], "cut short|damaged")):
-        writer = threading.Thread(target=(tmp_path / "pipe.png").write_bytes, args=(sent,))
+        writer = threading.Thread(target=(tmp_path / "pipe.png").write_bytes, args=(sent,), daemon=True)
         writer.start()
         if words is None:
             np.testing.assert_array_equal(read_image(tmp_path / "pipe.png"), drawing)

@@ -207,9 +207,9 @@ def replace_by_link(folder):
     (folder / LABELS).symlink_to(folder / "nothing")
 
 
-def replace_by_pipe(folder):
+def replace_by_device(folder):
     (folder / LABELS).unlink()
-    os.mkfifo(folder / LABELS)
+    (folder / LABELS).symlink_to(os.devnull)
 
 
 BAD_FILES = {
@@ -242,7 +242,7 @@ BAD_FILES = {
     ),
     "zipped web page": (spoil_images(lambda b: gzip.compress(b"\xef\xbb\xbf<?xml version")), IMAGES, ["a web page"]),
     "link to nothing": (replace_by_link, LABELS, ["cannot be read"]),
-    "pipe": (replace_by_pipe, LABELS, ["a device or pipe"]),
+    "device": (replace_by_device, LABELS, ["a device or pipe"]),
     "cut gzip": (spoil_images(lambda b: gzip.compress(b)[:-9]), IMAGES, ["truncated gzip"]),
     "bad gzip": (spoil_images(lambda b: gzip.compress(b)[:-8] + bytes(8)), IMAGES, ["damaged gzip"]),
     "folder": (replace_by_folder, LABELS, ["is a folder"]),
