@@ -3,6 +3,7 @@
 import codecs
 import errno
 import io
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -32,6 +33,11 @@ class Group(click.Group):
         return list(self.commands)  # in the order of use, not alphabetically
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        for number in range(3):
+            try:
+                os.fstat(number)
+            except OSError:  # closed: or a file that is opened next gets this number, and all that is written to stderr
+                os.open(os.devnull, os.O_RDWR)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 # A name may hold what the encoding cannot write. In place of ASCII click writes UTF-8, with ? for it.

@@ -1,6 +1,9 @@
 """tinyfcn predict"""
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -9,6 +12,21 @@ from tinyfcn.cli.options import FOLDER, PATH, device_option
 from tinyfcn.errors import DataError
 from tinyfcn.images import class_names, read_image, save_prediction
 from tinyfcn.model import load
+
+STDERR = 2  # the number of its file, which C libraries write to
+
+
+@contextlib.contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Keeps off stderr what C libraries such as libtiff write there about a damaged file, besides raising an error."""
+    stderr = os.dup(STDERR)
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(stderr, STDERR)
+        os.close(stderr)
 
 
 @click.command(short_help="Name the digits in any image.")
@@ -37,8 +55,10 @@ def predict(run: Path, images: tuple[Path, ...], out: Path, invert: bool | None,
     try:
         for given in images:
             path = Path("/dev/stdin") if given == Path("-") else given
+            notices: list[str] = []
             try:
-                image = read_image(path, invert, lambda text: click.echo(text, err=True))
+                with silent_libraries():
+                    image = read_image(path, invert, notices.append)
                 labels, masks = model.predict(image, str(path))
             except DataError as error:
                 bad.append(str(error))
@@ -46,6 +66,8 @@ def predict(run: Path, images: tuple[Path, ...], out: Path, invert: bool | None,
             except MemoryError as error:
                 bad.append(f"{path}: not enough memory ({error}); cut it or scale it down")
                 continue
+            for notice in notices:
+                click.echo(notice, err=True)
             if min(image.shape) < (side := model.network.receptive_field):
                 small = f"smaller than the {side}x{side} pixels that a label depends on, so padded with black"
                 click.echo(f"{path}: {small}", err=True)

@@ -420,6 +420,17 @@ def test_predict_goes_on_where_one_image_takes_too_much_memory(runs, monkeypatch
     assert result.stdout.startswith("good.png: ")
 
 
+def test_a_damaged_tiff_gets_one_line_also_from_libtiff(runs):
+    Image.effect_noise((84, 64), 50).save("cut.tiff", compression="tiff_lzw")
+    content = bytearray(Path("cut.tiff").read_bytes())
+    content[200:500] = b"\xff" * 300
+    Path("cut.tiff").write_bytes(content)
+    process = start("predict", "runs/fcn-1", "cut.tiff", "--device", "cpu")
+    errors = process.communicate()[1]
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1 and errors.startswith("Error: cut.tiff is damaged")
+
+
 @pytest.mark.parametrize(
     ("encoding", "name", "shown"),
     [
