@@ -36,7 +36,7 @@ class Group(click.Group):
         for number in range(3):
             try:
                 os.fstat(number)
-            except OSError:  # closed: or a file that is opened next gets this number, and all that is written to stderr
+            except OSError:  # closed: the next file would get its number, and with it what C libraries print
                 os.open(os.devnull, os.O_RDWR)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):

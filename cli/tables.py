@@ -10,7 +10,6 @@ from tinyfcn.environment import is_terminal
 
 WIDTH = 140  # in a file or a pipe, which have no width
 MIN_WIDTH = 40  # COLUMNS may be 0
-MIN_WIDTH = 40  # COLUMNS may be 0
 
 
 def table(*columns: str) -> Table:
@@ -24,7 +23,6 @@ def table(*columns: str) -> Table:
 def show(filled: Table) -> None:
     """Prints a table. Where it is wider than the terminal: each row as a paragraph, so that nothing is cut."""
     console = Console(highlight=False, width=None if is_terminal(sys.stdout) else WIDTH)
-    console.width = max(console.width, MIN_WIDTH)
     console.width = max(console.width, MIN_WIDTH)
     if console.measure(filled, options=console.options.update(width=sys.maxsize)).maximum <= console.width:
         return console.print(filled)
