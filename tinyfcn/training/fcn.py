@@ -1,6 +1,5 @@
 """Training an FCN on M2NIST images, which are composed afresh for every step, composed once, or read from files."""
 
-import os
 from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from tinyfcn import environment
+from tinyfcn import environment, files
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.tokens import PREDEFINED
 from tinyfcn.errors import DataError, DeviceError, KernelError
@@ -250,7 +250,7 @@ def _build_once(path: Path, build: Callable[[Path], None], *suffixes: str) -> Pa
                         os.replace(new.with_suffix(file.suffix), file)
     except OSError as error:
         reason = error.strerror or error
-        raise DeviceError(f"no library can be kept in {path.parent} ({reason}): {files.CACHE_WAY_OUT}") from None
+        raise DeviceError(f"no library can be kept in {path.parent} ({reason}): {environment.CACHE_WAY_OUT}") from None
     return path
 
 
