@@ -168,7 +168,7 @@ ZOO = {
             "check", RACE, ("pixels[label * K + predicted] += 1",), "racecheck"),
         Bug("threads count before all counters are 0", {"__syncthreads();  // until all": "// until all"},
             "check", RACE, ("pairs[threadIdx.x] = 0;", "atomicAdd(&pairs[1]"), "racecheck"),
-        Bug("pixels without a class are counted past the counters", {"if (label < K) ": ""},
+        Bug("pixels without a class are counted past the counters", {"if (label >= 0 && label < K) ": ""},
             "check", UNWRITTEN, ("atomicAdd(&pixels[",)),
         Bug("threads without a pixel return before the barrier",
             {"int both = 0;": "if (threadIdx.x >= S) return;\n    int both = 0;"},
