@@ -4,7 +4,7 @@
 
 A good file of each kind is damaged at random: bytes changed, cut, repeated, joined with another file, and words that
 break parsers put in. A reader fails if it raises anything but a TinyfcnError, writes a message of several lines or of
-more than 1,000 characters, takes more than ten seconds, or needs more than 2 GB. Exits with 1 if one fails, and leaves
+more than 1,000 characters, computes for more than ten seconds, or needs more than 2 GB. Exits with 1 if one fails, and leaves
 the input in --failures.
 """
 
@@ -177,21 +177,20 @@ def limits() -> Iterator[None]:
     def too_long(*_: object) -> None:
         raise TimeoutError(f"more than {SECONDS} s")
 
-    signal.signal(signal.SIGALRM, too_long)
+    signal.signal(signal.SIGPROF, too_long)  # of the processor's time: another program may have it meanwhile
     with open("/proc/self/statm", encoding="ascii") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, resource.RLIM_INFINITY))
     try:
         yield
     finally:
-        signal.alarm(0)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def problem(reader: Reader, content: bytes) -> str | None:
     """What is wrong with how a reader takes an input; None if it reads it or refuses it as it should."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             reader(Path(folder), content)
         except TinyfcnError as error:
@@ -201,7 +200,7 @@ def problem(reader: Reader, content: bytes) -> str | None:
         except BaseException as error:
             return f"{type(error).__name__}: {error}"[:300]
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
     return None
 
 
