@@ -4,8 +4,8 @@
 
 A good file of each kind is damaged at random: bytes changed, cut, repeated, joined with another file, and words that
 break parsers put in. A reader fails if it raises anything but a TinyfcnError, writes a message of several lines or of
-more than 1,000 characters, computes for more than ten seconds, or needs more than 2 GB. Exits with 1 if one fails, and leaves
-the input in --failures.
+more than 1,000 characters, computes for more than ten seconds, or needs more than 2 GB. The script exits with 1 if one
+fails, and leaves the input in --failures.
 """
 
 import argparse
