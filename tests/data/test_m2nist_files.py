@@ -73,6 +73,43 @@ def test_read_either_form_of_any_width(tmp_path, dtype, as_one_hot):
     np.testing.assert_array_equal(batch_labels, labels[[66, 0, 3]].astype(np.int32), strict=True)
 
 
+def strokes(count=30):
+    """Images with strokes of ink on black, and their labels."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((count, 64, 84), np.uint8)
+    images[:, 20:40, 30:40] = rng.integers(1, 256, (count, 20, 10))
+    labels = np.where(images > 0, rng.integers(0, 10, (count, 1, 1)), 10).astype(np.uint8)
+    return images, labels
+
+
+@pytest.mark.parametrize("as_one_hot", [True, False])
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize("background_first", [True, False])
+def test_other_conventions_are_mended_and_told(tmp_path, as_one_hot, inverted, background_first):
+    images, labels = strokes()
+    truth = (labels + 1) % 11 if background_first else labels
+    save(tmp_path, 255 - images if inverted else images, one_hot(truth) if as_one_hot else truth)
+    said = []
+    data = read_m2nist(tmp_path, said.append)
+    np.testing.assert_array_equal(data.images, images, strict=True)
+    np.testing.assert_array_equal(data.labels, labels, strict=True)
+    mended = [f"{tmp_path / 'combined.npy'} holds dark digits on white, where M2NIST's are white on black: inverted"]
+    renumbered = (
+        f"{tmp_path / 'segmented.npy'} has the background first, where M2NIST's is last: its labels are renumbered"
+    )
+    assert said == mended * inverted + [renumbered] * background_first
+
+
+@pytest.mark.parametrize("background", [0, 3, 9])
+def test_a_truth_without_background_is_refused(tmp_path, background):
+    images, labels = strokes()
+    labels[labels == 10] = background
+    save(tmp_path, images, labels)
+    message = f"most black pixels have the label {background}, expected 10, the background: write the file again"
+    with pytest.raises(DataError, match=message):
+        read_m2nist(tmp_path)
+
+
 def test_read_fortran_order(tmp_path):
     images, labels = images_and_labels()
     save(tmp_path, np.asfortranarray(images), np.asfortranarray(one_hot(labels)))

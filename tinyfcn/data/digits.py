@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyfcn.data import builtin_digits
+from tinyfcn.data.layout import are_inverted, are_transposed
 from tinyfcn.data.mnist import MnistUnavailable, find_mnist, load_mnist
 from tinyfcn.environment import CACHE_WAY_OUT, cache_folder, cache_folders, is_offline, print_notice, writable_cache
 from tinyfcn.fields import expect_choice
@@ -49,7 +50,7 @@ def load_digits(
 
     "auto" is MNIST if it is found (see mnist.find_mnist) or can be downloaded, else the built-in digits
     after a loud notice. A caller that needs both splits passes the first one's `source` as `dataset` for
-    the second, so that both are of one kind. Raises DataError for bad files, for every value of `dataset`:
+    the second, so that both are of one kind. Digits dark on white are inverted. Raises DataError for bad files, for every value of `dataset`:
     bad files never lead silently to another data set.
     """
     if split not in BUILTIN_COUNTS:
@@ -57,12 +58,27 @@ def load_digits(
     expect_choice("dataset", dataset, DATASETS)
     if dataset != "builtin":
         try:
-            return Digits(*load_mnist(split, data_dir, notice), "mnist")
+            return Digits(*_as_mnist(split, *load_mnist(split, data_dir, notice), notice), "mnist")
         except MnistUnavailable as error:
             if dataset == "mnist":
                 raise
             notice(_loud_notice(error))
     return Digits(*_builtin(split, notice), "builtin")
+
+
+def _as_mnist(
+    split: str, images: np.ndarray, labels: np.ndarray, notice: Callable[[str], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The digits white on black. A person's own files may hold them otherwise; what is unusual is told."""
+    if are_inverted(images):
+        images = 255 - images
+        notice(f"the {split} digits are dark on white, where MNIST's are white on black: inverted")
+    if are_transposed(images, labels):
+        notice(
+            f"the {split} digits look transposed, as EMNIST's files are, and are learned so: "
+            "write images.transpose(0, 2, 1) to have them upright"
+        )
+    return images, labels
 
 
 def find_data(data_dir: Path | None = None) -> FoundData:

@@ -59,7 +59,7 @@ class FcnTrainer(Trainer):
         chosen = (settings.batch, settings.seed)
         self.dataset = settings.dataset
         if settings.m2nist is not None:
-            files = read_m2nist(Path(settings.m2nist))
+            files = read_m2nist(Path(settings.m2nist), reporter.notice)
             train, _ = split_indices(len(files))
             self.batches = Stored(ops, *m2nist_part(design, files, train), *chosen)
             self.test_images, self.test_labels = m2nist_test(ops, design, files)
