@@ -50,8 +50,9 @@ def load_digits(
 
     "auto" is MNIST if it is found (see mnist.find_mnist) or can be downloaded, else the built-in digits
     after a loud notice. A caller that needs both splits passes the first one's `source` as `dataset` for
-    the second, so that both are of one kind. Digits dark on white are inverted. Raises DataError for bad files, for every value of `dataset`:
-    bad files never lead silently to another data set.
+    the second, so that both are of one kind. Digits that are dark on white are inverted, with a notice.
+    Raises DataError for bad files, for every value of `dataset`: bad files never lead silently to another
+    data set.
     """
     if split not in BUILTIN_COUNTS:
         raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
