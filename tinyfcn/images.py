@@ -11,11 +11,11 @@ from PIL import Image, UnidentifiedImageError
 
 from tinyfcn.errors import DataError, in_brief
 from tinyfcn.files import make_folder, new_file
+from tinyfcn.paper import is_clean, is_dark_on_light, remove_background
 
 LARGEST = 50_000_000  # pixels; the masks of such an image are 550 MB
 SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
-HALO = 32  # grey levels that compression and paper add to black
 TRAINED_AT = (64, 84)  # height and width of an M2NIST image
 MAX_FILE = 1 << 29  # bytes; LARGEST pixels of three 16-bit channels take 300 MB
 # EXIF orientation -> what turns the image upright.
@@ -53,7 +53,7 @@ def class_colours(classes: int) -> np.ndarray:
 def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[str], object] = print) -> np.ndarray:
     """The image file at `path` as uint8 (H, W), white ink on black. One `notice` names all conversions.
 
-    invert: whether to invert. None guesses: an image with a bright border is dark on white.
+    invert: whether to invert. None looks whether the ink is dark. What lies behind the ink becomes 0, as in MNIST.
     Raises DataError if the file is not an image, is damaged, or is larger than LARGEST.
     """
     path = Path(path)
@@ -90,33 +90,17 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise DataError(f"{path} is damaged, or not an image that Pillow can decode ({in_brief(error)})") from None
 
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    if invert or (invert is None and np.median(border) >= 128):
+    is_dark = is_dark_on_light(pixels)
+    inverts = is_dark if invert is None else invert
+    if inverts:
         pixels = 255 - pixels
-        border = 255 - border
         changes.append("inverted" if invert else "dark on white, so inverted (--no-invert leaves it)")
-    floor = _background(border, lossy)
-    if floor:
-        pixels = np.where(pixels > floor, pixels, np.uint8(0))
-        changes.append(f"background, up to {floor}, made 0")
+    if inverts == is_dark and (lossy or not is_clean(pixels)):  # else --no-invert or --invert says it is no paper
+        pixels, (low, high) = remove_background(pixels)
+        changes.append(f"background, {low} to {high}, made 0" if high else "halo of compression made 0")
     if changes:
         notice(f"{path}: {'; '.join(changes)}")
     return pixels
-
-
-def _background(border: np.ndarray, lossy: bool) -> int:
-    """The grey level up to which a pixel is background, estimated from the border: 0 where that is black.
-
-    MNIST's background is exactly 0, and any pixel above it is ink. Paper is less even, and lossy compression leaves
-    a halo of faint pixels around every stroke.
-    """
-    level = float(np.median(border))
-    if level >= 128:  # not a dark background: leave the image as it is
-        return 0
-    if level == 0:
-        return HALO if lossy else 0
-    spread = float(np.median(np.abs(border - level)))
-    return round(level + max(HALO, 6 * spread))
 
 
 def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:

@@ -39,7 +39,7 @@ def rotated(image):
 
 ENCODINGS = {
     "grey.png": (Image.fromarray, None),
-    "grey.jpg": (Image.fromarray, "background, up to 32, made 0"),
+    "grey.jpg": (Image.fromarray, "halo of compression made 0"),
     "bits.png": (lambda p: Image.fromarray(p > 100), None),
     "rgb.png": (lambda p: Image.fromarray(p).convert("RGB"), "RGB colours turned to grey"),
     "cmyk.jpg": (lambda p: Image.fromarray(p).convert("RGB").convert("CMYK"), "CMYK colours"),
@@ -420,7 +420,7 @@ def test_the_halo_of_compression_is_not_ink(drawing, tmp_path):
     pixels = read_image(tmp_path / "lossy.jpg", notice=notices.append)
     assert ((pixels > 0) & (big == 0)).sum() < 20
     assert (pixels[big > 100] > 0).all()
-    assert "background, up to 32, made 0" in notices[0]
+    assert notices[0].endswith("made 0")
 
 
 def test_uneven_paper_becomes_black(drawing, tmp_path):
