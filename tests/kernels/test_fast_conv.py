@@ -10,7 +10,7 @@ from helpers.bugs import OUTSIDE, RACE, UNWRITTEN, WRONG, Bug, Planted
 from helpers.closeness import assert_close, assert_equal, float64, on_device, positive
 from helpers.fast_conv import check_sizes
 from helpers.instances import Dry, compile_all
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinyfcn.checks.case import Case
@@ -202,6 +202,8 @@ def check_tiles(kernel: str, c: int, o: int, kernel_size: tuple[int, int], strid
 
 
 @settings(max_examples=200)
+@example(1, 8, 33, 1, 64, (1, 1), 1, False)  # many threads for each input channel, so they have room for few splits
+@example(2000, 64, 4, 1, 4, (6, 6), 1, False)  # small blocks of many images, whose windows must fit
 @given(st.integers(1, 2000), channels, channels, sizes, sizes, kernel_sizes, st.integers(1, 4), st.booleans())
 def test_tiles_of_the_forward_pass(n, c, o, height, width, kernel, stride, pool) -> None:
     if pool:
@@ -218,6 +220,8 @@ def test_tiles_of_the_forward_pass(n, c, o, height, width, kernel, stride, pool)
 
 
 @settings(max_examples=200)
+@example(1, 8, 64, 1, 33, (1, 1), 1, 0)
+@example(2000, 64, 4, 1, 4, (6, 6), 1, 0)
 @given(st.integers(1, 2000), channels, channels, sizes, sizes, kernel_sizes, st.integers(1, 4), st.integers(0, 4))
 def test_tiles_of_the_data_gradient(n, c, o, height, width, kernel, stride, padding) -> None:
     tiles = backward_input_tiles((n, o, height, width), (c, o, *kernel), stride, padding)

@@ -121,6 +121,7 @@ def _tiles(
     products: int,
     floats: Callable[[int, int, int], tuple[int, int]],
     max_splits: int = MAX_SPLITS,
+    max_images: int = BLOCK_THREADS,
 ) -> tuple[int, int, int, int, int, int] | None:
     """TX, TY, GROUPS, IMAGES, SPLITS, CHANNEL_TILE.
 
@@ -145,19 +146,20 @@ def _tiles(
             break
         groups += 1
     groups = ceil_div(outputs, channels)
+    tx = _even(needed[0], 16)
+    max_splits = min(max_splits, MAX_THREADS_IN_BLOCK // (tx * groups * rows_step))
     splits = 1
-    while positions * groups * splits < TARGET_THREADS and inputs % (2 * splits) == 0 and splits < max_splits:
+    while positions * groups * splits < TARGET_THREADS and inputs % (2 * splits) == 0 and 2 * splits <= max_splits:
         splits *= 2
     if channels * pixels > MAX_SUMS or channels * products > MAX_PRODUCTS or groups * splits * rows_step > 512:
         return None
-    tx = _even(needed[0], 16)
     rows = ceil_div(needed[1], rows_step)
     rows_for_target = rows * n * ceil_div(needed[0], tx) // TARGET_BLOCKS
     max_rows = BLOCK_THREADS // (tx * groups * splits * rows_step)
     ty = rows_step * _even(rows, max(1, min(max_rows, rows_for_target)))
     split_threads = tx * ty * groups
     small = split_threads * splits <= SMALL_BLOCK_THREADS
-    images = min(n, BLOCK_THREADS // (split_threads * splits)) if small else 1
+    images = min(n, max_images, BLOCK_THREADS // (split_threads * splits)) if small else 1
     blocks = max(ceil_div(needed[0], tx), ceil_div(needed[1], ty))
     if n < 1 or blocks > MAX_GRID[1] or split_threads * splits > MAX_THREADS_IN_BLOCK:
         return None
@@ -170,9 +172,10 @@ def _tiles(
             if inputs % channel_tile == 0 and channel_tile % splits == 0 and fits:
                 return tx, ty, groups, images, splits, channel_tile
     # Each split has its own channels in shared memory, so fewer splits may need fewer channels.
-    if splits == 1:
+    fewer = (splits // 2, max_images) if splits > 1 else (MAX_SPLITS, images // 2)
+    if fewer[1] == 0:
         return None
-    return _tiles(n, inputs, outputs, needed, rows_step, pixels, products, floats, splits // 2)
+    return _tiles(n, inputs, outputs, needed, rows_step, pixels, products, floats, *fewer)
 
 
 def backward_weight_tiles(
