@@ -53,7 +53,7 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     quiet = not is_terminal(sys.stderr)
     report = Report()
     for operation in operations:
-        drawn = track(range(seeds), operation, console=progress, transient=True, disable=quiet)
+        drawn = range(seeds) if quiet else track(range(seeds), operation, console=progress, transient=True)
         report.add(check(operation, drawn, KERNELS))
 
     if kernel is None or kernel in operations:

@@ -248,7 +248,7 @@ def save_prediction(folder: str | Path, stem: str, image: np.ndarray, labels: np
     mask = Image.fromarray(np.ascontiguousarray(labels))
     mask.putpalette(colours.tobytes())
     grey = np.repeat(image[..., None], 3, axis=2)
-    blended = (colours[labels] * np.uint16(3) + grey * np.uint16(2)) // 5
+    blended = (3 * colours[labels].astype(int) + 2 * grey.astype(int)) // 5
     background = labels[..., None] == 10 if len(names) > 2 else labels[..., None] == 1
     files = {"mask": mask, "overlay": Image.fromarray(np.where(background, grey, blended).astype(np.uint8))}
     for name, channel in zip(names, masks, strict=True):

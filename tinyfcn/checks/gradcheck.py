@@ -180,7 +180,7 @@ def locate(
     where = {}
     for name, (found, expected) in wrong.items():
         worst = int(np.nan_to_num(np.abs(found - expected), nan=np.inf).argmax())
-        should_be = found.dtype.type(expected.flat[worst]) + 0  # not -0
+        should_be = found.dtype.type(expected.flat[worst] + 0)  # not -0
         values = f"is {found.flat[worst]!s}, should be {should_be!s}"
         stored = watched.stored_by(results[name], worst)
         where[name] = f"{name}{index_text(worst, found.shape)} {values}: stored by {stored}"

@@ -141,7 +141,7 @@ class Emulator(Device):
         if index >= len(codes) or not codes[index]:
             return None
         library = self._library(kernel)
-        return f"{kernel.name} at {library.line(f'{codes[index] - library.base:x}')}"
+        return f"{kernel.name} at {library.line(f'{int(codes[index]) - library.base:x}')}"
 
     def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array with protected memory behind it, at most 15 bytes after its end."""
