@@ -195,6 +195,7 @@ def test_cards_and_rooflines():
     assert CARDS["h200"].least_seconds(4.8e12, 1) == 1 and CARDS["h200"].least_seconds(1, 134e12) == 2
 
 
+@pytest.mark.cupy
 def test_what_kernels_use():
     logits, labels = np.zeros((2, 10, 40, 40), np.float32), np.zeros((2, 40, 40), np.int32)
     found = noted(

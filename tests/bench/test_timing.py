@@ -29,6 +29,7 @@ def test_a_fast_program_runs_many_times_in_a_turn():
     assert timing["seconds"] == pytest.approx(1e-4 / 4)
 
 
+@pytest.mark.cupy
 def test_clocks_count_all_runs(monkeypatch):
     runs = []
     assert wall_clock(lambda: runs.append(1), 7) > 0 and len(runs) == 7

@@ -60,6 +60,7 @@ def test_a_CXX_that_is_no_command(found, monkeypatch):
     assert found()["C++ compiler"].text.startswith('not usable: CXX is "g++ \'", which is no command')
 
 
+@pytest.mark.cupy
 def test_what_this_machine_has(found):
     findings = found()
     assert "runs the kernels on the emulator" in findings["C++ compiler"].text

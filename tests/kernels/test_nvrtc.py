@@ -19,6 +19,8 @@ from tinyfcn.errors import DeviceError, KernelError
 from tinyfcn.networks import Design
 from tinyfcn.ops import Operations
 
+pytestmark = pytest.mark.cupy
+
 # The machines for which pyproject.toml installs CuPy and NVRTC. There a missing NVRTC is a failure.
 HAS_WHEELS = (sys.platform, platform.machine()) in {("linux", "x86_64"), ("linux", "aarch64"), ("win32", "AMD64")}
 if not HAS_WHEELS:
