@@ -1,11 +1,13 @@
 """Compiles instances of kernel templates in advance on all cores, which halves the time of a test."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import Emulator, build
@@ -14,11 +16,14 @@ from tinyfcn.errors import KernelError
 
 
 class Dry(Emulator):
-    """An emulator that runs nothing. `launched` lists the kernels of its launches."""
+    """An emulator that runs nothing, whose arrays take no memory. `launched` lists the kernels of its launches."""
 
     def __init__(self, kernels: Path) -> None:
         super().__init__(kernels)
         self.launched: list[Kernel] = []
+
+    def empty(self, shape: Sequence[int], dtype: Any = None) -> np.ndarray:
+        return np.empty(shape, self.dtypes["float"] if dtype is None else dtype)  # memory is taken when it is written
 
     def _launch(self, launch: Launch) -> None:
         self.launched.append(launch.kernel)

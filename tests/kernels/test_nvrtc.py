@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.instances import Dry
 
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.device import Launch
-from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import DeviceError, KernelError
@@ -50,7 +50,7 @@ def test_kernels_compile_and_spill_nothing(operation: str, architecture: str) ->
 
 def step_of_skip(batch: int) -> list[Launch]:
     """The launches of a training step of the design skip. No kernel is compiled or run."""
-    ops = Operations(Emulator())
+    ops = Operations(Dry(KERNELS))
     network = Design("skip").build(ops, seed=0)
     images, labels = ops.device.empty((batch, 1, 64, 84)), ops.device.empty((batch, 64, 84), np.int32)
     return ops.device.record(
