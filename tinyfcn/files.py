@@ -2,13 +2,20 @@
 
 import contextlib
 import os
+import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from tinyfcn.errors import DataError
+
+if sys.platform != "win32":
+    import fcntl
+
+TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")  # the names that `_temporary_name` gives
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
@@ -34,9 +41,10 @@ def new_file(path: Path, way_out: str) -> Iterator[BinaryIO]:
     So nobody reads half a file. If two processes write the same file, the last one to finish wins. A file that is there
     already gives the new one its mode and, where that is permitted, its owner. Of a link the target is replaced. A
     device or a pipe is written to directly.
-    An OSError in the block (a full disk) becomes a DataError that ends with `way_out`.
+    An OSError in the block (a full disk) becomes a DataError that ends with `way_out`. What killed processes left in
+    the folder is deleted.
     """
-    temporary = None
+    temporary = lock = None
     try:
         before = _status(path)
         if before is not None and not stat.S_ISREG(before.st_mode):
@@ -44,8 +52,10 @@ def new_file(path: Path, way_out: str) -> Iterator[BinaryIO]:
                 yield file
             return
         target = Path(os.path.realpath(path))
+        _delete_leftovers(target.parent)
         temporary = _temporary_name(target)
         with open(temporary, "xb") as file:
+            lock = _locked(temporary)
             yield file
         if before is not None:
             with contextlib.suppress(OSError, AttributeError):  # only root gives files away, and Windows has no chown
@@ -59,6 +69,31 @@ def new_file(path: Path, way_out: str) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that keeps a file locked until it is closed or its process ends; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # some file systems have no locks, and then no leftovers are deleted
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _delete_leftovers(folder: Path) -> None:
+    """Deletes the temporary files that nobody holds locked: their writers were killed."""
+    if sys.platform == "win32":
+        return
+    for path in folder.glob(".*.tmp"):
+        # An empty file may have a writer that has not locked it yet.
+        if TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_size:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
 
 
 def is_stream(path: Path) -> bool:

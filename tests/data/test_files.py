@@ -1,7 +1,9 @@
 """What new_file does with a name that a person gave: links, devices, pipes, and files that are there already."""
 
 import os
+import signal
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -77,3 +79,39 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=rf"{name} cannot be written \(.*{words}.*\): go elsewhere"):
             write(tmp_path / name)
     assert (tmp_path / "loop").is_symlink()
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from tinyfcn.files import new_file
+with new_file(Path(sys.argv[1]), "") as file:
+    file.write(b"half")
+    file.flush()
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_what_a_killed_writer_left_is_deleted_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    foreign = tmp_path / ".notes.tmp"
+    foreign.write_text("not by tinyfcn")
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / name)], stdout=subprocess.PIPE)
+        for name in ("killed", "alive")
+    ]
+    try:
+        for writer in writers:
+            assert writer.stdout is not None and writer.stdout.readline().strip() == b"written"
+        writers[0].send_signal(signal.SIGKILL)
+        writers[0].wait()
+        assert len([*tmp_path.iterdir()]) == 3
+        with new_file(tmp_path / "whole", "") as file:
+            file.write(b"whole")
+        left = {path.name.partition(".tmp")[0].split(".")[1] for path in tmp_path.glob(".*.tmp")}
+        assert left == {"alive", "notes"} and (tmp_path / "whole").read_bytes() == b"whole"
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
