@@ -238,8 +238,10 @@ def _build_once(path: Path, build: Callable[[Path], None], *suffixes: str) -> Pa
     if is_sound():
         return path
     try:
-        with _lock(path.with_suffix(".lock")):
+        with _lock(path.with_suffix(".lock")) as is_alone:
             if not is_sound():  # another thread or process may have made them meanwhile
+                for left in path.parent.glob(f"{path.stem}-*") if is_alone else ():  # by a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
                 with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-") as folder:
                     new = Path(folder) / f"{path.stem.rpartition('-')[0]}{path.suffix}"
                     build(new)
@@ -259,19 +261,22 @@ def _checksum(paths: list[Path]) -> bytes:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[bool]:
     """Holds a lock that one thread of one process can hold at a time. The system releases it if the process dies.
 
-    A file system without locks makes no difference to the result: a library may then be compiled twice.
+    Yields whether the lock is held. A file system without locks makes no difference to the result: a library may then
+    be compiled twice.
     """
     if sys.platform == "win32" or path.is_dir():
-        yield
+        yield False
         return
     with open(path, "wb") as file:
+        is_held = False
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
+            is_held = True
         try:
-            yield
+            yield is_held
         finally:
             # Removed first: a thread that waits holds the same file open and finds the library when it goes on.
             path.unlink(missing_ok=True)
