@@ -25,6 +25,7 @@ import numpy as np
 
 from tinyfcn import figures, load
 from tinyfcn.data import load_digits
+from tinyfcn.errors import TinyfcnError
 from tinyfcn.machine import findings
 from tinyfcn.training import available_threads
 from tinyfcn.training.sources import as_bytes, composed_test
@@ -110,7 +111,7 @@ class Measurement:
         """Keeps what was measured. A command that fails ends the part, not the measurement."""
         try:
             yield
-        except CommandFailed as error:
+        except (CommandFailed, TinyfcnError) as error:  # the images, for one, need runs that may have failed
             self.measured["failed"].append(str(error))
         self.keep()
 
