@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from tinyfcn.cli.bench import bench
+from tinyfcn.cli.check import check
 from tinyfcn.cli.evaluate import evaluate
 from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
@@ -73,12 +74,11 @@ def main() -> None:
     tinyfcn train-cnn               train the classifier (a minute or so on a laptop)
     tinyfcn train-fcn               train the FCN on its weights (some minutes)
     tinyfcn predict runs/fcn-1 photo.png
-    tinyfcn gradcheck conv2d        after an edit of conv2d.cu: are the numbers right?
-    tinyfcn sanitize conv2d         does it race, or access memory out of bounds?
+    tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
     """
 
 
-for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, gradcheck, sanitize, bench, info):
+for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, check, gradcheck, sanitize, bench, info):
     main.add_command(command)

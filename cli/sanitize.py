@@ -1,6 +1,8 @@
 """tinyfcn sanitize"""
 
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import click
 from rich.console import Console
@@ -12,7 +14,7 @@ from tinyfcn.checks.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, c
 from tinyfcn.cli.options import Whole
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.devices.kernel_source import KERNELS, Kernel
 from tinyfcn.environment import is_terminal
 
 
@@ -40,21 +42,14 @@ def sanitize(kernel: str | None, seeds: int) -> None:
     """
     declared, operations = kernel_source.kernels(KERNELS), kernel_source.operations(KERNELS)
     if kernel is not None and kernel not in (*operations, *declared):
-        if kernel not in all_operations():
-            if kernel_source.unread(KERNELS):
-                raise kernel_source.no_kernel(kernel, KERNELS)
-            raise click.UsageError(unknown(kernel, [*declared]))
-        cases_of(kernel)  # raises if it is incomplete
+        expect_known(kernel)
         raise click.UsageError(f"{kernel} has no kernels of its own: try tinyfcn sanitize fast_conv")
     if kernel is not None:
         operations = [kernel if kernel in operations else declared[kernel].operation]
 
-    progress = Console(stderr=True)
-    quiet = not is_terminal(sys.stderr)
     report = Report()
     for operation in operations:
-        drawn = range(seeds) if quiet else track(range(seeds), operation, console=progress, transient=True)
-        report.add(check(operation, drawn, KERNELS))
+        report.add(check(operation, range(seeds), progress=progress(operation)))
 
     if kernel is None or kernel in operations:
         shown = {each.name for each in declared.values() if each.operation in operations}
@@ -70,6 +65,30 @@ def sanitize(kernel: str | None, seeds: int) -> None:
         colour = "green" if verdict == NO_FINDING else "red"
         rows.add_row(each.name, f"{each.operation}.cu", *numbers, f"[{colour}]{verdict}[/]")
     show(rows)
+    echo_findings(report, verdicts)
+    disorder = kernel is None and echo_conflicts()
+    click.echo(f"\n{counted(len(verdicts), 'kernel')}, {counted(len(report.findings), 'finding')}")
+    sys.exit(1 if report.findings or {*verdicts.values()} != {NO_FINDING} or disorder else 0)
+
+
+def expect_known(name: str) -> None:
+    """Raises an error unless an operation or a kernel has this name, and the operation its files."""
+    if name not in all_operations():
+        if kernel_source.unread(KERNELS):
+            raise kernel_source.no_kernel(name, KERNELS)
+        raise click.UsageError(unknown(name, [*kernel_source.kernels(KERNELS)]))
+    cases_of(name)
+
+
+def progress(operation: str) -> Callable[[Sequence[int]], Iterable[int]]:
+    """Shows on a terminal how many of the seeds were run."""
+    if not is_terminal(sys.stderr):
+        return iter
+    return partial(track, description=operation, console=Console(stderr=True), transient=True)
+
+
+def echo_findings(report: Report, verdicts: Mapping[Kernel, str]) -> None:
+    """Prints the findings, and the kernels that no case launches."""
     for finding in report.findings.values():
         click.echo(f"\n{finding.text}\n  with {finding.inputs}; seed {finding.seed}, threads in {finding.order} order")
     for each, verdict in verdicts.items():
@@ -78,11 +97,14 @@ def sanitize(kernel: str | None, seeds: int) -> None:
                 f"\n{each.name} was never launched: add a case that does to sanitize_cases in "
                 f"tinyfcn/checks/cases/{each.operation}.py"
             )
-    disorder = conflicts_in_steps() if kernel is None else {}
+
+
+def echo_conflicts() -> bool:
+    """Prints the conflicts in the networks' steps. Returns whether there are any."""
+    disorder = conflicts_in_steps()
     for network, lines in disorder.items():
         found = counted(len(lines), "conflict")
         click.echo(f"\na training step of {network}, launches that may run at the same time: {found}")
         for line in lines:
             click.echo(f"  {line}")
-    click.echo(f"\n{counted(len(verdicts), 'kernel')}, {counted(len(report.findings), 'finding')}")
-    sys.exit(1 if report.findings or {*verdicts.values()} != {NO_FINDING} or any(disorder.values()) else 0)
+    return any(disorder.values())

@@ -304,7 +304,7 @@ def test_launches_from_several_python_threads_do_not_disturb_each_other(words):
 
 def test_more_shared_memory_than_a_gpu_gives_is_refused(words):
     x = words.asarray(np.zeros(64, np.float32))
-    with pytest.raises(KernelError, match="49156 bytes of dynamic shared memory are more than 49152"):
+    with pytest.raises(KernelError, match=" 0 bytes of shared variables and 49156 of dynamic shared memory are more"):
         words.launch("reverse_dynamic", 1, 64, [x], 48 * 1024 + 4)
 
 

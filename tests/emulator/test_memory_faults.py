@@ -33,7 +33,7 @@ extern "C" __global__ void no_array_at_all(float* y, const float* x, int n) {
     y[threadIdx.x] = nowhere[threadIdx.x];  // here
 }
 extern "C" __global__ void vector_past_the_end(float* y, const float* x, int n) {
-    __shared__ float tile[6];
+    __shared__ __align__(16) float tile[6];
     if (threadIdx.x < 6) tile[threadIdx.x] = x[threadIdx.x];
     __syncthreads();
     const float4 v = reinterpret_cast<const float4*>(tile)[n];  // here

@@ -25,6 +25,9 @@ class Case:
     **inputs) returns the gradients of the inputs named in `gradients`. Inputs are float64 or integer arrays and plain
     numbers. `detail` distinguishes the cases of one operation. Finite differences need an output that is `smooth`.
     naive: the case runs the naive kernels where there are fast ones. repeats: another case checks the same reference.
+
+    exact: all arrays of floats, dout too, are rounded to multiples of 1/8. Sums of some thousand products of them are
+    exact in float32. So a sum that cancels is the reference's too, and its relative error has a meaning.
     """
 
     operation: str
@@ -36,10 +39,11 @@ class Case:
     smooth: bool = True
     naive: bool = False
     repeats: bool = False
+    exact: bool = False
 
     def inputs_on(self, ops: Operations) -> dict[str, Any]:
         """Copies of the inputs on the device."""
-        return {name: to_device(ops, value) for name, value in self.inputs.items()}
+        return {name: to_device(ops, value, self.exact) for name, value in self.inputs.items()}
 
     @contextmanager
     def form(self, ops: Operations) -> Iterator[None]:
@@ -57,7 +61,7 @@ class Case:
             results = self.forward(ops, **inputs)
             if self.backward is None:
                 return results
-            dout = to_device(ops, upstream(next(iter(results.values())).shape, seed))
+            dout = to_device(ops, upstream(next(iter(results.values())).shape, seed), self.exact)
             saved = {name: to_device(ops, value) for name, value in outputs.items()} if outputs else results
             gradients = self.backward(ops, dout, saved, **inputs)
         return results | {f"d{name}": gradient for name, gradient in zip(self.gradients, gradients, strict=True)}
@@ -68,11 +72,13 @@ def upstream(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.ones(1) if shape == (1,) else np.random.default_rng(seed).standard_normal(shape)
 
 
-def to_device(ops: Operations, value: Any) -> Any:
+def to_device(ops: Operations, value: Any, in_eighths: bool = False) -> Any:
     """A copy of an array on the device, with the device's float type; a plain number unchanged."""
     if not isinstance(value, np.ndarray):
         return value
-    return ops.asarray(value.astype(ops.device.dtypes["float"]) if value.dtype.kind == "f" else value)
+    if value.dtype.kind == "f":
+        value = (np.round(8 * value) / 8 if in_eighths else value).astype(ops.device.dtypes["float"])
+    return ops.asarray(value)
 
 
 def naive(case: Case) -> Case:

@@ -17,7 +17,7 @@ import numpy as np
 from tinyfcn.checks.case import Case, upstream
 from tinyfcn.checks.pieces import cases_of
 from tinyfcn.checks.pieces import operations as all_operations
-from tinyfcn.checks.watched import Watched, index_text
+from tinyfcn.checks.watched import Watched
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.errors import KernelError
 from tinyfcn.operations import on
@@ -177,14 +177,7 @@ def locate(
         watched.copies(results)
     except KernelError as error:
         return dict.fromkeys(wrong, str(error))
-    where = {}
-    for name, (found, expected) in wrong.items():
-        worst = int(np.nan_to_num(np.abs(found - expected), nan=np.inf).argmax())
-        should_be = found.dtype.type(expected.flat[worst] + 0)  # not -0
-        values = f"is {found.flat[worst]!s}, should be {should_be!s}"
-        stored = watched.stored_by(results[name], worst)
-        where[name] = f"{name}{index_text(worst, found.shape)} {values}: stored by {stored}"
-    return where
+    return {name: watched.wrong(name, results[name], expected) for name, (_, expected) in wrong.items()}
 
 
 def check_all(operation: str | None, ops: Operations) -> Iterator[Verdict]:

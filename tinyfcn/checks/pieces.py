@@ -35,6 +35,8 @@ LACKS = {
     "fast_conv": "tinyfcn/reference/{}.py",  # conv2d and conv_transpose2d have references, which share im2col.py
 }
 NOT_EXPORTED = ("fast_conv", "peak")  # other operations launch fast_conv, `tinyfcn bench` launches peak
+# The operations whose launchers launch the kernels of another one, and choose the instances of its templates.
+LAUNCHERS = {"fast_conv": ["conv2d", "conv2d_pool", "conv_transpose2d"]}
 # Files in these folders that belong to no single operation.
 SHARED = {"__init__", "checks", "common", "im2col", "launcher", "nvrtc", "philox", "tiles"}
 
@@ -46,6 +48,11 @@ def operations() -> list[str]:
         before, after = piece.rpartition("/")[2].split("{}")
         found |= {path.name[len(before) : -len(after)] for path in files.visible(folder, f"{before}*{after}")}
     return sorted(found - SHARED)
+
+
+def affected(name: str) -> list[str]:
+    """The operations that an edit can change, if it is in the files of an operation or in a file that they share."""
+    return operations() if name in SHARED else [name, *LAUNCHERS.get(name, [])]
 
 
 def missing(operation: str) -> list[str]:

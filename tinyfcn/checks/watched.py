@@ -1,14 +1,19 @@
 """The emulator in check mode, which also traces a wrong number to the line that stored it."""
 
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tinyfcn.checks.case import Case
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import Kernel
 from tinyfcn.errors import KernelError
+from tinyfcn.ops import Operations
 
 
 class Found(KernelError):
@@ -33,6 +38,16 @@ class Watched(Emulator):
             super()._launch(launch)
         except KernelError as error:
             raise Found(launch.kernel, str(error)) from None
+
+    def compile(self, cases: Iterable[Case]) -> None:
+        """Compiles the kernels that the cases launch, on all cores.
+
+        Raises:
+            KernelError: a kernel file does not compile.
+        """
+        kernels = [launch.kernel for launch in launches_of(cases, self.kernels)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self._library, kernels))
 
     def copies(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Copies of the results on the host.
@@ -60,6 +75,34 @@ class Watched(Emulator):
             source = self.written_at(argument, 0) if read else None
             text += f", from '{parameter.name}' stored by {source}" if source else ""
         return text
+
+    def wrong(self, name: str, array: np.ndarray, expected: np.ndarray) -> str:
+        """The worst element of a wrong array, its value, the right one, and the line that stored it."""
+        if array.shape != expected.shape:
+            return f"{name} has the shape {array.shape}, should have {expected.shape}"
+        worst = int(np.nan_to_num(np.abs(array - expected), nan=np.inf).argmax())
+        should_be = array.dtype.type(expected.flat[worst] + 0)  # not -0
+        values = f"is {array.flat[worst]!s}, should be {should_be!s}"
+        return f"{name}{index_text(worst, array.shape)} {values}: stored by {self.stored_by(array, worst)}"
+
+
+class _Noted(Emulator):
+    """Notes a launch of each kernel and of each instance of a template, and runs none."""
+
+    def __init__(self, kernels: Path) -> None:
+        super().__init__(kernels)
+        self.launched: dict[str, Launch] = {}
+
+    def _launch(self, launch: Launch) -> None:
+        self.launched[launch.kernel.expression] = launch
+
+
+def launches_of(cases: Iterable[Case], kernels: Path) -> list[Launch]:
+    """For each kernel and each instance of a template that the cases launch: one launch, which is not run."""
+    noted = _Noted(kernels)
+    for case in cases:
+        case.run(Operations(noted))
+    return list(noted.launched.values())
 
 
 def index_text(element: int, shape: tuple[int, ...]) -> str:

@@ -50,17 +50,20 @@ class Parameter:
 class Function:
     """A function with a body: text[start:end] goes from its name to the closing brace.
 
-    first: where its declaration starts. scope: the namespaces around it, "a::b::". is_c: whether it is extern "C".
-    For a kernel only: its parameters, and the names of its template parameters.
+    first: where its declaration starts. body: behind its opening brace. scope: the namespaces around it, "a::b::".
+    is_c: whether it is extern "C". bounds: text[start:end] is what __launch_bounds__ takes. For a kernel only: its
+    parameters, and the names of its template parameters.
     """
 
     name: str
     first: int
     start: int
+    body: int
     end: int
     scope: str
     is_c: bool
     is_kernel: bool
+    bounds: tuple[int, int] | None
     parameters: tuple[Parameter, ...] = ()
     template: tuple[str, ...] = ()
 
@@ -69,13 +72,15 @@ class Function:
 class Shared:
     """The declaration of shared variables in text[start:end]: `__shared__ float tile[16][17], sum;`.
 
-    is_dynamic: whether it declares an array without a size, `extern __shared__ float tile[];`.
+    word: the token __shared__ (or the macro that stands for it), or None if an attribute precedes it. is_dynamic:
+    whether it declares an array without a size, `extern __shared__ float tile[];`.
     """
 
     type: str
     names: tuple[str, ...]
     is_dynamic: bool
     in_function: bool
+    word: Token | None
     start: int
     end: int
 
@@ -161,14 +166,22 @@ class Declarations:
                 name.text,
                 first,
                 name.start,
+                self.tokens[brace].end,
                 self.tokens[self._closing[brace]].end,
                 "".join(name for name, _ in scopes),
                 '"C"' in texts or any(is_c for _, is_c in scopes),
                 is_kernel,
+                self._bounds(statement),
                 tuple(self._parameters(opening)) if is_kernel else (),
                 tuple(self._template(indices)) if is_kernel else (),
             )
         )
+
+    def _bounds(self, statement: range) -> tuple[int, int] | None:
+        for index in statement:
+            if self.tokens[index].text == "__launch_bounds__" and self.tokens[index + 1].text == "(":
+                return self.tokens[index + 1].end, self.tokens[self._closing[index + 1]].start
+        return None
 
     def _parameters(self, opening: int) -> Iterator[Parameter]:
         parts = [*self._parts(range(opening + 1, self._closing[opening]))]
@@ -225,6 +238,7 @@ class Declarations:
         texts = self._texts(indices)
         if "__shared__" not in texts:
             return
+        word = indices[texts.index("__shared__")]
         before = texts[: texts.index("__shared__")]
         first = max((i + 1 for i, text in enumerate(before) if text in (")", "else", "do", ":")), default=0)
         parts = [*self._parts(range(indices[first], statement.stop))]
@@ -236,6 +250,7 @@ class Declarations:
                 (name, *others),
                 "extern" in parts[0] and sizes == ["[", "]"],
                 in_function,
+                None if self.tokens[word - 1].text == ")" else self.tokens[word],
                 self.tokens[indices[first]].start,
                 self.tokens[statement.stop].end,
             )

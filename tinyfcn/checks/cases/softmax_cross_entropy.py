@@ -37,6 +37,8 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
     # Rounded, so that they are exact in float32.
     large = np.round(1e4 * random.standard_normal((2, 7, 19, 21)))
     many = random.integers(0, 7, (2, 19, 21)).astype(np.int32)
+    # The sums of more than 32 blocks of 256 positions take more than one round of a warp.
+    long = cross_entropy(random.standard_normal((2, 3, 65, 65)), random.integers(0, 3, (2, 65, 65)).astype(np.int32))
     return [
         softmax(logits),
         replace(softmax(large), detail="softmax of 1e4"),
@@ -44,6 +46,7 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
         *both_forms(cross_entropy(logits, labels, "zero")),
         *both_forms(cross_entropy(logits, labels, "softmax")),
         *both_forms(replace(cross_entropy(large, many), detail="logits of 1e4", smooth=False)),
+        *both_forms(replace(long, detail="8,450 positions", smooth=False)),
     ]
 
 

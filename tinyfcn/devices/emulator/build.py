@@ -140,6 +140,11 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
             pointers = "".join(f"{shared.type}* {name} = {memory};" for name in shared.names)
             lines = "\n" * source.text.count("\n", shared.start, shared.end)
             edits.append((shared.start, shared.end, pointers + lines))
+        elif shared.word:
+            edits.append((shared.word.start, shared.word.end, f"EMULATOR_SHARED({shared.type})"))
+    for bounds, body in ((each.bounds, each.body) for each in source.functions if each.bounds):
+        within = source.text[slice(*bounds)].replace("\n", " ")
+        edits.append((body, body, f"emulator::launch_bounds({within});"))
     if instance:  # The compiler drops a static function that is not used: half of the text, in some files.
         for extern, c, kernel in zip(source.tokens, source.tokens[1:], source.tokens[2:], strict=False):
             if (extern.text, c.text, kernel.text) == ("extern", '"C"', "__global__"):
@@ -155,7 +160,8 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
         parts += [source.text[done:start], new]
         done = max(done, end)
     text = "".join([*parts, source.text[done:]])
-    return f'#include "cuda_on_cpu.h"\n{_PREDEFINED}namespace {{ namespace kernels {{\n{text}\n}} }}\n{exports}'
+    text = f"namespace {{ namespace kernels {{\n{text}\nEMULATOR_GAP\n}} }}\n{exports}"
+    return f'#include "cuda_on_cpu.h"\n{_PREDEFINED}{text}'
 
 
 def library(

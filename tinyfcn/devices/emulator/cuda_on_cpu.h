@@ -34,11 +34,13 @@ extern const dim3 blockDim, gridDim;
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// `used`: after a barrier the compiler must read a variable again, because another thread may have written to it. The
-// gap separates variables, so that an index one past the end does not reach the next variable.
-#define __shared__ \
-    static __attribute__((used)) char EMULATOR_UNIQUE(__COUNTER__)[16]; \
-    static __attribute__((used, aligned(16)))
+// `used`: after a barrier the compiler must read a variable again, because another thread may have written to it. A gap
+// separates variables, so that an index one past the end does not reach the next one. It also ends where a variable
+// that is not declared __align__(16) lies at no multiple of 16, as it may on a GPU.
+#define EMULATOR_GAP \
+    static __attribute__((used, aligned(16))) char EMULATOR_UNIQUE(__COUNTER__)[16 + alignof(float)];
+#define EMULATOR_SHARED(...) EMULATOR_GAP static __attribute__((used, aligned(alignof(__VA_ARGS__))))
+#define __shared__ EMULATOR_GAP static __attribute__((used, aligned(16)))
 #define EMULATOR_UNIQUE(number) EMULATOR_JOIN(emulator_gap_, number)
 #define EMULATOR_JOIN(a, b) a##b
 

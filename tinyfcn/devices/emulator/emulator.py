@@ -26,7 +26,7 @@ FLOAT_FILL_BYTE = 0xFF  # a float of any width whose bits are all set is a NaN
 INTEGER_FILL_BYTE = 0xA5  # -1515870811 as int32, 165 as uint8
 
 MAX_BLOCKS = 1 << 28  # in a launch: more would take minutes even if the kernel did nothing
-MAX_SHARED = 48 * 1024  # bytes of dynamic shared memory (in floats) that CUDA gives a launch without an opt-in
+MAX_SHARED = 48 * 1024  # bytes of shared memory (in floats) that CUDA gives a block without an opt-in
 GUARD = 1 << 24  # bytes of protected memory after each array
 ALIGNMENT = 16  # bytes, of the start of an array, for vector loads
 
@@ -160,15 +160,18 @@ class Emulator(Device):
         kernel, grid, block, shared_bytes = launch.kernel, launch.grid, launch.block, launch.shared_bytes
         if math.prod(grid) > MAX_BLOCKS:
             raise KernelError(f"{kernel.name}: {math.prod(grid)} blocks are more than the emulator's {MAX_BLOCKS}")
-        limit = MAX_SHARED * (1 + self.double)
-        if shared_bytes > limit:
-            raise KernelError(f"{kernel.name}: {shared_bytes} bytes of dynamic shared memory are more than {limit}")
         given = zip(kernel.parameters, launch.arguments, strict=True)
         arrays = [(p, a) for p, a in given if p.is_array and a is not None]
         memory = [
             Memory(p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _fill_byte(a.dtype), False) for p, a in arrays
         ]
         library = self._library(kernel)
+        variables, limit = library.shared_variables(kernel.name), MAX_SHARED * (1 + self.double)
+        if variables + shared_bytes > limit:
+            raise KernelError(
+                f"{kernel.name}: {variables} bytes of shared variables and {shared_bytes} of dynamic shared memory are "
+                f"more than the {limit} that a block has"
+            )
         memory += library.memory(shared_bytes)
         with _one_launch:
             outcome = library.launch(

@@ -208,6 +208,9 @@ void __ubsan_handle_type_mismatch_v1(Case* at, void* address) {
     report("%s from the address of ", at->type->name);
     report_element(address);
     report(", which is not a multiple of its size, at %s:%u", at->file, at->line);
+    const char* byte = static_cast<const char*>(address);
+    const Region* region = nearest_region(byte);
+    if (region && region->shared && (byte - region->start) % 16 == 0) report("; declare it __align__(16)");
     leave_kernel();
 }
 }

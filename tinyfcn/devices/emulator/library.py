@@ -23,6 +23,7 @@ NO_FILL_BYTE = -1  # of memory whose elements may have any value, so that an unw
 # reverse::tile" in a kernel that is an extern "C" function. The letter is b where memory starts as 0, and r where it is
 # read-only.
 _VARIABLE = re.compile(r"^(\w+) (\w+) ([bBdDrR]) (.*)::(\w+)$", re.MULTILINE)
+_FUNCTION = re.compile(r"(\w+)(?:<[^()]*>)?(?:\(|$)")
 _KERNEL = re.compile(r"^(\w+) \w+ T kernel_(\w+)$", re.MULTILINE)
 
 # addr2line prints "/the folder/conv2d.cu:57", or "/the folder/conv2d.cu:57 (discriminator 3)".
@@ -125,6 +126,7 @@ class Library:
         offsets, variables = symbols(self.path, frozenset(types))
         self.kernels = {name: _address(getattr(library, f"kernel_{name}")) for name in offsets}
         self.base = next((self.kernels[name] - offset for name, offset in offsets.items()), 0)
+        self._shared = [v for v in variables if v.is_shared]
         self._variables = []
         for v in variables:
             name, unit = _elements(v.name, types.get(v.name, set()), dtypes)
@@ -142,6 +144,10 @@ class Library:
             return self._variables
         name, unit = self._dynamic_elements
         return [*self._variables, Memory(name.encode(), None, shared_bytes, unit, NO_FILL_BYTE, True)]
+
+    def shared_variables(self, kernel: str) -> int:
+        """The bytes of the shared variables that a kernel declares, without those of functions that it may call."""
+        return sum(v.bytes for v in self._shared if v.function == kernel)
 
     def launch(
         self,
@@ -203,9 +209,13 @@ def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tup
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a kernel file that has a fixed offset, in bytes, from where the library is loaded."""
+    """A variable of a kernel file that has a fixed offset, in bytes, from where the library is loaded.
+
+    function: the one that declares it, or "" if it stands outside of functions.
+    """
 
     name: str
+    function: str
     offset: int
     bytes: int
     is_shared: bool  # otherwise it is __constant__, __device__ or a static const array
@@ -220,7 +230,9 @@ def symbols(library: Path, shared: frozenset[str]) -> tuple[dict[str, int], list
     for offset, size, letter, scope, name in _VARIABLE.findall(listing):
         in_kernel_file = scope.split("::")[0] in kernels or "(anonymous namespace)::kernels" in scope
         if in_kernel_file and not name.startswith("emulator_gap_"):
-            variables.append(Variable(name, int(offset, 16), int(size, 16), letter in "bB" and name in shared))
+            function = _FUNCTION.search(scope)
+            is_shared = letter in "bB" and name in shared
+            variables.append(Variable(name, function[1] if function else "", int(offset, 16), int(size, 16), is_shared))
     return kernels, variables
 
 

@@ -34,6 +34,10 @@ unsigned long long wait(const char* operation, SourceLocation location, unsigned
 
 int lane();  // the running thread's number within its warp
 
+// Ends the launch if its blocks have more threads than `most`. A kernel with __launch_bounds__ begins with a call.
+void launch_bounds(unsigned most, unsigned least_blocks = 0, unsigned most_blocks = 0,
+                   SourceLocation location = SourceLocation());
+
 char* dynamic_shared();  // the dynamic shared memory of the launch
 
 enum Kind { READ, WRITE, ATOMIC };

@@ -279,6 +279,13 @@ static bool reserve() {
     return true;
 }
 
+void launch_bounds(unsigned most, unsigned, unsigned, SourceLocation location) {
+    if (thread_count <= int(most)) return;
+    report("a block of %d threads, at %s:%d, whose __launch_bounds__ promises %u or fewer", thread_count,
+           location.file, location.line, most);
+    leave_kernel();
+}
+
 // The page behind its end is protected.
 char* dynamic_shared() {
     return stacks + MAX_THREADS * (page + STACK_BYTES) + MAX_SHARED - (launch->shared_bytes + 15) / 16 * 16;
