@@ -82,8 +82,8 @@ def _is_right(operation: str, seeds: int) -> bool:
     for each in differ:
         click.echo(f"    {each.detail} {each.result}: relative error {each.error:.1e}".replace("  ", " "))
     click.echo(f"  kernels    {launches:,} launches in check mode, {counted(len(report.findings), 'finding')}")
-    echo_findings(report, kernels)
     click.echo(f"  NVRTC      {nvrtc_says}")
+    echo_findings(report, kernels)
     if missing(operation):
         click.echo(f"{operation}: {still_missing(missing(operation))}")
     return is_right
@@ -100,8 +100,8 @@ def _ask_nvrtc(operation: str) -> tuple[bool, str]:
     }
     try:
         nvrtc.compile_for(operation, ARCHITECTURE, KERNELS, [*instances.values()])
+    except KernelError as error:  # a kind of DeviceError
+        return True, f"refuses it: {error}"
     except DeviceError as error:
         return False, f"not asked: {error}"
-    except KernelError as error:
-        return True, f"refuses it: {error}"
     return False, f"compiles {operation}.cu for {ARCHITECTURE}"

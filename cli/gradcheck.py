@@ -44,7 +44,7 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
     if operation is not None and operation not in operations():
         raise click.UsageError(unknown(operation))
     if operation is not None and not cases_of(operation).gradcheck_cases(np.random.default_rng(0)):
-        raise click.UsageError(f"{operation} has no gradients: try tinyfcn sanitize {operation}")
+        raise click.UsageError(f"{operation} has no gradients: try tinyfcn check {operation}")
     if precision == "double" and device != "emulator":
         raise click.UsageError(
             f"--precision double compiles the kernels with float widened to double, which only the emulator does, "

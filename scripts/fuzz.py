@@ -1,11 +1,13 @@
 """Feeds damaged files to everything that reads files: each must be read right, or refused in one line.
 
-    python scripts/fuzz.py [--inputs 10000] [--seed 0] [--only KIND ...]
+    python scripts/fuzz.py [--inputs 10000] [--seed 0] [--only KIND ...] [--guided]
 
 A good file of each kind is damaged at random: bytes changed, cut, repeated, joined with another file, and words that
 break parsers put in. A reader fails if it raises anything but a TinyfcnError, writes a message of several lines or of
 more than 1,000 characters, computes for more than ten seconds, or needs more than 2 GB. The script exits with 1 if one
 fails, and leaves the input in --failures.
+
+With --guided, atheris (pip install atheris) draws the inputs: it goes on from those that reached new lines of tinyfcn.
 """
 
 import argparse
@@ -13,12 +15,14 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import re
 import resource
 import signal
 import sys
 import tempfile
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -204,12 +208,75 @@ def problem(reader: Reader, content: bytes) -> str | None:
     return None
 
 
+class Failures:
+    """Counts how often each kind of failure occurred, prints its first occurrence, and keeps the input."""
+
+    def __init__(self, kind: str, reader: Reader, seed: int, folder: Path) -> None:
+        self.kind, self.reader, self.seed, self.folder = kind, reader, seed, folder
+        self.inputs, self.slowest, self.start = 0, 0.0, time.perf_counter()
+        self.seen: dict[str, int] = {}
+
+    def try_input(self, content: bytes) -> None:
+        before = time.perf_counter()
+        wrong = problem(self.reader, content)
+        self.slowest = max(self.slowest, time.perf_counter() - before)
+        if wrong:
+            wrong = re.sub(r"\d+", "#", wrong)  # one line for each kind of failure
+            if wrong not in self.seen and len(self.seen) < 20:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / f"{self.kind}-{self.seed}-{self.inputs}").write_bytes(content)
+                print(f"{self.kind} {self.inputs}: {wrong}", flush=True)
+            self.seen[wrong] = self.seen.get(wrong, 0) + 1
+        self.inputs += 1
+
+    def report(self) -> int:
+        """Prints a line, and returns the number of failures."""
+        failed = sum(self.seen.values())
+        print(
+            f"{self.kind}: {self.inputs:,} inputs, {failed} failed, the slowest {self.slowest:.2f} s, "
+            f"all {time.perf_counter() - self.start:.0f} s",
+            flush=True,
+        )
+        return failed
+
+
+def guided(failures: Failures, good: list[bytes], inputs: int) -> int:
+    """Runs atheris in a process of its own, which ends when it is done. Returns the number of failures, up to 100."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status)
+    import atheris
+
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("tinyfcn."):
+            classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
+            for function in (each for owner in (module, *classes) for each in vars(owner).values()):
+                if isinstance(function, types.FunctionType) and function.__module__ == name:
+                    atheris.instrument_func(function)
+
+    def one(content: bytes) -> None:
+        failures.try_input(content)
+        if failures.inputs == inputs:
+            os._exit(min(failures.report(), 100))
+
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, content in enumerate(good):
+            (Path(corpus) / str(number)).write_bytes(content)
+        longest = 2 * max(map(len, good))
+        options = [f"-seed={failures.seed + 1}", f"-max_len={longest}", "-rss_limit_mb=0", "-verbosity=0"]
+        atheris.Setup([sys.argv[0], *options, corpus], one)
+        atheris.Fuzz()
+    return 0
+
+
 def main() -> None:
     kinds = targets()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=10_000, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds))
+    parser.add_argument("--guided", action="store_true", help="inputs drawn by atheris, guided by coverage")
     parser.add_argument("--failures", type=Path, default=Path("failures"), help="where inputs that fail are left")
     options = parser.parse_args()
     warnings.simplefilter("error")  # a warning would reach the person as one
@@ -217,30 +284,16 @@ def main() -> None:
     with limits():
         for kind in options.only:
             reader, good = kinds[kind]
-            random = np.random.default_rng([options.seed, *kind.encode()])
-            seen: dict[str, int] = {}
-            start, slowest = time.perf_counter(), 0.0
             for content in good:
                 assert problem(reader, content) is None, f"a good file of the kind {kind}: {problem(reader, content)}"
-            for number in range(options.inputs):
-                content = damaged(random, good)
-                before = time.perf_counter()
-                wrong = problem(reader, content)
-                slowest = max(slowest, time.perf_counter() - before)
-                if wrong:
-                    wrong = re.sub(r"\d+", "#", wrong)  # one line for each kind of failure
-                    if wrong not in seen and len(seen) < 20:
-                        options.failures.mkdir(parents=True, exist_ok=True)
-                        (options.failures / f"{kind}-{options.seed}-{number}").write_bytes(content)
-                        print(f"{kind} {number}: {wrong}", flush=True)
-                    seen[wrong] = seen.get(wrong, 0) + 1
-            failed += sum(seen.values())
-            seconds = time.perf_counter() - start
-            print(
-                f"{kind}: {options.inputs:,} inputs, {sum(seen.values())} failed, the slowest {slowest:.2f} s, "
-                f"all {seconds:.0f} s",
-                flush=True,
-            )
+            failures = Failures(kind, reader, options.seed, options.failures)
+            if options.guided:
+                failed += guided(failures, good, options.inputs)
+                continue
+            random = np.random.default_rng([options.seed, *kind.encode()])
+            for _ in range(options.inputs):
+                failures.try_input(damaged(random, good))
+            failed += failures.report()
     sys.exit(1 if failed else 0)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.checks.case import EXTENTS, Case, Results, both_forms, naive
+from tinyfcn.checks.case import COUNTS, EXTENTS, Case, Results, both_forms, naive
 from tinyfcn.ops import Operations
 
 
@@ -45,6 +45,8 @@ def small_convolution(name: str, random: np.random.Generator) -> Case:
     n, c, o, *kernel = map(int, random.integers(1, 5, 5))
     stride = int(random.integers(1, 4))
     small = random.choice(EXTENTS, 2)
+    if not random.integers(6):  # as many elements as blocks have threads, or one more ...
+        n, c, o, small = 1, 1, 1, np.array([1, random.choice(COUNTS)])
     large = (small - 1) * stride + kernel
     padding = int(random.integers(0, 1 + min(2, *(large - 1) // 2)))
     large -= 2 * padding

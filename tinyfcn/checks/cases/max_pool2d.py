@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.checks.case import EXTENTS, Case, Results
+from tinyfcn.checks.case import COUNTS, EXTENTS, Case, Results
 from tinyfcn.ops import Operations
 
 
@@ -33,6 +33,8 @@ def sanitize_cases(random: np.random.Generator) -> list[Case]:
     """Inputs with few levels have many ties."""
     size, stride, n, c = map(int, random.integers(1, 5, 4))
     shape = n, c, *(size - 1 + random.choice(EXTENTS, 2))
+    if not random.integers(4):  # y has as many elements as blocks have threads, or one more ...
+        shape = 1, 1, size, size + stride * (int(random.choice(COUNTS)) - 1)
     levels = random.choice((1, 2, 3, 1000))
     x = random.permutation(np.arange(np.prod(shape)) % levels).reshape(shape)
     return [max_pool2d(x / 2.0, size, stride)]

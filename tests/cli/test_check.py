@@ -1,0 +1,154 @@
+"""Tests `tinyfcn check`: right operations pass, and a fault in a kernel, a launcher or a reference ends it with 1."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from helpers.planting import line_of, plant
+
+from tinyfcn.checks import gradcheck
+from tinyfcn.checks.pieces import LAUNCHERS, SHARED, affected, cases_of, operations
+from tinyfcn.checks.watched import launches_of
+from tinyfcn.cli import main
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.errors import DeviceError
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "mutate.py"
+
+
+def check(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["check", *arguments])
+
+
+@pytest.fixture
+def with_kernels(monkeypatch: pytest.MonkeyPatch):
+    """A function that lets the command check the kernels of another folder."""
+
+    def use(kernels: Path) -> None:
+        for module in ("check", "sanitize"):
+            monkeypatch.setattr(sys.modules[f"tinyfcn.cli.{module}"], "KERNELS", kernels)
+
+    return use
+
+
+@pytest.mark.cupy
+def test_a_right_operation() -> None:
+    result = check("relu_forward", "--seeds", "4")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "relu: right",
+        "  gradients  1 of the reference, 0 differ from finite differences",
+        "  kernels    30 launches in check mode, 0 findings",
+        "  NVRTC      compiles relu.cu for sm_75",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "text", "replacement", "message", "where"),
+    [
+        # Numbers of a kernel that has no gradient.
+        ("gather_normalise", "/ 127.0f", "/ 128.0f", r"batch\[.*\] is \S+, should be \S+: stored by", "/ 128.0f"),
+        ("relu_backward", "y[element] > 0.0f", "y[element] >= 0.0f", r"dx\[.*\] is \S+, should be 0.0", ">= 0.0f"),
+        ("block_sum", "__syncthreads();", "", "a race: .* partial", "total += partial"),
+        # More than 32 parts of a loss.
+        ("softmax_cross_entropy_mean", "first += 32", "first += 31", r"loss\[0\] is \S+, should be", None),
+    ],
+)
+def test_a_fault_of_a_kernel_is_named_with_its_line(
+    with_kernels, tmp_path: Path, kernel: str, text: str, replacement: str, message: str, where: str | None
+) -> None:
+    name = "softmax_cross_entropy" if kernel == "block_sum" else kernel
+    kernels = plant(kernel, {text: replacement}, tmp_path / "kernels")
+    with_kernels(kernels)
+    result = check(name, "--seeds", "10")
+    assert result.exit_code == 1 and result.exception.code == 1, result.output
+    assert re.search(message, result.stdout), result.stdout
+    operation = name.removesuffix("_backward").removesuffix("_mean")
+    assert result.stdout.startswith(f"{operation}: WRONG\n")
+    assert where is None or line_of(where, operation, kernels) in result.stdout
+
+
+@pytest.mark.cupy
+def test_nvrtc_refuses_what_a_host_compiler_takes(with_kernels, tmp_path: Path) -> None:
+    kernels = plant("relu_forward", {}, tmp_path / "kernels")
+    file = kernels / "relu.cu"
+    text = file.read_text()
+    start = text.index('extern "C"')
+    file.write_text(
+        text[:start] + "float twice(float x) { return 2 * x; }\n" + text[start:].replace("0.0f", "0.0f * twice(0)")
+    )
+    with_kernels(kernels)
+    result = check("relu", "--seeds", "1")
+    assert result.exit_code == 1
+    assert re.search(r"NVRTC +refuses it: relu\.cu does not compile for sm_75:", result.stdout)
+    assert "host functions are not allowed in JIT mode" in result.stdout and "float twice(float x)" in result.stdout
+
+
+def test_without_nvrtc_the_rest_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise DeviceError("CuPy cannot be imported: pip install cupy-cuda12x")
+
+    monkeypatch.setattr("tinyfcn.devices.nvrtc.compile_for", missing)
+    result = check("relu", "--seeds", "1")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("  NVRTC      not asked: CuPy cannot be imported: pip install cupy-cuda12x\n")
+
+
+def test_a_fault_of_a_reference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(dout: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.where(y > 0, dout, dout / 2)
+
+    monkeypatch.setattr("tinyfcn.reference.relu.relu_backward", half)
+    monkeypatch.setattr("tinyfcn.operations.ReferenceOperations.relu_backward", staticmethod(half))
+    result = check("relu", "--seeds", "1")
+    assert result.exit_code == 1
+    assert "gradients  1 of the reference, 1 differ from finite differences" in result.stdout
+    assert re.search(r"dx: relative error \d", result.stdout)
+
+
+def test_a_fault_of_a_launcher_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread too few: only a size with a remainder of 1 shows it."""
+    launch = Emulator.launch_for_each
+    monkeypatch.setattr(
+        Emulator, "launch_for_each", lambda device, name, count, arguments: launch(device, name, count - 1, arguments)
+    )
+    for operation in ("add", "adam", "max_pool2d"):
+        assert check(operation).exit_code == 1
+
+
+def test_an_edit_of_a_shared_file_affects_all_operations() -> None:
+    assert affected("common") == affected("tiles") == operations()
+    assert affected("relu") == ["relu"]
+    assert not SHARED & {*operations()}
+
+
+def test_the_operations_that_launch_kernels_of_another_one_are_known() -> None:
+    """All others launch those of their own file, or naive ones of a file of which they have no cases."""
+    launchers: dict[str, set[str]] = {}
+    for operation in operations():
+        for launch in launches_of(gradcheck.cases(operation), KERNELS):
+            if launch.kernel.operation != operation and cases_of(launch.kernel.operation):
+                launchers.setdefault(launch.kernel.operation, set()).add(operation)
+    assert {*LAUNCHERS["fast_conv"]} == launchers["fast_conv"]
+
+
+@pytest.mark.parametrize(("name", "message"), [("rellu", "did you mean relu"), ("conv3d", "did you mean conv2d")])
+def test_an_unknown_name_says_what_it_may_mean(name: str, message: str) -> None:
+    result = check(name)
+    assert result.exit_code == 2 and message in result.output
+
+
+@pytest.mark.slow
+def test_the_campaign_of_mutants_runs() -> None:
+    process = subprocess.run(
+        [sys.executable, SCRIPT, "--kernels", "2", "--launchers", "1", "--seed", "5"], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert re.search(
+        r"^2 mutants of kernels, \d survived\n1 mutants of launchers, \d survived\n$", process.stdout, re.M
+    )
