@@ -1,27 +1,67 @@
 """tinyfcn check"""
 
+import re
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
-from tinyfcn.checks import gradcheck
+from tinyfcn.checks import gradcheck, own_file
 from tinyfcn.checks.pieces import LACKS, affected, cases_of, missing, operations, still_missing
 from tinyfcn.checks.sanitize import NEVER_LAUNCHED, check_after_edit, counted
 from tinyfcn.checks.watched import launches_of
-from tinyfcn.cli.options import Whole
+from tinyfcn.cli.options import FILE, Whole
 from tinyfcn.cli.sanitize import echo_conflicts, echo_findings, expect_known, progress
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.fields import shown
 from tinyfcn.operations import on
 
 ARCHITECTURE = nvrtc.ARCHITECTURES[0]
 
 
+class WholeNumbers(click.ParamType):
+    """Whole numbers with commas between."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"\d{1,10}(,\d{1,10})*", value):
+            self.fail(f"{shown(value)} is not a list of whole numbers such as 4 or 16,16.", param, ctx)
+        return tuple(map(int, value.split(",")))
+
+
+def own_file_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how a kernel of a person's own file is launched."""
+    numbers = WholeNumbers()
+    for option in (
+        click.option(
+            "--shared", "shared_bytes", type=Whole(0, 1 << 20), default=0, help="Bytes of dynamic shared memory."
+        ),
+        click.option("--template", type=numbers, default=(), metavar="N[,N]...", help="Its template parameters."),
+        click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="A number, or an array's shape."),
+        click.option(
+            "--block", type=numbers, default=(1,), metavar="X[,Y[,Z]]", help="Threads of a block. [default: 1]"
+        ),
+        click.option("--grid", type=numbers, default=(1,), metavar="X[,Y[,Z]]", help="Blocks. [default: 1]"),
+        click.option("--kernel", help="The kernel to launch, if FILE.cu has several."),
+        click.option(
+            "--cases", type=FILE, help="Python with a function calls(random). [default: FILE.py, if it exists]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(short_help="Check an operation after an edit: numbers, memory accesses, NVRTC.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, metavar="[NAME|FILE.cu]")
 @click.option(
     "--seeds",
     type=Whole(1, 1_000_000),
@@ -29,7 +69,8 @@ ARCHITECTURE = nvrtc.ARCHITECTURES[0]
     show_default=True,
     help="How many random shapes of each operation. Each runs with its threads forward, in reverse and shuffled.",
 )
-def check(name: str | None, seeds: int) -> None:
+@own_file_options
+def check(name: str | None, seeds: int, cases: Path | None, kernel: str | None, **launch: Any) -> None:
     """Check an operation after an edit of its kernels, its launcher or its reference.
 
     The gradients of the reference are compared with finite differences. The kernels run on the emulator in check mode,
@@ -39,11 +80,20 @@ def check(name: str | None, seeds: int) -> None:
     NAME is an operation or a kernel, or a file that operations share (common, tiles ...); without it, all are checked.
     It exits with 1 if anything is found, and names the .cu file and line.
 
+    FILE.cu instead of NAME is a file of your own. The options after --seeds say how a kernel of it is launched; or a
+    Python file says it, and what comes out. tinyfcn/checks/own_file.py shows one.
+
     \b
     tinyfcn check relu
     tinyfcn check fast_conv                      and the operations that launch its kernels
     tinyfcn check common                         all operations: they share common.cuh
+    tinyfcn check saxpy.cu                       launched by calls(random) in saxpy.py
+    tinyfcn check saxpy.cu --grid 4 --block 256 --arg n=1000 --arg a=2 --arg x=1000 --arg y=random:1000
     """
+    if name is not None and name.endswith(".cu"):
+        sys.exit(0 if _is_own_file_right(Path(name), cases, kernel, launch) else 1)
+    if cases or kernel:
+        raise click.UsageError("--cases and --kernel belong to a file of your own: tinyfcn check FILE.cu")
     declared = kernel_source.kernels(KERNELS)
     if name in declared:
         name = declared[name].operation
@@ -81,11 +131,40 @@ def _is_right(operation: str, seeds: int) -> bool:
         click.echo(f"  gradients  {text}")
     for each in differ:
         click.echo(f"    {each.detail} {each.result}: relative error {each.error:.1e}".replace("  ", " "))
-    click.echo(f"  kernels    {launches:,} launches in check mode, {counted(len(report.findings), 'finding')}")
+    click.echo(f"  kernels    {counted(len(report.findings), 'finding')}; launches in check mode: {launches:,}")
     click.echo(f"  NVRTC      {nvrtc_says}")
     echo_findings(report, kernels)
     if missing(operation):
         click.echo(f"{operation}: {still_missing(missing(operation))}")
+    return is_right
+
+
+def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launch: dict[str, Any]) -> bool:
+    """Checks a person's own file and prints what was found."""
+    if not file.is_file():
+        raise click.UsageError(f"{file} does not exist")
+    beside = file.with_suffix(".py")
+    if cases or (beside.is_file() and not launch["arguments"]):
+        calls = own_file.read_calls(cases or beside)
+    else:
+        calls = [own_file.parse_call(file, kernel, **launch)]
+    outcome = own_file.check_calls(file, calls)
+    instances = {call.kernel: own_file.instance(file, call) for call in calls}
+    refused, nvrtc_says = _compiled(file.stem, file, [each for each in instances.values() if each])
+
+    is_right = not (outcome.findings or refused)
+    click.echo(f"{file.name}: {'right' if is_right else 'WRONG'}")
+    compared = sum(len(call.expected) for call in calls)
+    click.echo(f"  kernels    {counted(len(outcome.findings), 'finding')}; launches in check mode: {outcome.launches}")
+    click.echo(
+        f"  results    {f'{compared} compared' if compared else 'not compared: --cases says what they should be'}"
+    )
+    for name, array in outcome.arrays.items():
+        bounds = f": from {array.min():g} to {array.max():g}" if array.size else ""
+        click.echo(f"    {name} {array.dtype} {array.shape}{bounds}")
+    click.echo(f"  NVRTC      {nvrtc_says}")
+    for finding in outcome.findings:
+        click.echo(f"\n{finding}")
     return is_right
 
 
@@ -98,8 +177,12 @@ def _ask_nvrtc(operation: str) -> tuple[bool, str]:
     instances = {
         kernel.name: kernel.expression for kernel in kernels if kernel.operation == operation and not kernel.is_c
     }
+    return _compiled(operation, KERNELS, [*instances.values()])
+
+
+def _compiled(operation: str, kernels: Path, instances: list[str]) -> tuple[bool, str]:
     try:
-        nvrtc.compile_for(operation, ARCHITECTURE, KERNELS, [*instances.values()])
+        nvrtc.compile_for(operation, ARCHITECTURE, kernels, instances)
     except KernelError as error:  # a kind of DeviceError
         return True, f"refuses it: {error}"
     except DeviceError as error:

@@ -43,7 +43,7 @@ def test_a_right_operation() -> None:
     assert result.stdout.splitlines() == [
         "relu: right",
         "  gradients  1 of the reference, 0 differ from finite differences",
-        "  kernels    30 launches in check mode, 0 findings",
+        "  kernels    0 findings; launches in check mode: 30",
         "  NVRTC      compiles relu.cu for sm_75",
     ]
 
@@ -141,6 +141,102 @@ def test_the_operations_that_launch_kernels_of_another_one_are_known() -> None:
 def test_an_unknown_name_says_what_it_may_mean(name: str, message: str) -> None:
     result = check(name)
     assert result.exit_code == 2 and message in result.output
+
+
+SAXPY = """__global__ void saxpy(int n, float a, const float* x, float* y) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = a * x[i] + y[i];
+}
+"""
+CALLS = """import numpy as np
+from tinyfcn.checks.own_file import Call
+
+def calls(random):
+    x, y = random.standard_normal((2, 1000))
+    yield Call("saxpy", grid=4, block=256, arguments=[1000, 2.0, x, y], expected={"y": 2 * x + y})
+"""
+ON_COMMAND_LINE = ["--grid", "4", "--block", "256", "--arg", "a=2", "--arg", "x=1000", "--arg", "y=random:1000"]
+
+
+@pytest.fixture
+def saxpy(tmp_path: Path) -> Path:
+    file = tmp_path / "saxpy.cu"
+    file.write_text(SAXPY)
+    return file
+
+
+def test_a_file_of_ones_own_with_calls_in_python(saxpy: Path) -> None:
+    saxpy.with_suffix(".py").write_text(CALLS)
+    result = check(str(saxpy))
+    assert result.exit_code == 0, result.output
+    first, launches, results, y, *_ = result.stdout.splitlines()
+    assert first == "saxpy.cu: right" and launches == "  kernels    0 findings; launches in check mode: 3"
+    assert results == "  results    1 compared" and y.startswith("    y float32 (1000,): from -")
+
+    saxpy.write_text(SAXPY.replace("+ y[i]", "- y[i]"))
+    result = check(str(saxpy))
+    assert result.exit_code == 1
+    assert re.search(r"y\[\d+\] is \S+, should be \S+: stored by saxpy at saxpy\.cu:3.*forward order", result.stdout)
+
+
+def test_a_file_of_ones_own_launched_on_the_command_line(saxpy: Path) -> None:
+    result = check(str(saxpy), *ON_COMMAND_LINE, "--arg", "n=1000")
+    assert result.exit_code == 0, result.output
+    assert "results    not compared: --cases says what they should be" in result.stdout
+    result = check(str(saxpy), *ON_COMMAND_LINE, "--arg", "n=1001")
+    assert result.exit_code == 1
+    assert "reads x[1000] (x has 1000 elements) at saxpy.cu:3" in result.stdout
+
+
+def test_two_calls_share_an_array(saxpy: Path) -> None:
+    saxpy.with_suffix(".py").write_text(
+        CALLS + "    yield Call('saxpy', 4, 256, [1000, 1.0, x, y], {'y': 3 * x + y})\n"
+    )
+    assert check(str(saxpy)).exit_code == 0
+
+
+def test_what_depends_on_the_order_of_threads_is_a_finding(tmp_path: Path) -> None:
+    file = tmp_path / "sum.cu"
+    file.write_text("__global__ void sum(const float* x, float* y) { atomicAdd(y, x[threadIdx.x]); }")
+    result = check(str(file), "--block", "256", "--arg", "x=256", "--arg", "y=zeros:1")
+    assert result.exit_code == 1
+    assert "sum: y depends on the order of threads (reverse)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        ([], 1, "no value for n; for example: tinyfcn check .*saxpy.cu --kernel saxpy --grid 4 .* --arg n=1000"),
+        (["--arg", "m=1"], 1, "no parameter m; for example"),
+        (["--kernel", "k"], 1, "no kernel named k: choose one of saxpy with --kernel"),
+        ([*ON_COMMAND_LINE, "--arg", "n=many"], 1, "n=many: int n takes a number"),
+        ([*ON_COMMAND_LINE, "--arg", "n=1", "--arg", "x=0y1"], 1, r"x=0y1: float\* x takes a shape such as 1000"),
+        ([*ON_COMMAND_LINE, "--arg", "n=1", "--template", "8"], 1, "saxpy is a template of 0 parameters"),
+        ([*ON_COMMAND_LINE, "--arg", "n=3.5"], 1, "argument 'n' expects an integer, got float 3.5"),
+        (["--grid", "1.5"], 2, "'1.5' is not a list of whole numbers such as 4 or 16,16"),
+        (["--cases", "missing.py"], 1, "missing.py fails: FileNotFoundError"),
+    ],
+)
+def test_a_call_that_is_not_understood_is_one_line(
+    saxpy: Path, arguments: list[str], exit_code: int, message: str
+) -> None:
+    result = check(str(saxpy), *arguments)
+    assert result.exit_code == exit_code and isinstance(result.exception, SystemExit)
+    assert re.search(message, result.output) and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def calls(random):\n    return [nothing]\n", r"saxpy\.py:2 fails: NameError: name 'nothing' is not defined"),
+        ("def cases(random): pass\n", r"saxpy\.py needs a function calls\(random\) that yields"),
+        ("def calls(random): yield 1\n", r"saxpy\.py needs a function calls\(random\) that yields"),
+    ],
+)
+def test_python_that_fails_is_one_line(saxpy: Path, text: str, message: str) -> None:
+    saxpy.with_suffix(".py").write_text(text)
+    result = check(str(saxpy))
+    assert result.exit_code == 1 and re.search(message, result.output) and "Traceback" not in result.output
 
 
 @pytest.mark.slow

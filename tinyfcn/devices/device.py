@@ -175,6 +175,17 @@ class Device(ABC):
         if self._thread.recording is not None:
             raise KernelError(f"{what} while a step is recorded: a replay would not repeat it")
 
+    def declared(self, kernel_name: str) -> kernel_source.Kernel:
+        """The declaration of a kernel.
+
+        Raises:
+            KernelError: no kernel has this name.
+        """
+        try:
+            return self._declared[kernel_name]
+        except KeyError:
+            raise kernel_source.no_kernel(kernel_name, self.kernels) from None
+
     def launch(
         self,
         kernel_name: str,
@@ -192,10 +203,7 @@ class Device(ABC):
             KernelError: no kernel has this name or this many template parameters, or the kernel does not compile.
             TypeError, ValueError: an argument, a grid or a block that the kernel cannot be launched with.
         """
-        try:
-            kernel = self._declared[kernel_name]
-        except KeyError:
-            raise kernel_source.no_kernel(kernel_name, self.kernels) from None
+        kernel = self.declared(kernel_name)
         if len(template) != len(kernel.template):
             raise KernelError(
                 f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {len(kernel.template)} template parameters, "

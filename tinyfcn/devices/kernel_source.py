@@ -96,8 +96,8 @@ class Source:
 
 
 def operations(folder: Path = KERNELS) -> list[str]:
-    """The names of all `.cu` files, sorted: "add", "conv2d", ..."""
-    return [path.stem for path in files.visible(folder, "*.cu")]
+    """The names of all `.cu` files, sorted: "add", "conv2d", ... In place of a folder, a single file may be given."""
+    return [folder.stem] if folder.is_file() else [path.stem for path in files.visible(folder, "*.cu")]
 
 
 def source(operation: str, folder: Path = KERNELS) -> Source:
@@ -106,6 +106,8 @@ def source(operation: str, folder: Path = KERNELS) -> Source:
     Raises:
         KernelError: a file is missing, is not UTF-8, or is not understood. The message names the file and the line.
     """
+    if folder.is_file():
+        return _parsed(_text(folder), operation, "")
     return _parsed(_text(folder / f"{operation}.cu"), operation, _text(folder / COMMON))
 
 
@@ -146,7 +148,8 @@ def no_kernel(name: str, folder: Path = KERNELS) -> KernelError:
     """The error for a name that no kernel of the folder has."""
     reasons = "; ".join(unread(folder))
     may_be = f"; it may stand in a file that cannot be read: {reasons}" if reasons else ""
-    return KernelError(f"no kernel named {name} in {folder}/*.cu{may_be}")
+    files = folder if folder.is_file() else folder / "*.cu"
+    return KernelError(f"no kernel named {name} in {files}{may_be}")
 
 
 def _text(path: Path) -> str:

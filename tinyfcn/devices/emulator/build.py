@@ -190,7 +190,9 @@ def library(
         cpp, compiled = path.with_suffix(".cpp"), path.with_suffix(".o")
         cpp.write_text(source, encoding="utf-8")
         # In the kernels' folder the compiler finds the lines that it quotes.
-        error = _run_compiler(*flags, "-c", str(cpp), "-o", str(compiled), cwd=kernels)
+        error = _run_compiler(
+            *flags, "-c", str(cpp), "-o", str(compiled), cwd=kernels.parent if kernels.is_file() else kernels
+        )
         if error:
             raise KernelError(f"{operation}.cu does not compile:\n{_NAMESPACES.sub('', error)}")
         # Without the flags: with them, the compiler would add its own sanitizer libraries to the emulator's runtime.

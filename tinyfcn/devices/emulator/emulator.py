@@ -47,7 +47,7 @@ class Emulator(Device):
     """Runs the kernels of a folder on the CPU. docs/emulator.md explains how, and what each mode finds.
 
     Args:
-        kernels: a folder with `common.cuh` and one `.cu` file per operation.
+        kernels: a folder with `common.cuh` and one `.cu` file per operation; or a single `.cu` file.
         mode: "trap" finds accesses out of bounds and deadlocks; "check" also finds races, uninitialised reads, NaNs.
         order: the order of the blocks, and of a block's threads between two barriers: "forward", "reverse" or "random".
         seed: the seed of the random order.

@@ -1,0 +1,245 @@
+"""Checks the kernels of a person's own `.cu` file, launched as the person says.
+
+A call says how a kernel is launched: on the command line, or in Python. Python's calls come from a function in a file
+of its own, by default the file of the same name beside the kernels:
+
+    # saxpy.py
+    import numpy as np
+    from tinyfcn.checks.own_file import Call
+
+    def calls(random):
+        x, y = random.standard_normal((2, 1000))
+        yield Call("saxpy", grid=4, block=256, arguments=[1000, 2.0, x, y], expected={"y": 2 * x + y})
+
+One array object in several calls is one array on the device, so what one call writes the next one reads.
+"""
+
+import re
+import runpy
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.checks.gradcheck import relative_error
+from tinyfcn.checks.watched import Found, Watched
+from tinyfcn.devices import kernel_source
+from tinyfcn.devices.device import Array
+from tinyfcn.devices.emulator.emulator import ORDERS
+from tinyfcn.devices.kernel_source import Kernel, Parameter
+from tinyfcn.errors import DataError, KernelError, in_brief
+
+FUNCTION = "calls"  # in the Python file
+FILLS: dict[str, Callable[[np.random.Generator, tuple[int, ...], np.dtype], np.ndarray]] = {
+    "random": lambda random, shape, dtype: (
+        random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 10, shape)
+    ),
+    "zeros": lambda random, shape, dtype: np.zeros(shape),
+    "ones": lambda random, shape, dtype: np.ones(shape),
+    "range": lambda random, shape, dtype: np.arange(np.prod(shape)).reshape(shape),
+}
+
+
+@dataclass(frozen=True)
+class Empty:
+    """An array that nothing has written yet. Without a dtype, it has that of the kernel's parameter."""
+
+    shape: int | tuple[int, ...]
+    dtype: Any = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A launch of a kernel: `grid` blocks of `block` threads, each a number or up to three of them.
+
+    arguments: numbers, NumPy arrays (brought to the dtype of the parameter), `Empty`, or None. template: the values of
+    the parameters of a kernel that is a template. expected: what arrays hold afterwards, by the parameters' names, to
+    a relative error of `tolerance`, norm(found - expected) / norm(expected).
+    """
+
+    kernel: str
+    grid: int | tuple[int, ...]
+    block: int | tuple[int, ...]
+    arguments: Sequence[Any]
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    shared_bytes: int = 0
+    template: tuple[Any, ...] = ()
+    tolerance: float = 1e-5
+
+
+def read_calls(file: Path) -> list[Call]:
+    """The calls of a Python file, for a generator of seed 0.
+
+    Raises:
+        DataError: the file cannot be read, its code raises an error, or it has no function `calls` that yields calls.
+    """
+    try:
+        function = runpy.run_path(str(file)).get(FUNCTION)
+        made = list(function(np.random.default_rng(0))) if callable(function) else None
+    except Exception as error:  # whatever the person's code raises
+        lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(file)]
+        place = f"{file}:{lines[-1]}" if lines else file
+        raise DataError(f"{place} fails: {type(error).__name__}: {in_brief(error)}") from error
+    if made is None or not all(isinstance(call, Call) for call in made):
+        raise DataError(f"{file} needs a function {FUNCTION}(random) that yields tinyfcn.checks.own_file.Call")
+    return made
+
+
+def parse_call(
+    file: Path,
+    kernel: str | None,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    arguments: Sequence[str],
+    shared_bytes: int = 0,
+    template: tuple[int, ...] = (),
+) -> Call:
+    """The call that the command line describes; see `parse_argument` for an argument.
+
+    Raises:
+        KernelError: there is no such kernel, or more than one to choose from.
+        DataError: an argument is missing, unknown, or not understood.
+    """
+    declared = kernel_source.kernels(file)
+    if kernel is None and len(declared) == 1:
+        (kernel,) = declared
+    if kernel not in declared:
+        if not declared:
+            raise kernel_source.no_kernel("of any name", file)
+        wanted = f"no kernel named {kernel}" if kernel else "more than one kernel"
+        raise KernelError(f"{file} has {wanted}: choose one of {', '.join(declared)} with --kernel")
+    given = dict(each.partition("=")[::2] for each in arguments)
+    names = [parameter.name for parameter in declared[kernel].parameters]
+    wrong = [name for name in given if name not in names]
+    missing = [name for name in names if name not in given]
+    if wrong or missing:
+        text = f"no parameter {wrong[0]}" if wrong else f"no value for {missing[0]}"
+        raise DataError(f"{text}; {usage(file, declared[kernel])}")
+    takes = declared[kernel].template
+    if len(template) != len(takes):
+        raise DataError(f"{kernel} is a template of {len(takes)} parameters ({', '.join(takes)}): give --template")
+    random = np.random.default_rng(0)
+    values = [parse_argument(parameter, given[parameter.name], random) for parameter in declared[kernel].parameters]
+    return Call(kernel, grid, block, values, shared_bytes=shared_bytes, template=template)
+
+
+def parse_argument(parameter: Parameter, text: str, random: np.random.Generator) -> Any:
+    """The value of an argument.
+
+    A number; or for an array its shape, 1000 or 16x3x64x84, after a word that says what it holds: random:, zeros:,
+    ones:, range: or empty:. Without a word a const array is random, and another one is empty.
+    """
+    if not parameter.is_array:
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                pass
+        raise DataError(f"{parameter.name}={text}: {parameter.type} {parameter.name} takes a number")
+    fill, _, shape = text.rpartition(":")
+    fill = fill or ("random" if parameter.is_const else "empty")
+    if not re.fullmatch(r"\d+(x\d+)*", shape) or fill not in (*FILLS, "empty"):
+        kinds = ", ".join(f"{each}:" for each in (*FILLS, "empty"))
+        raise DataError(
+            f"{parameter.name}={text}: {parameter.type}* {parameter.name} takes a shape such as 1000 or 16x3x64x84, "
+            f"after one of {kinds}"
+        )
+    sizes = tuple(map(int, shape.split("x")))
+    dtype = dtype_of(parameter)
+    return Empty(sizes) if fill == "empty" else FILLS[fill](random, sizes, dtype).astype(dtype)
+
+
+def dtype_of(parameter: Parameter) -> np.dtype:
+    """The dtype of the arrays that a parameter takes."""
+    return Watched.dtypes.get(parameter.type, np.dtype(np.float32))
+
+
+def usage(file: Path, kernel: Kernel) -> str:
+    """A command that launches a kernel, for a person to fill in."""
+    arguments = (f"--arg {p.name}={'1000' if p.is_array or p.type == 'int' else '1.0'}" for p in kernel.parameters)
+    return f"for example: tinyfcn check {file} --kernel {kernel.name} --grid 4 --block 256 {' '.join(arguments)}"
+
+
+def instance(file: Path, call: Call) -> str | None:
+    """The expression of the kernel that a call launches, which NVRTC needs unless the kernel is extern "C"."""
+    kernel = kernel_source.kernels(file).get(call.kernel)
+    return replace(kernel, instance=call.template).expression if kernel and not kernel.is_c else None
+
+
+@dataclass
+class Outcome:
+    """What the calls gave: findings, one line each, and the arrays that the last call could write, by name."""
+
+    findings: list[str]
+    arrays: dict[str, np.ndarray]
+    launches: int = 0
+    accesses: int = 0
+
+
+def check_calls(file: Path, calls: Sequence[Call], orders: Sequence[str] = ORDERS) -> Outcome:
+    """Runs the calls in check mode, in each order of threads, up to the first finding.
+
+    Raises:
+        DeviceError: there is no C++ compiler.
+        KernelError: the file does not compile, or has no such kernel.
+        DataError: an argument that the kernel cannot be launched with.
+    """
+    first: list[dict[str, np.ndarray]] = []
+    outcome = Outcome([], {})
+    for order in orders:
+        device = Watched(file, order=order)
+        try:
+            results = [*_run(device, calls)]
+        except Found as found:
+            outcome.findings.append(f"{found}; threads in {order} order")
+            return outcome
+        finally:
+            outcome.launches += len(device.launches)
+            outcome.accesses += sum(each.accesses for each in device.statistics.values())
+        first = first or results
+        for call, mine, other in zip(calls, results, first, strict=True):
+            outcome.arrays = mine
+            for name, array in mine.items():
+                if array.tobytes() != other[name].tobytes():
+                    outcome.findings.append(f"{call.kernel}: {name} depends on the order of threads ({order})")
+    return outcome
+
+
+def _run(device: Watched, calls: Sequence[Call]) -> Iterable[dict[str, np.ndarray]]:
+    """The arrays that each call could write. Raises Found for an error, or for a result that is not as expected."""
+    known: dict[int, Array] = {}
+    for call in calls:
+        kernel = device.declared(call.kernel)
+        arguments = []
+        for parameter, value in zip(kernel.parameters, call.arguments, strict=False):
+            if isinstance(value, (np.ndarray, Empty)) and id(value) not in known:
+                known[id(value)] = _on_device(device, parameter, value)
+            arguments.append(known.get(id(value), value) if isinstance(value, (np.ndarray, Empty)) else value)
+        arguments += call.arguments[len(arguments) :]  # too many: the launch says so
+        try:
+            device.launch(call.kernel, call.grid, call.block, arguments, call.shared_bytes, call.template)
+        except (TypeError, ValueError) as error:
+            raise DataError(str(error)) from None
+        given = zip(kernel.parameters, arguments, strict=True)
+        written = {p.name: a for p, a in given if p.is_array and not p.is_const and a is not None}
+        unknown = [name for name in call.expected if name not in written]
+        if unknown:
+            raise KernelError(f"{call.kernel} writes no array named {unknown[0]}: it writes {', '.join(written)}")
+        copies = device.copies(written)
+        for name, expected in call.expected.items():
+            expected = np.asarray(expected)
+            if not relative_error(copies[name], expected) <= call.tolerance:
+                raise Found(kernel, device.wrong(name, written[name], expected))
+        yield copies
+
+
+def _on_device(device: Watched, parameter: Parameter, value: np.ndarray | Empty) -> Array:
+    dtype = dtype_of(parameter)
+    if isinstance(value, Empty):
+        shape = (value.shape,) if isinstance(value.shape, int) else value.shape
+        return device.empty(shape, value.dtype or dtype)
+    same_kind = value.dtype.kind == dtype.kind or (value.dtype.kind in "iu" and dtype.kind in "iu")
+    return device.asarray(value.astype(dtype) if same_kind else value)
