@@ -242,10 +242,18 @@ class Failures:
 
 def guided(failures: Failures, good: list[bytes], inputs: int) -> int:
     """Runs atheris in a process of its own, which ends when it is done. Returns the number of failures, up to 100."""
-    child = os.fork()
-    if child:
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, content in enumerate(good):
+            (Path(corpus) / str(number)).write_bytes(content)
+        child = os.fork()
+        if not child:
+            run_atheris(failures, inputs, [f"-max_len={2 * max(map(len, good))}", corpus])
         _, status = os.waitpid(child, 0)
         return os.waitstatus_to_exitcode(status)
+
+
+def run_atheris(failures: Failures, inputs: int, options: list[str]) -> None:
+    """Ends the process after so many inputs."""
     import atheris
 
     for name, module in [*sys.modules.items()]:
@@ -260,14 +268,9 @@ def guided(failures: Failures, good: list[bytes], inputs: int) -> int:
         if failures.inputs == inputs:
             os._exit(min(failures.report(), 100))
 
-    with tempfile.TemporaryDirectory() as corpus:
-        for number, content in enumerate(good):
-            (Path(corpus) / str(number)).write_bytes(content)
-        longest = 2 * max(map(len, good))
-        options = [f"-seed={failures.seed + 1}", f"-max_len={longest}", "-rss_limit_mb=0", "-verbosity=0"]
-        atheris.Setup([sys.argv[0], *options, corpus], one)
-        atheris.Fuzz()
-    return 0
+    quiet = ["-rss_limit_mb=0", "-verbosity=0"]
+    atheris.Setup([sys.argv[0], f"-seed={failures.seed + 1}", *quiet, *options], one)
+    atheris.Fuzz()
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ import tinyfcn.cli
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.tokens import Token, tokenise
 
-SECONDS = 300  # a check that takes longer has noticed that something is wrong
+SECONDS = 120  # a check that takes longer has noticed that something is wrong
 PACKAGE = Path(*tinyfcn.__path__)
 COMMAND = [sys.executable, "-c", "from tinyfcn.cli import main; main()", "check"]
 
