@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from tinyfcn.adam_state import MAX_STEPS
 from tinyfcn.errors import CheckpointError, DataError
@@ -216,14 +216,15 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                     f"{path} was not written by tinyfcn: its format is {shown(metadata.get('format'))}, "
                     f"expected {FORMAT!r}"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        # Read, not mapped: where another program cuts a mapped file short, its next access kills the process.
+        tensors = load(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{path} does not exist: give a run folder that tinyfcn train-cnn or train-fcn made"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
-    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}): it may have been cut off; use another run"
         ) from None

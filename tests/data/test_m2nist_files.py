@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tinyfcn.data import read_m2nist, split_indices, write_m2nist
+from tinyfcn.data import m2nist_files, read_m2nist, split_indices, write_m2nist
 from tinyfcn.errors import DataError
 
 COUNT = 70  # more than one chunk of the reader
@@ -118,7 +118,7 @@ def test_read_fortran_order(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of the process from /proc")
-def test_files_are_mapped_not_loaded(tmp_path):
+def test_files_are_read_in_parts(tmp_path):
     # 300 images of int64 one-hot are 142 MB; what is kept of them and their images is 3 MB.
     images, labels = images_and_labels(300)
     save(tmp_path, images, one_hot(labels, np.int64))
@@ -133,6 +133,25 @@ def test_files_are_mapped_not_loaded(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 100
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("name", ["combined.npy", "segmented.npy"])
+def test_a_file_that_is_cut_while_it_is_read_is_an_error(tmp_path, monkeypatch, name, order):
+    """A mapped file would end the process with a bus error."""
+    images, labels = images_and_labels()
+    save(tmp_path, np.asarray(images, order=order), np.asarray(one_hot(labels), order=order))
+    header = m2nist_files._header
+
+    def cut(path):
+        found = header(path)
+        if path.name == name:
+            os.truncate(path, path.stat().st_size // 2)
+        return found
+
+    monkeypatch.setattr(m2nist_files, "_header", cut)
+    with pytest.raises(DataError, match=rf"{name} became shorter while it was read: try again"):
+        read_m2nist(tmp_path)
 
 
 # What is not M2NIST

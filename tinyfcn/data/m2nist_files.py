@@ -4,6 +4,7 @@ Images are (N, 64, 84), 0..255. The truth is either one-hot (N, 64, 84, 11), bac
 (N, 64, 84), 0..9 and 10 for background. Any integer type is read; uint8 is written.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -97,12 +98,13 @@ def read_m2nist(folder: Path, notice: Callable[[str], None] = print_notice) -> M
 
     Images that are dark on white are inverted, and labels with the background first are renumbered, both with a notice.
 
-    The files are mapped, a few images at a time, and every value is checked and kept as uint8: a fault
-    is found before training starts, the published 2.5 GB shrink to 54 MB, and no step decodes one-hot rows.
+    A few images are read at a time, and every value is checked and kept as uint8: a fault is found before training
+    starts, the published 2.5 GB shrink to 54 MB, and no step decodes one-hot rows.
     Raises DataError that names the file, the image and the value.
     """
     images_path, truth_path = Path(folder) / IMAGES, Path(folder) / TRUTH
-    images_shape, truth_shape = _map(images_path).shape, _map(truth_path).shape
+    images_file, truth_file = _Npy(images_path), _Npy(truth_path)
+    images_shape, truth_shape = images_file.shape, truth_file.shape
     if images_shape[1:] != (HEIGHT, WIDTH) or images_shape[0] == 0:
         raise DataError(f"{images_path} has shape {images_shape}, expected (N, 64, 84): is it M2NIST's?")
     if truth_shape[1:] not in ((HEIGHT, WIDTH), (HEIGHT, WIDTH, CLASSES)):
@@ -119,9 +121,8 @@ def read_m2nist(folder: Path, notice: Callable[[str], None] = print_notice) -> M
     labels = np.empty((count, HEIGHT, WIDTH), np.uint8)
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
-        # Mapped anew for each chunk: pages of a map that lives on count as this process's memory.
-        images[part] = _checked(_map(images_path)[part], 255, start, images_path)
-        truth = _map(truth_path)[part]
+        images[part] = _checked(images_file.read(part), 255, start, images_path)
+        truth = truth_file.read(part)
         if truth.ndim == 4:
             labels[part] = _labels_of_one_hot(truth, start, truth_path)
         else:
@@ -172,8 +173,39 @@ def _checked(values: np.ndarray, highest: int, start: int, path: Path) -> np.nda
     return values
 
 
-def _map(path: Path) -> np.ndarray:
-    """The array in an .npy file, mapped read-only, never unpickled; DataError unless it holds integers."""
+class _Npy:
+    """The array in an .npy file, whose images are read a few at a time; DataError unless it holds integers.
+
+    The file is read, not mapped: where another program cuts a mapped file short, its next access kills the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        header = _header(path)
+        self.path, self.shape, self.dtype, self._offset = path, header.shape, header.dtype, header.offset
+        # Column by column, each image is spread over the whole file.
+        is_by_column = header.ndim > 1 and header.flags.f_contiguous and not header.flags.c_contiguous
+        self._whole = self._values(0, header.size).reshape(self.shape, order="F") if is_by_column else None
+
+    def read(self, images: slice) -> np.ndarray:
+        """Some images, a copy."""
+        if self._whole is not None:
+            return self._whole[images]
+        each = math.prod(self.shape[1:])
+        count = len(range(*images.indices(self.shape[0])))
+        return self._values(images.start * each, count * each).reshape(count, *self.shape[1:])
+
+    def _values(self, first: int, count: int) -> np.ndarray:
+        try:
+            values = np.fromfile(self.path, self.dtype, count, offset=self._offset + first * self.dtype.itemsize)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read ({error.strerror}): it was there a moment ago") from error
+        if len(values) < count:
+            raise DataError(f"{self.path} became shorter while it was read: try again when it is written")
+        return values
+
+
+def _header(path: Path) -> np.memmap:
+    """An array that is mapped but not read; DataError unless it is a whole file of integers."""
     way_out = f"give a folder that holds {IMAGES} and {TRUTH}"
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is {'a folder' if path.is_dir() else 'a device or pipe'}, expected a file: {way_out}")
