@@ -44,7 +44,7 @@ from tinyfcn.training import (
 )
 from tinyfcn.training.classifier import ClassifierTrainer
 from tinyfcn.training.fcn import FcnTrainer, pretrained_weights
-from tinyfcn.training.sources import ORDERED_STEPS, Composed, Stored, as_bytes, evaluation_images
+from tinyfcn.training.sources import ORDERED_STEPS, Composed, Stored, as_bytes, digits_digest, evaluation_images
 
 TEST_IMAGES = 20
 FROZEN = Design("early", freeze=True)
@@ -442,6 +442,17 @@ def test_the_classifier_is_not_needed_to_resume(data, cnn, tmp_path, monkeypatch
     shutil.rmtree(tmp_path / "classifier")
     run, _ = resume(tmp_path / "run")
     assert outcome(run) == outcome(whole)
+
+
+def test_built_in_digits_are_the_same_data_on_every_processor():
+    """Their bytes may differ by a rounding; those of files may not."""
+    train = Digits(np.full((3, 28, 28), 7, np.uint8), np.arange(3, dtype=np.uint8), "builtin")
+    rounded = dataclasses.replace(train, images=train.images + np.uint8(1))
+    assert digits_digest(train, train) == digits_digest(rounded, rounded)
+    relabelled = dataclasses.replace(train, labels=train.labels[::-1])
+    assert digits_digest(train, train) != digits_digest(relabelled, train)
+    files, changed = dataclasses.replace(train, source="mnist"), dataclasses.replace(rounded, source="mnist")
+    assert digits_digest(files, files) != digits_digest(files, changed)
 
 
 def test_a_run_is_resumed_where_its_data_are_now(data, cnn, m2nist, tmp_path, monkeypatch):

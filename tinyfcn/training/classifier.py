@@ -15,7 +15,7 @@ from tinyfcn.runs import Run
 from tinyfcn.training.loop import Reporter, Trainer
 from tinyfcn.training.parallel import ParallelNetwork
 from tinyfcn.training.settings import ClassifierSettings
-from tinyfcn.training.sources import TEST_SEED, Stored, as_bytes, digest, digits_test
+from tinyfcn.training.sources import TEST_SEED, Stored, as_bytes, digits_digest, digits_test
 
 EVALUATION_BATCH = {"cpu": 250, "emulator": 250, "cuda": 2500}  # the layers' outputs of such a batch take some 90 MB
 
@@ -32,7 +32,7 @@ class ClassifierTrainer(Trainer):
         train = load_digits("train", settings.dataset, data_dir, reporter.notice)
         self.test = load_digits("test", train.source, data_dir, reporter.notice)
         self.source = train.source
-        self.data = digest(train.images, train.labels, self.test.images, self.test.labels)
+        self.data = digits_digest(train, self.test)
         ops = on(settings.device)
         self.test_images, self.test_labels = digits_test(ops, self.test)
         self.network = Design("classifier").build(ops, settings.seed)

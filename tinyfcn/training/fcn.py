@@ -26,6 +26,7 @@ from tinyfcn.training.sources import (
     composed_test,
     design_labels,
     digest,
+    digits_digest,
     m2nist_part,
     m2nist_test,
 )
@@ -70,7 +71,7 @@ class FcnTrainer(Trainer):
         self.dataset = digits.source
         test_digits = load_digits("test", digits.source, data_dir, reporter.notice)
         self.test_images, self.test_labels = composed_test(ops, design, test_digits)
-        self.data = digest(digits.images, digits.labels, test_digits.images, test_digits.labels)
+        self.data = digits_digest(digits, test_digits)
         if settings.fixed is None:
             self.batches = Composed(ops, digits, design, *chosen)
         else:

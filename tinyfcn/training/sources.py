@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyfcn.data import Digits, M2nist, load_digits, read_m2nist, split_indices
+from tinyfcn.data import Digits, M2nist, builtin_digits, load_digits, read_m2nist, split_indices
 from tinyfcn.devices.device import Array
 from tinyfcn.networks import BACKGROUND, Design
 from tinyfcn.ops import Operations
@@ -88,6 +88,17 @@ def digest(*arrays: np.ndarray) -> str:
         found.update(repr(array.shape).encode())
         found.update(array.tobytes())
     return found.hexdigest()
+
+
+def digits_digest(*splits: Digits) -> str:
+    """The digest of digits. Built-in ones count by their labels and the code that draws them.
+
+    Another processor adds in another order, so that a pixel of theirs may be rounded otherwise.
+    """
+    if splits[0].source == "builtin":
+        code = np.frombuffer(Path(builtin_digits.__file__).read_bytes(), np.uint8)
+        return digest(*(split.labels for split in splits), code)
+    return digest(*(array for split in splits for array in (split.images, split.labels)))
 
 
 def as_bytes(images: np.ndarray) -> np.ndarray:
