@@ -288,7 +288,8 @@ def test_a_CXX_that_is_no_command_is_named(tmp_path, monkeypatch, cxx):
 def test_an_unknown_function_is_named_with_its_line(tmp_path: Path) -> None:
     text = "__global__ void log_of(float* y, const float* x, int n) {\n    y[0] = __log10f(x[0]);\n}"
     with pytest.raises(
-        KernelError, match=r"(?s)log_of\.cu does not link:.*log_of\.cu:2:.*undefined reference to .__log10f"
+        KernelError,
+        match=r"(?s)log_of\.cu does not link:(.*log_of\.cu:2|.*undefined (reference to|symbol:) .?__log10f){2}",
     ):
         launch(Emulator(folder_with(tmp_path, log_of=text)), "log_of", 1)
 
@@ -311,7 +312,7 @@ def test_an_accumulator_without_an_initial_value_does_not_compile(tmp_path: Path
         for (int i = 0; i < n; ++i) sum += x[i];
         y[threadIdx.x] = sum;
     }"""
-    with pytest.raises(KernelError, match=r"total\.cu:\d+:\d+: error: .sum. .*uninitialized"):
+    with pytest.raises(KernelError, match=r"total\.cu:\d+:\d+: error: (variable )?.sum. .*uninitialized"):
         launch(Emulator(folder_with(tmp_path, total=text)), "total", 4)
 
 

@@ -129,13 +129,13 @@ FAULTS: dict[str, Fault] = {
     "wrapped_round": both(1, 1, r"thread \(0,0,0\) \w+ an address far from all its arrays"),
     "no_array_at_all": both(1, 1, r"thread \(0,0,0\) \w+ an address far from all its arrays \(a null pointer"),
     "vector_past_the_end": Fault(1, 1, None, r"thread \(0,0,0\) reads tile\[7\] \(tile has 6 elements\)"),
-    "past_a_shared_array": both(1, 1, r"uses the index 64 of an array of type 'float \[64\]'"),
+    "past_a_shared_array": both(1, 1, r"uses the index 64 of an array of type 'float ?\[64\]'"),
     "into_the_next_shared_array": Fault(1, 1, None, r"thread \(63,0,0\) reads tile\[64\] \(tile has 64 elements"),
     "past_shared_bytes": Fault(1, 1, None, r"thread \(63,0,0\) reads flags\[64\] \(flags has 64 elements\)"),
     "past_dynamic_shared": Fault(
         1, 1, r"touches ring\[64\] \(ring has 64 elements\)", r"thread \(63,0,0\) writes ring\[64\]"
     ),
-    "past_a_local_array": both(4, 1, r"uses the index 4 of an array of type 'float \[4\]'"),
+    "past_a_local_array": both(4, 1, r"uses the index 4 of an array of type 'float ?\[4\]'"),
     "atomic_past_the_end": Fault(256, 1, r"touches y\[256\]", r"updates by an atomic y\[256\]"),
     "filled_too_far": Fault(1, 1, None, r"thread \(0,0,0\) writes tile\[64\] \(tile has 64 elements\)"),
     "one_of_two_branches": Fault(256, 1, r"touches y\[256\]", r"thread \(0,0,0\) writes y\[256\]"),

@@ -73,12 +73,15 @@ class Shared:
     """The declaration of shared variables in text[start:end]: `__shared__ float tile[16][17], sum;`.
 
     word: the token __shared__ (or the macro that stands for it), or None if an attribute precedes it. is_dynamic:
-    whether it declares an array without a size, `extern __shared__ float tile[];`.
+    whether it declares an array without a size, `extern __shared__ float tile[];`. commas: the positions of those
+    between variables of a type that is one word or several.
     """
 
     type: str
     names: tuple[str, ...]
     is_dynamic: bool
+    is_volatile: bool
+    commas: tuple[int, ...]
     in_function: bool
     word: Token | None
     start: int
@@ -233,6 +236,15 @@ class Declarations:
             raise Unreadable(self.tokens[indices.start].start, "a < of this list is not closed: put it in parentheses")
         yield part
 
+    def _commas(self, indices: list[int], is_plain: bool) -> Iterator[int]:
+        """The positions of the commas outside of brackets."""
+        closed = -1
+        for index in indices if is_plain else ():
+            if index > closed:
+                closed = self._closing.get(index, closed)
+                if self.tokens[index].text == ",":
+                    yield self.tokens[index].start
+
     def _read_shared(self, statement: range, in_function: bool) -> None:
         indices = [*self._plain(statement)]
         texts = self._texts(indices)
@@ -249,6 +261,8 @@ class Declarations:
                 type_ + "*" * pointers,
                 (name, *others),
                 "extern" in parts[0] and sizes == ["[", "]"],
+                "volatile" in parts[0],
+                tuple(self._commas(indices[first:], is_plain="<" not in parts[0] and not pointers)),
                 in_function,
                 None if self.tokens[word - 1].text == ")" else self.tokens[word],
                 self.tokens[indices[first]].start,

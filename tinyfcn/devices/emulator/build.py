@@ -45,6 +45,14 @@ GCC_FLAGS = shlex.split(
     "-Werror=maybe-uninitialized -fno-schedule-insns2 -fno-tree-loop-im -fno-tree-sink "
     "-fno-var-tracking -fno-var-tracking-assignments"
 )
+# Flags that g++ does not know. A call of faults.cpp in place of a trap; and nothing that clang would only trap for.
+# Three optimisations would make one access of two, which then has no line. `y += x` reads y, which is of interest if
+# nothing was written there.
+CLANG_FLAGS = shlex.split(
+    "-fno-sanitize-trap=all -fno-sanitize=local-bounds -fno-vectorize -fno-slp-vectorize "
+    "-mllvm -simplifycfg-sink-common=false -mllvm -simplifycfg-hoist-common=false -mllvm -enable-tail-merge=false "
+    "-mllvm -tsan-instrument-read-before-write=1"
+)
 # The runtime is needed even if a kernel uses nothing of it. An unknown function is an error here, not at the launch.
 LINK_FLAGS = ["-Wl,--no-as-needed,-z,defs"] if sys.platform == "linux" else []
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
@@ -141,7 +149,10 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
             lines = "\n" * source.text.count("\n", shared.start, shared.end)
             edits.append((shared.start, shared.end, pointers + lines))
         elif shared.word:
-            edits.append((shared.word.start, shared.word.end, f"EMULATOR_SHARED({shared.type})"))
+            declared = f"EMULATOR_SHARED({shared.type})"
+            edits.append((shared.word.start, shared.word.end, declared))
+            again = f"; {declared} {'volatile ' * shared.is_volatile}{shared.type} "  # a gap before each variable
+            edits += [(comma, comma + 1, again) for comma in shared.commas]
     for bounds, body in ((each.bounds, each.body) for each in source.functions if each.bounds):
         within = source.text[slice(*bounds)].replace("\n", " ")
         edits.append((body, body, f"emulator::launch_bounds({within});"))
@@ -160,7 +171,7 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
         parts += [source.text[done:start], new]
         done = max(done, end)
     text = "".join([*parts, source.text[done:]])
-    text = f"namespace {{ namespace kernels {{\n{text}\nEMULATOR_GAP\n}} }}\n{exports}"
+    text = f'namespace {{ namespace kernels {{\n{text}\nEMULATOR_GAP\n}} }}\n#line 1 "exports"\n{exports}'
     return f'#include "cuda_on_cpu.h"\n{_PREDEFINED}{text}'
 
 
@@ -183,8 +194,8 @@ def library(
         KernelError: the kernel file does not compile; the message is the compiler's, with the file and the lines.
     """
     source, runtime = translate(operation, kernels, double, instance), _runtime()
-    is_gcc = "clang" not in version(*compiler())
-    flags = [*FLAGS, *KERNEL_FLAGS, *GCC_FLAGS * is_gcc, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
+    of_compiler = CLANG_FLAGS if "clang" in version(*compiler()) else GCC_FLAGS
+    flags = [*FLAGS, *KERNEL_FLAGS, *of_compiler, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
 
     def compile_kernels(path: Path) -> None:
         cpp, compiled = path.with_suffix(".cpp"), path.with_suffix(".o")
@@ -196,7 +207,8 @@ def library(
         if error:
             raise KernelError(f"{operation}.cu does not compile:\n{_NAMESPACES.sub('', error)}")
         # Without the flags: with them, the compiler would add its own sanitizer libraries to the emulator's runtime.
-        error = _run_compiler("-shared", *LINK_FLAGS, str(compiled), str(runtime), "-o", str(path))
+        # -O2: zig would add its own where nothing is optimised.
+        error = _run_compiler("-shared", "-O2", *LINK_FLAGS, str(compiled), str(runtime), "-o", str(path))
         if error:
             raise KernelError(f"{operation}.cu does not link:\n{_NAMESPACES.sub('', error)}")
         symbols = tool_output("nm", "--print-size", "--demangle", str(path))
@@ -220,7 +232,8 @@ def _runtime() -> Path:
 def _cache_path(name: str, *inputs: str) -> Path:
     """The path of a library in the cache: its name and a hash of everything that the library is made from."""
     text = "\0".join([*inputs, *_own_sources(), *compiler(), version(*compiler()), platform.machine()])
-    return cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.so"
+    plain = re.sub(r"[^\w.-]", "_", name)  # zig takes no quotes in a path
+    return cache_folder() / f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.so"
 
 
 @cache

@@ -189,21 +189,26 @@ static void overflow(const Case* at, size_t a, char sign, size_t b) {
     stop(at, "computes %lld %c %lld, which overflows %s,", number(type, a), sign, number(type, b), type->name);
 }
 
+// A compiler that is told to end the program after a fault calls them by the second name.
+#define BOTH_NAMES(name, parameters, body) \
+    void __ubsan_handle_##name parameters body \
+    void __ubsan_handle_##name##_abort parameters body
+
 extern "C" {
-void __ubsan_handle_add_overflow(Case* at, size_t a, size_t b) { overflow(at, a, '+', b); }
-void __ubsan_handle_sub_overflow(Case* at, size_t a, size_t b) { overflow(at, a, '-', b); }
-void __ubsan_handle_mul_overflow(Case* at, size_t a, size_t b) { overflow(at, a, '*', b); }
-void __ubsan_handle_negate_overflow(Case* at, size_t a) { overflow(at, 0, '-', a); }
-void __ubsan_handle_divrem_overflow(Case* at, size_t a, size_t b) {
+BOTH_NAMES(add_overflow, (Case* at, size_t a, size_t b), { overflow(at, a, '+', b); })
+BOTH_NAMES(sub_overflow, (Case* at, size_t a, size_t b), { overflow(at, a, '-', b); })
+BOTH_NAMES(mul_overflow, (Case* at, size_t a, size_t b), { overflow(at, a, '*', b); })
+BOTH_NAMES(negate_overflow, (Case* at, size_t a), { overflow(at, 0, '-', a); })
+BOTH_NAMES(divrem_overflow, (Case* at, size_t a, size_t b), {
     stop(at, "divides %lld by %lld", number(at->type, a), number(at->type, b));
-}
-void __ubsan_handle_shift_out_of_bounds(Case* at, size_t a, size_t b) {
+})
+BOTH_NAMES(shift_out_of_bounds, (Case* at, size_t a, size_t b), {
     stop(at, "shifts %lld, of type %s, by %lld bits", number(at->type, a), at->type->name, number(at->other, b));
-}
-void __ubsan_handle_out_of_bounds(Case* at, size_t index) {
+})
+BOTH_NAMES(out_of_bounds, (Case* at, size_t index), {
     stop(at, "uses the index %lld of an array of type %s", number(at->other, index), at->type->name);
-}
-void __ubsan_handle_type_mismatch_v1(Case* at, void* address) {
+})
+BOTH_NAMES(type_mismatch_v1, (Case* at, void* address), {
     report_thread("takes a");
     report("%s from the address of ", at->type->name);
     report_element(address);
@@ -212,7 +217,7 @@ void __ubsan_handle_type_mismatch_v1(Case* at, void* address) {
     const Region* region = nearest_region(byte);
     if (region && region->shared && (byte - region->start) % 16 == 0) report("; declare it __align__(16)");
     leave_kernel();
-}
+})
 }
 
 }  // namespace emulator

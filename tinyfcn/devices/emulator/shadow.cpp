@@ -160,7 +160,6 @@ void shadow_block_ends() {
 
 void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
     if (!launch->check || on_a_stack(address)) return;
-    launch->accesses++;
     const char* const call = static_cast<const char*>(code) - 1;  // `code` is its return address
     const Access now = {block_number, epoch, clocks[current], short(current), short(kind), call};
     const char* first = static_cast<const char*>(address);
@@ -173,6 +172,7 @@ void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
         report_access(now, !region || first < region->start || first >= region->start + region->bytes ? first : last);
         leave_kernel();
     }
+    launch->accesses++;
     for (size_t i = (first - region->start) / region->unit; i <= (last - region->start) / region->unit; i++)
         record_access(*region, i, now);
 }
@@ -195,6 +195,20 @@ extern "C" {
 HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
 void __tsan_read_range(void* address, size_t bytes) { on_access(address, bytes, READ, CALLER); }
 void __tsan_write_range(void* address, size_t bytes) { on_access(address, bytes, WRITE, CALLER); }
+void* __tsan_memset(void* to, int byte, size_t bytes) {  // clang calls these three, also to copy a struct
+    if (bytes) on_access(to, bytes, WRITE, CALLER);
+    return memset(to, byte, bytes);
+}
+void* __tsan_memmove(void* to, const void* from, size_t bytes) {
+    if (bytes) on_access(from, bytes, READ, CALLER);
+    if (bytes) on_access(to, bytes, WRITE, CALLER);
+    return memmove(to, from, bytes);
+}
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
+    if (bytes) on_access(from, bytes, READ, CALLER);
+    if (bytes) on_access(to, bytes, WRITE, CALLER);
+    return memcpy(to, from, bytes);
+}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
