@@ -17,6 +17,7 @@ NEEDED = {
     "platformdirs": "platformdirs",
     "rich": "rich",
     "safetensors": "safetensors",
+    "elftools": "pyelftools",
 }
 
 

@@ -2,9 +2,9 @@
 
 import platform
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from tinyfcn.data import find_data
@@ -14,8 +14,6 @@ from tinyfcn.environment import cache_folder, can_be_written
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.runs import newest_finished
 from tinyfcn.training import available_threads
-
-_COMPILER = "xcode-select --install" if sys.platform == "darwin" else "apt install g++, or dnf install gcc-c++"
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ def findings(data_dir: Path | None = None) -> list[Finding]:
     return [
         _found("GPU", _gpu, "an NVIDIA GPU and its driver; without one, --device cpu trains everything"),
         _found("NVRTC", _nvrtc, "pip install cupy-cuda12x 'cuda-toolkit[nvrtc,cudart]==12.*'"),
-        _found("C++ compiler", _compiler, _COMPILER),
+        _found("C++ compiler", _compiler, build.SUPPLY),
         Finding("CPU", f"{available_threads()} threads are used, {platform.machine()}, {platform.system()}"),
         _found("digits", lambda: find_data(data_dir).text, "--data-dir FOLDER, or --dataset builtin: no files needed"),
         _found("cache", lambda: _cache(cache_folder()), "export TINYFCN_CACHE=FOLDER"),
@@ -87,6 +85,7 @@ def _nvrtc() -> str:
 def _compiler() -> str:
     command = build.compiler()
     name = next(iter(build.version(*command).splitlines()), shlex.join(command))
+    name = f"zig {metadata.version('ziglang')}, from PyPI ({name})" if command[-3:] == build.ZIG else name
     return f"{name}: runs the kernels on the emulator"
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 import tinyfcn
 from tinyfcn.cli import main, tables
 from tinyfcn.data import read_m2nist
-from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.emulator import Emulator, build
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.operations import DEVICES
 from tinyfcn.reference.relu import relu_backward
@@ -935,6 +935,7 @@ def test_no_gpu(data, runs, monkeypatch, arguments):
 def test_no_compiler(data, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
     assert_refused(run("gradcheck"), 1, r"needs a C\+\+ compiler", "apt install")
     assert_refused(run("gradcheck", "--precision", "double"), 1, r"needs a C\+\+ compiler", "apt install")
     assert_refused(run("sanitize"), 1, r"needs a C\+\+ compiler", "apt install")

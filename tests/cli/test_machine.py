@@ -1,6 +1,7 @@
 """What `tinyfcn info` finds: each item, where the machine has it and where it lacks it, with the way to supply it."""
 
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from helpers.tiny_digits import write_tiny_digits
 
 from tinyfcn import machine
 from tinyfcn.devices import cuda
+from tinyfcn.devices.emulator import build
 from tinyfcn.errors import DeviceError
 from tinyfcn.runs import RESULT
 
@@ -40,6 +42,7 @@ def test_a_machine_with_nothing(found, monkeypatch, tmp_path):
     monkeypatch.setattr(cuda, "load_nvrtc", no_gpu)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
     findings = found()
     assert list(findings) == ITEMS
     expected = {
@@ -53,6 +56,15 @@ def test_a_machine_with_nothing(found, monkeypatch, tmp_path):
         assert text in findings[name].text
         assert remedy in findings[name].remedy
         assert "\n" not in findings[name].text
+
+
+def test_a_machine_with_the_compiler_of_ziglang_alone(found, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert re.fullmatch(
+        r"zig [\d.]+, from PyPI \(clang version [\d.]+\): runs the kernels on the emulator",
+        found()["C++ compiler"].text,
+    )
 
 
 def test_a_CXX_that_is_no_command(found, monkeypatch):

@@ -13,10 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from tinyfcn import environment, files
 from tinyfcn.devices import kernel_source
+from tinyfcn.devices.emulator import binutils
 from tinyfcn.devices.tokens import PREDEFINED
 from tinyfcn.errors import DataError, DeviceError, KernelError
 
@@ -58,6 +60,9 @@ LINK_FLAGS = ["-Wl,--no-as-needed,-z,defs"] if sys.platform == "linux" else []
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
 
+ZIG = ["-m", "ziglang", "c++"]
+SUPPLY = "xcode-select --install" if sys.platform == "darwin" else "apt install g++, dnf install gcc-c++"
+SUPPLY += ", or pip install ziglang (no root needed)"
 COMPILER_SECONDS, VERSION_SECONDS = 600, 30  # a compiler that takes longer hangs
 
 # The namespaces that `translate` puts around a kernel, as g++ and clang++ write them in their messages.
@@ -74,7 +79,7 @@ _FLOAT_LITERAL = re.compile(
 
 
 def compiler() -> list[str]:
-    """The command of the C++ compiler: $CXX (which may hold options), or the first found of c++, g++, clang++.
+    """The command of the C++ compiler: $CXX, which may hold options, or the first of c++, g++, clang++, and ziglang.
 
     Raises:
         DeviceError: no compiler was found, and the message names the command that installs one; or CXX is no command.
@@ -89,9 +94,10 @@ def compiler() -> list[str]:
         found = shutil.which(name)
         if found:
             return [os.path.abspath(found), *options]  # since the compiler runs in another working directory
-    supply = "xcode-select --install" if sys.platform == "darwin" else "apt install g++ or dnf install gcc-c++"
+    if not chosen and find_spec("ziglang"):
+        return [sys.executable, *ZIG]
     missing = f"{chosen[0]!r}, which CXX names, was not found" if chosen else "none was found"
-    raise DeviceError(f"the emulator needs a C++ compiler and {missing}: {supply}, or set CXX to one")
+    raise DeviceError(f"the emulator needs a C++ compiler and {missing}: {SUPPLY}, or set CXX to one")
 
 
 @cache
@@ -211,8 +217,7 @@ def library(
         error = _run_compiler("-shared", "-O2", *LINK_FLAGS, str(compiled), str(runtime), "-o", str(path))
         if error:
             raise KernelError(f"{operation}.cu does not link:\n{_NAMESPACES.sub('', error)}")
-        symbols = tool_output("nm", "--print-size", "--demangle", str(path))
-        path.with_suffix(".symbols").write_text(symbols, encoding="utf-8")
+        path.with_suffix(".symbols").write_text(binutils.nm(path), encoding="utf-8")
 
     return _build_once(_cache_path(operation, source, str(runtime), *flags, *LINK_FLAGS), compile_kernels, ".symbols")
 
@@ -221,6 +226,8 @@ def _runtime() -> Path:
     """The shared library of the emulator itself, which the libraries of all kernel files use."""
 
     def compile_runtime(path: Path) -> None:
+        if compiler()[-3:] == ZIG:
+            environment.print_notice("zig prepares itself and compiles the emulator, once: this takes a minute or two")
         arguments = [*FLAGS, "-fvisibility=default", "-shared", *map(str, RUNTIME), "-ldl", "-o", str(path)]
         error = _run_compiler(*arguments)
         if error:
@@ -305,18 +312,6 @@ def _lock(path: Path) -> Iterator[bool]:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def tool_output(*command: str) -> str:
-    """The output of a tool of the GNU binutils, which come with the compiler.
-
-    Raises:
-        DeviceError: the tool is missing, or it failed.
-    """
-    failure, output = _run(*command, seconds=COMPILER_SECONDS)
-    if failure:
-        raise DeviceError(f"the emulator needs {command[0]} (apt install binutils), and it failed: {failure}")
-    return output
-
-
 def _run_compiler(*arguments: str, cwd: Path = FOLDER) -> str:
     """Runs the compiler, whose last argument is the file to write. Returns its errors, or an empty text."""
     failure, _ = _run(*compiler(), *arguments, seconds=COMPILER_SECONDS, cwd=cwd)
@@ -327,11 +322,12 @@ def _run_compiler(*arguments: str, cwd: Path = FOLDER) -> str:
 
 def _run(*command: str, seconds: int, cwd: Path = FOLDER) -> tuple[str, str]:
     """Runs a command without input. Returns why it failed, or an empty text; and its output."""
+    own_cache = {"ZIG_GLOBAL_CACHE_DIR": str(cache_folder() / "zig")} if seconds > VERSION_SECONDS else {}
     try:
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env=os.environ | {"LC_ALL": "C"},
+            env=os.environ | {"LC_ALL": "C", **own_cache},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

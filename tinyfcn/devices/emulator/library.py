@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.declarations import full_name
-from tinyfcn.devices.emulator import build
+from tinyfcn.devices.emulator import binutils, build
 from tinyfcn.errors import DeviceError
 
 ORDERS = ("forward", "reverse", "random")  # numbered as in state.h
@@ -239,7 +239,7 @@ def symbols(library: Path, shared: frozenset[str]) -> tuple[dict[str, int], list
 @cache
 def line(library: Path, offsets: str) -> str:
     """As `Library.line`, for the library at a path."""
-    locations = build.tool_output("addr2line", "--exe", str(library), "--inlines", *offsets.strip(",").split(","))
+    locations = binutils.addr2line(library, offsets.strip(",").split(","))
     first = _LOCATION.search(locations)
     return first[1] if first else "an unknown line"
 
