@@ -21,11 +21,26 @@ _ATTRIBUTE = re.compile(
 _BUILTIN = re.compile("bool|char|short|int|long|signed|unsigned|float|double|void")
 _FULL_NAMES = {
     "uchar": "unsigned char",
+    "ushort": "unsigned short",
     "uint": "unsigned int",
+    "ulong": "unsigned long",
     "unsigned": "unsigned int",
-    "unsigned long long int": "unsigned long long",
     "signed": "int",
     "signed int": "int",
+    "short int": "short",
+    "unsigned short int": "unsigned short",
+    "long int": "long",
+    "unsigned long int": "unsigned long",
+    "long unsigned int": "unsigned long",
+    "long unsigned": "unsigned long",
+    "long long int": "long long",
+    "unsigned long long int": "unsigned long long",
+    "long long unsigned int": "unsigned long long",
+    "size_t": "unsigned long",
+    "ptrdiff_t": "long",
+    "clock_t": "long",
+    **{f"int{bits}_t": type_ for bits, type_ in ((8, "signed char"), (16, "short"), (32, "int"), (64, "long"))},
+    **{f"uint{bits}_t": f"unsigned {type_}" for bits, type_ in ((8, "char"), (16, "short"), (32, "int"), (64, "long"))},
 }
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 MAX_DEPTH = 256  # of brackets within brackets; clang allows as many
@@ -36,7 +51,7 @@ MAX_QUOTED = 60  # characters of a parameter in a message
 class Parameter:
     """One parameter of a kernel: `type` is the element type ("float", "int", "unsigned char", ...).
 
-    An array declared `= nullptr` is optional: a launch may give None for it.
+    An array declared `= nullptr` or `= NULL` is optional: a launch may give None for it.
     """
 
     name: str
@@ -51,7 +66,8 @@ class Function:
     """A function with a body: text[start:end] goes from its name to the closing brace.
 
     first: where its declaration starts. scope: the namespaces around it, "a::b::". is_c: whether it is extern "C".
-    For a kernel only: its parameters, and the names of its template parameters.
+    is_device: whether a GPU may call it: a kernel, or a function that is `__device__` or constexpr. For a kernel only:
+    its parameters, the names of its template parameters, and how many of these have no default.
     """
 
     name: str
@@ -61,8 +77,10 @@ class Function:
     scope: str
     is_c: bool
     is_kernel: bool
+    is_device: bool
     parameters: tuple[Parameter, ...] = ()
     template: tuple[str, ...] = ()
+    required: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,8 @@ class Shared:
 class Declarations:
     """The functions of a text (those in classes left out) and its shared variables, from its compiled tokens.
 
+    Types that `typedef` or `using` gives a name to are replaced in the parameters of kernels.
+
     Raises:
         Unreadable: brackets that do not match, or a kernel whose name or parameters are not understood.
     """
@@ -91,6 +111,7 @@ class Declarations:
         self.functions: list[Function] = []
         self.shared: list[Shared] = []
         self.tokens = tokens
+        self._aliases: dict[str, list[str]] = {}
         self._closing = _pairs(self.tokens)
         scopes: list[tuple[str, bool]] = []  # of the open namespaces and linkage blocks: name, whether extern "C"
         first = index = 0  # of the statement, and the current token
@@ -103,6 +124,8 @@ class Declarations:
                 statement = range(first, index)
                 if text == ";":
                     self._read_shared(statement, index < body)
+                    if index > body:
+                        self._read_alias(self._texts(statement))
                 elif text == "{" and index > body:
                     scope = self._scope(statement)
                     if scope:
@@ -140,6 +163,17 @@ class Declarations:
             return "".join(f"{word}::" for word in texts[texts.index("namespace") + 1 :] if word != "::"), False
         return None
 
+    def _read_alias(self, texts: list[str]) -> None:
+        """Notes `typedef float real;` and `using real = float;`."""
+        match texts:
+            case ["typedef", *type_, name]:
+                self._aliases[name] = self._unaliased(type_)
+            case ["using", name, "=", *type_]:
+                self._aliases[name] = self._unaliased(type_)
+
+    def _unaliased(self, texts: list[str]) -> list[str]:
+        return [each for text in texts for each in self._aliases.get(text, [text])]
+
     def _read_function(self, statement: range, brace: int, scopes: list[tuple[str, bool]]) -> None:
         indices = [*self._plain(statement)]
         texts = self._texts(indices)
@@ -156,6 +190,7 @@ class Declarations:
             if is_kernel:
                 raise Unreadable(first, "this __global__ function has no name, or no parameters in parentheses")
             return
+        template = [*self._template(indices)] if is_kernel else []
         self.functions.append(
             Function(
                 name.text,
@@ -165,8 +200,10 @@ class Declarations:
                 "".join(name for name, _ in scopes),
                 '"C"' in texts or any(is_c for _, is_c in scopes),
                 is_kernel,
+                not {"__global__", "__device__", "constexpr"}.isdisjoint(texts),
                 tuple(self._parameters(opening)) if is_kernel else (),
-                tuple(self._template(indices)) if is_kernel else (),
+                tuple(name for name, _ in template),
+                sum(not has_default for _, has_default in template),
             )
         )
 
@@ -174,6 +211,7 @@ class Declarations:
         parts = [*self._parts(range(opening + 1, self._closing[opening]))]
         for number, part in enumerate(parts if parts not in ([[]], [["void"]]) else [], 1):
             declared, default = _halves(part)
+            declared = self._unaliased(declared[:-1]) + declared[-1:] if len(declared) > 1 else declared
             name, type_, pointers, sizes = _declared(declared)
             if not type_:
                 text = shorten(" ".join(part), MAX_QUOTED, placeholder=" ...")
@@ -185,16 +223,16 @@ class Declarations:
                 type_ + "*" * (pointers - 1),
                 pointers > 0,
                 "const" in before_star,
-                default == ["nullptr"],
+                default in (["nullptr"], ["NULL"], ["0"]) and pointers > 0,
             )
 
-    def _template(self, indices: list[int]) -> Iterator[str]:
-        """The names in `template <int C, bool PADDED = false>`; "" for a parameter without one."""
+    def _template(self, indices: list[int]) -> Iterator[tuple[str, bool]]:
+        """The names in `template <int C, bool = false>` ("" for a parameter without one), and who has a default."""
         if self.tokens[indices[0]].text != "template":
             return
         for part in self._parts(range(indices[1] + 1, indices[-1]), is_template=True):
-            declared, _ = _halves(part)
-            yield declared[-1] if len(declared) > 1 else ""
+            declared, default = _halves(part)
+            yield declared[-1] if len(declared) > 1 else "", bool(default)
 
     def _parts(self, indices: range, is_template: bool = False) -> Iterator[list[str]]:
         """The texts between the commas of a list. A comma inside brackets, those of a template included, ends no part.

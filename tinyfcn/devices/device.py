@@ -182,9 +182,12 @@ class Device(ABC):
         block: int | Sequence[int],
         arguments: Sequence[Any],
         shared_bytes: int = 0,
-        template: tuple[int, ...] = (),
+        template: Sequence[int | str] = (),
     ) -> None:
-        """Runs `kernel_name` over grid x block threads. `template`: the parameters of a kernel that is a C++ template.
+        """Runs `kernel_name` over grid x block threads.
+
+        `template`: the parameters of a kernel that is a C++ template, such as ("float", 128). The last ones may be left
+        out if they have defaults.
 
         Arrays must be contiguous and of the declared dtype; Python numbers become the declared type.
 
@@ -196,9 +199,10 @@ class Device(ABC):
             kernel = self._declared[kernel_name]
         except KeyError:
             raise kernel_source.no_kernel(kernel_name, self.kernels) from None
-        if len(template) != len(kernel.template):
+        if not kernel.required <= len(template) <= len(kernel.template):
+            names = f" ({', '.join(kernel.template)})" if kernel.template else ""
             raise KernelError(
-                f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {len(kernel.template)} template parameters, "
+                f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {len(kernel.template)} template parameters{names}, "
                 f"and its launch gives {len(template)}: change the two together ({launched_from()})"
             )
         grid, block = as_dim3(grid), as_dim3(block)
@@ -209,8 +213,9 @@ class Device(ABC):
                 f"{kernel_name}: grid {grid} and block {block} must be positive, the grid at most {MAX_GRID}, "
                 f"the block at most {MAX_BLOCK} with at most {MAX_THREADS_IN_BLOCK} threads"
             )
+        if template:
+            kernel = kernel.instantiated(template)
         checked = checked_arguments(kernel, arguments, self.array_type, self.dtypes)
-        kernel = replace(kernel, instance=tuple(template))
         thread = self._thread
         launch = Launch(kernel, grid, block, checked, shared_bytes, thread.stream, thread.joins)
         thread.joins = False

@@ -166,9 +166,19 @@ class Emulator(Device):
         given = zip(kernel.parameters, launch.arguments, strict=True)
         arrays = [(p, a) for p, a in given if p.is_array and a is not None]
         memory = [
-            Memory(p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _fill_byte(a.dtype), False) for p, a in arrays
+            Memory(p.name.encode(), a.ctypes.data, a.nbytes, unit, _fill_byte(a.dtype), False)
+            for p, a in arrays
+            for unit in [1 if a.dtype.kind == "V" else a.itemsize]
         ]
         library = self._library(kernel)
+        for number, (parameter, given) in enumerate(zip(kernel.parameters, launch.arguments, strict=True)):
+            if given is not None and given.dtype.kind == "V":
+                expected = library.bytes_of(kernel.name, number)
+                if given.itemsize != expected:
+                    raise ValueError(
+                        f"{kernel.name}: argument '{parameter.name}': a {parameter.type} has {expected} bytes, and a "
+                        f"{given.dtype} has {given.itemsize}"
+                    )
         memory += library.memory(shared_bytes)
         with _one_launch:
             outcome = library.launch(
@@ -207,8 +217,9 @@ class Emulator(Device):
 
 
 def _fill_byte(dtype: np.dtype) -> int:
-    """The fill byte that marks an unwritten element, or NO_FILL_BYTE for small integers, which may have any value."""
-    return FLOAT_FILL_BYTE if dtype.kind == "f" else INTEGER_FILL_BYTE if dtype.itemsize >= 4 else NO_FILL_BYTE
+    """The fill byte that marks an unwritten element, or NO_FILL_BYTE for bytes and structures, which may have any."""
+    is_marked = dtype.itemsize >= 4 and dtype.kind != "V"
+    return FLOAT_FILL_BYTE if dtype.kind == "f" else INTEGER_FILL_BYTE if is_marked else NO_FILL_BYTE
 
 
 def _protect(address: int, size: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.declarations import full_name
 from tinyfcn.devices.emulator import build
+from tinyfcn.devices.launch import element_of
 from tinyfcn.errors import DeviceError
 
 ORDERS = ("forward", "reverse", "random")  # numbered as in state.h
@@ -115,6 +116,7 @@ class Library:
                 f"cannot load {self.path}, made by {build.compiler()[0]}: {error}; delete {self.path.parent}, set "
                 "TINYFCN_CACHE to another folder, or CXX to another compiler"
             ) from None
+        self._library = library
         self._launch = library.emulator_launch
         self._launch.restype = ctypes.c_char_p
         types: dict[str, set[str]] = {}  # under which the kernel file declares each __shared__ variable
@@ -132,6 +134,12 @@ class Library:
             self._variables.append(memory)
         self._declares_dynamic = bool(dynamic)
         self._dynamic_elements = _elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
+
+    def bytes_of(self, kernel: str, parameter: int) -> int:
+        """The bytes of a kernel's parameter or, if that is an array, of an element. Parameters are counted from 0."""
+        function = getattr(self._library, f"bytes_{kernel}")
+        function.restype = ctypes.c_size_t
+        return function(parameter)
 
     def memory(self, shared_bytes: int) -> list[Memory]:
         """The variables of the kernel file, and the dynamic shared memory of a launch.
@@ -194,11 +202,11 @@ def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tup
 
     An array of float4 is taken as one of floats. An array of an unknown type, or of several types, is taken as bytes.
     """
-    scalars = {re.sub(r"(?<=[a-z])[234]$", "", type_) for type_ in types}
-    scalar = full_name(*scalars) if len(scalars) == 1 else ""
-    if scalar not in dtypes:
+    scalars = {re.sub(r"(?<=[a-z])[1234]$", "", type_) for type_ in types}
+    dtype, _ = element_of(*scalars, dtypes) if len(scalars) == 1 else (None, 1)
+    if dtype is None:
         return f"(char*){name}", 1
-    return name if types == scalars else f"({scalar}*){name}", dtypes[scalar].itemsize
+    return name if types == scalars else f"({full_name(*scalars)}*){name}", dtype.itemsize
 
 
 @dataclass(frozen=True)
