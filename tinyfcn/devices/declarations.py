@@ -42,6 +42,22 @@ _FULL_NAMES = {
     **{f"int{bits}_t": type_ for bits, type_ in ((8, "signed char"), (16, "short"), (32, "int"), (64, "long"))},
     **{f"uint{bits}_t": f"unsigned {type_}" for bits, type_ in ((8, "char"), (16, "short"), (32, "int"), (64, "long"))},
 }
+# Words of the statements outside of functions that a GPU's compiler needs.
+_DEVICE_STATEMENT = {
+    *(
+        "__global__",
+        "__device__",
+        "__constant__",
+        "__shared__",
+        "__managed__",
+        "const",
+        "constexpr",
+        "typedef",
+        "using",
+    ),
+    *("struct", "class", "union", "enum", "namespace", "static_assert", "asm"),
+}
+_NULL = ("nullptr", "NULL")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 MAX_DEPTH = 256  # of brackets within brackets; clang allows as many
 MAX_QUOTED = 60  # characters of a parameter in a message
@@ -51,7 +67,7 @@ MAX_QUOTED = 60  # characters of a parameter in a message
 class Parameter:
     """One parameter of a kernel: `type` is the element type ("float", "int", "unsigned char", ...).
 
-    An array declared `= nullptr` or `= NULL` is optional: a launch may give None for it.
+    An array that is declared `= nullptr`, or that its kernel compares with it, is optional: a launch may give None.
     """
 
     name: str
@@ -111,6 +127,7 @@ class Declarations:
         self.functions: list[Function] = []
         self.shared: list[Shared] = []
         self.tokens = tokens
+        self.host_statements: list[tuple[int, int]] = []  # variables and declarations that no GPU knows: start, end
         self._aliases: dict[str, list[str]] = {}
         self._closing = _pairs(self.tokens)
         scopes: list[tuple[str, bool]] = []  # of the open namespaces and linkage blocks: name, whether extern "C"
@@ -126,6 +143,7 @@ class Declarations:
                     self._read_shared(statement, index < body)
                     if index > body:
                         self._read_alias(self._texts(statement))
+                        self._read_host_statement(statement)
                 elif text == "{" and index > body:
                     scope = self._scope(statement)
                     if scope:
@@ -171,6 +189,14 @@ class Declarations:
             case ["using", name, "=", *type_]:
                 self._aliases[name] = self._unaliased(type_)
 
+    def _read_host_statement(self, statement: range) -> None:
+        """Notes `int count;` and `void f();` outside of functions, if neither a GPU nor a constant needs them."""
+        texts = self._texts(statement)
+        is_macro = len(texts) > 1 and texts[1] == "("
+        is_template = texts[:2] == ["template", "<"]  # and not the instance of one
+        if len(texts) > 1 and not is_macro and not is_template and _DEVICE_STATEMENT.isdisjoint(texts):
+            self.host_statements.append((self.tokens[statement.start].start, self.tokens[statement.stop].end))
+
     def _unaliased(self, texts: list[str]) -> list[str]:
         return [each for text in texts for each in self._aliases.get(text, [text])]
 
@@ -201,13 +227,19 @@ class Declarations:
                 '"C"' in texts or any(is_c for _, is_c in scopes),
                 is_kernel,
                 not {"__global__", "__device__", "constexpr"}.isdisjoint(texts),
-                tuple(self._parameters(opening)) if is_kernel else (),
+                tuple(self._parameters(opening, self._compared_with_null(brace))) if is_kernel else (),
                 tuple(name for name, _ in template),
                 sum(not has_default for _, has_default in template),
             )
         )
 
-    def _parameters(self, opening: int) -> Iterator[Parameter]:
+    def _compared_with_null(self, brace: int) -> set[str]:
+        """The names that a function compares with nullptr."""
+        texts = self._texts(range(brace, self._closing[brace]))
+        triples = zip(texts, texts[1:], texts[2:], strict=False)
+        return {name for name, mark, null in triples if mark in ("==", "!=") and null in _NULL}
+
+    def _parameters(self, opening: int, optional: set[str]) -> Iterator[Parameter]:
         parts = [*self._parts(range(opening + 1, self._closing[opening]))]
         for number, part in enumerate(parts if parts not in ([[]], [["void"]]) else [], 1):
             declared, default = _halves(part)
@@ -223,7 +255,7 @@ class Declarations:
                 type_ + "*" * (pointers - 1),
                 pointers > 0,
                 "const" in before_star,
-                default in (["nullptr"], ["NULL"], ["0"]) and pointers > 0,
+                pointers > 0 and (name in optional or default in ([null] for null in _NULL)),
             )
 
     def _template(self, indices: list[int]) -> Iterator[tuple[str, bool]]:

@@ -4,7 +4,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -200,9 +200,9 @@ class Device(ABC):
         except KeyError:
             raise kernel_source.no_kernel(kernel_name, self.kernels) from None
         if not kernel.required <= len(template) <= len(kernel.template):
-            names = f" ({', '.join(kernel.template)})" if kernel.template else ""
+            names = f"{len(kernel.template)} template parameters ({', '.join(kernel.template)})"
             raise KernelError(
-                f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {len(kernel.template)} template parameters{names}, "
+                f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {names}, "
                 f"and its launch gives {len(template)}: change the two together ({launched_from()})"
             )
         grid, block = as_dim3(grid), as_dim3(block)

@@ -34,8 +34,9 @@ class Kernel:
     """A `__global__` function: its name, its operation (the name of its file), its line, and its parameters.
 
     `template` names the template parameters of a kernel that is a C++ template; the first `required` have no default.
-    Such a kernel is compiled for each `instance`: the values of these parameters in a launch, in C++. `scope`: the namespaces around the kernel, "a::b::".
-    `is_c`: whether it is an extern "C" function, which a compiled file calls by its plain name.
+    Such a kernel is compiled for each `instance`: the values of these parameters in a launch, in C++. `scope`: the
+    namespaces around the kernel, "a::b::". `is_c`: whether it is an extern "C" function, which a compiled file calls by
+    its plain name.
     """
 
     name: str
@@ -74,7 +75,8 @@ class Include(NamedTuple):
 class Source:
     """The text to compile for one operation: `common`, the text of common.cuh, then `text`, that of its own file.
 
-    for_nvcc: whether the file is one that nvcc compiles, and not NVRTC.
+    for_nvcc: whether the file is one that nvcc compiles, and not NVRTC. Then `host_code` lists the start and end of
+    each function and declaration that only the host needs.
 
     Raises:
         KernelError: a part is not understood, or two kernels have one name. The message names the file and the line.
@@ -93,6 +95,8 @@ class Source:
         except Unreadable as error:
             raise KernelError(f"{self.place(error.position)}: {error}") from None
         self.functions, self.shared = declarations.functions, declarations.shared
+        hosts = ((each.first, each.end) for each in self.functions if not each.is_device)
+        self.host_code = [*hosts, *declarations.host_statements] if for_nvcc else []
         self.kernels = [self._kernel(each) for each in self.functions if each.is_kernel and each.first >= self._start]
         self.includes = [*self._includes()]
         names: dict[str, Kernel] = {}

@@ -94,6 +94,11 @@ def element_of(type_: str, dtypes: Mapping[str, np.dtype] = DTYPES) -> tuple[np.
     return dtypes["unsigned " + scalar if vector[1] else scalar], int(vector[3])
 
 
+def is_structure(type_: str) -> bool:
+    """Whether a type is none that NumPy knows. Its size is known to the compiler alone."""
+    return type_ != "void" and element_of(type_)[0] is None
+
+
 def _checked(
     what: str, parameter: Parameter, argument: Any, array_type: type[Any], dtypes: Mapping[str, np.dtype]
 ) -> Any:
@@ -110,11 +115,11 @@ def _checked(
         expects = f"{array_type.__module__}.{array_type.__name__}"
         hint = f"; for one number, write {type_} {parameter.name}" if np.ndim(argument) == 0 else ""
         raise TypeError(f"{what} expects an array ({expects}), got {type(argument).__name__}{hint}")
-    is_structure = argument.dtype.kind == "V" and (dtype is None or argument.dtype.itemsize == count * dtype.itemsize)
-    if type_ != "void" and not is_structure and argument.dtype != dtype:
+    are_structures = argument.dtype.kind == "V" and (dtype is None or argument.itemsize == count * dtype.itemsize)
+    if type_ != "void" and not are_structures and argument.dtype != dtype:
         expects = f"a structured dtype for {type_}" if dtype is None else str(dtype)
         raise TypeError(f"{what} expects {expects}, got {argument.dtype}")
-    if not is_structure and argument.size % count:
+    if not are_structures and argument.size % count:
         raise ValueError(f"{what} holds {type_}: its {argument.size} elements are not a multiple of {count}")
     if argument.size > MAX_ELEMENTS:
         raise ValueError(f"{what} has {argument.size} elements, more than a 32-bit index can number")
@@ -126,7 +131,7 @@ def _checked(
 def _checked_structure(what: str, type_: str, dtype: np.dtype | None, count: int, argument: Any) -> np.generic:
     """A number as a NumPy scalar; a structure, or a vector given as its elements, as the bytes of one."""
     if isinstance(argument, (bytes, np.void)):
-        value: np.generic = np.void(argument)
+        value = np.void(argument if isinstance(argument, bytes) else argument.tobytes())
     elif isinstance(argument, np.ndarray) and argument.dtype.kind == "V" and argument.ndim == 0:
         value = np.void(argument.tobytes())
     elif dtype is not None and count == 1:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from tinyfcn import environment, files
 from tinyfcn.devices import kernel_source
+from tinyfcn.devices.launch import is_structure
 from tinyfcn.devices.tokens import PREDEFINED, PREDEFINED_BY_NVCC
 from tinyfcn.errors import DataError, DeviceError, KernelError
 
@@ -59,7 +60,9 @@ _NAMESPACES = re.compile(r"[{(]anonymous( namespace)?[)}]::kernels::")
 COOPERATIVE_GROUPS = "cooperative_groups"
 # Headers whose names nvcc knows without an #include; and those of CUDA, which cuda_on_cpu.h takes the place of.
 NVCC_HEADERS = ("stdlib.h", "stdint.h", "limits.h", "float.h", "math.h")
-_CUDA = re.compile("cu[a-z]+[._/]|cub/|thrust/|nv[a-z]*[./]|mma|cooperative_groups|device_|vector_|sm_|helper_|math_(const|func)")
+_CUDA = re.compile(
+    "cu[a-z]+[._/]|cub/|thrust/|nv[a-z]*[./]|mma|cooperative_groups|device_|vector_|sm_|helper_|math_(const|func)"
+)
 # Things that kernels name and the emulator does not have, and what to do.
 _HALF = "the emulator computes in float and double, and not in half precision: try the kernel in float"
 _MISSING = {
@@ -153,6 +156,8 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
     exported = [instance] if instance else [kernel for kernel in source.kernels if not kernel.template]
     entries = "".join(f"EMULATOR_ENTRY({kernel.name}, {kernel.expression})\n" for kernel in exported)
     exports = "".join(f"EMULATOR_EXPORT({kernel.name})\n" for kernel in exported)
+    with_structures = (each.name for each in exported if any(is_structure(p.type) for p in each.parameters))
+    exports += "".join(f"EMULATOR_EXPORT_BYTES({name})\n" for name in with_structures)
     edits = [*_edits_of_shared(source)]
     if instance:  # The compiler drops a static function that is not used: half of the text, in some files.
         for extern, c, kernel in zip(source.tokens, source.tokens[1:], source.tokens[2:], strict=False):
@@ -168,7 +173,9 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
     if any(include.name.startswith(COOPERATIVE_GROUPS) for include in source.includes):
         headers.append(f'#include "{COOPERATIVE_GROUPS}.h"')
     if source.for_nvcc:
-        library = (include.name for include in source.includes if not include.is_quoted and not _CUDA.match(include.name))
+        library = (
+            include.name for include in source.includes if not include.is_quoted and not _CUDA.match(include.name)
+        )
         found = (f"#if __has_include(<{name}>)\n#include <{name}>\n#endif" for name in [*NVCC_HEADERS, *library])
         headers, predefined = ["#define EMULATOR_NVCC", *found, *headers], PREDEFINED_BY_NVCC
         edits += _edits_for_nvcc(source)
@@ -207,7 +214,9 @@ def _edits_of_shared(source: kernel_source.Source) -> Iterator[Edit]:
         elif shared.is_dynamic:
             new = [name for name in shared.names if name not in outside]
             outside.update(new)
-            pointers = (f"static {shared.type}* {name}; static emulator::DynamicShared {name}_set(&{name});" for name in new)
+            pointers = (
+                f"static {shared.type}* {name}; static emulator::DynamicShared {name}_set(&{name});" for name in new
+            )
             yield Edit(shared.start, shared.end, "".join(pointers))
     declared = [(shared.start, shared.end) for shared in source.shared]
     for token in source.tokens:  # alignas may not follow `static`, which __shared__ stands for
@@ -220,7 +229,10 @@ def _edits_for_nvcc(source: kernel_source.Source) -> Iterator[Edit]:
     for word, semicolon in pairwise(source.tokens):
         if (word.text, semicolon.text) == ("return", ";") and any(a < word.start < b for a, b in bodies):
             yield Edit(word.end, word.end, " emulator::returns()")
-    yield from (Edit(each.first, each.end, "") for each in source.functions if not each.is_device)
+    for mark, word, once in zip(source.tokens, source.tokens[1:], source.tokens[2:], strict=False):
+        if (mark.text, word.text, once.text) == ("#", "pragma", "once"):
+            yield Edit(mark.start, once.end, "")
+    yield from (Edit(start, end, "") for start, end in source.host_code)
 
 
 def _left_out(source: kernel_source.Source) -> Iterator[kernel_source.Include]:

@@ -25,6 +25,12 @@ struct thread_block {
     static dim3 dim_threads() { return blockDim; }
 };
 inline thread_block this_thread_block() { return {}; }
+template <unsigned THREADS = 1024>
+struct block_tile_memory {};  // which tiles of several warps need, and the emulator does not have those
+template <unsigned THREADS>
+thread_block this_thread_block(block_tile_memory<THREADS>&) {
+    return {};
+}
 
 struct grid_group {
     static bool is_valid() { return true; }

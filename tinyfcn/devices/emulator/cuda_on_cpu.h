@@ -299,7 +299,8 @@ size_t emulator_bytes_of(void (*)(T...), int parameter) {
 #define EMULATOR_EXPORT(name) \
     extern "C" __attribute__((visibility("default"))) void kernel_##name(void** arguments) { \
         emulator_call(kernels::emulator_entry_##name, arguments); \
-    } \
+    }
+#define EMULATOR_EXPORT_BYTES(name) \
     extern "C" __attribute__((visibility("default"))) size_t bytes_##name(int parameter) { \
         return emulator_bytes_of(kernels::emulator_entry_##name, parameter); \
     }

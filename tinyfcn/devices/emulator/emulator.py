@@ -16,6 +16,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import build
 from tinyfcn.devices.emulator.library import NO_FILL_BYTE, ORDERS, Library, Memory
+from tinyfcn.devices.launch import is_structure
 from tinyfcn.errors import KernelError
 
 MODES = ("trap", "check")
@@ -172,7 +173,7 @@ class Emulator(Device):
         ]
         library = self._library(kernel)
         for number, (parameter, given) in enumerate(zip(kernel.parameters, launch.arguments, strict=True)):
-            if given is not None and given.dtype.kind == "V":
+            if given is not None and is_structure(parameter.type):
                 expected = library.bytes_of(kernel.name, number)
                 if given.itemsize != expected:
                     raise ValueError(

@@ -34,6 +34,10 @@ _ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), 
 RECORD = np.dtype([(kind, np.dtype(_ACCESS, align=True), 4) for kind in ("reads", "writes", "atomics")])
 
 
+# The bytes of each __device__ variable when its library was first loaded. Every `Library` starts with them.
+_first_values: dict[str, bytes] = {}
+
+
 class Memory(NamedTuple):
     """Memory that a kernel may use: an array, or a variable of the kernel file."""
 
@@ -132,6 +136,9 @@ class Library:
             name, unit = _elements(v.name, types.get(v.name, set()), dtypes)
             memory = Memory(name.encode(), self.base + v.offset, v.bytes, unit, NO_FILL_BYTE, v.is_shared)
             self._variables.append(memory)
+            if v.is_kept:
+                bytes_ = (ctypes.c_char * v.bytes).from_address(self.base + v.offset)
+                bytes_.raw = _first_values.setdefault(f"{self.path}:{v.offset}", bytes_.raw)
         self._declares_dynamic = bool(dynamic)
         self._dynamic_elements = _elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
 
@@ -203,10 +210,11 @@ def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tup
     An array of float4 is taken as one of floats. An array of an unknown type, or of several types, is taken as bytes.
     """
     scalars = {re.sub(r"(?<=[a-z])[1234]$", "", type_) for type_ in types}
-    dtype, _ = element_of(*scalars, dtypes) if len(scalars) == 1 else (None, 1)
+    scalar = scalars.pop() if len(scalars) == 1 else ""
+    dtype, _ = element_of(scalar, dtypes)
     if dtype is None:
         return f"(char*){name}", 1
-    return name if types == scalars else f"({full_name(*scalars)}*){name}", dtype.itemsize
+    return name if types == {scalar} else f"({full_name(scalar)}*){name}", dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,7 @@ class Variable:
     offset: int
     bytes: int
     is_shared: bool  # otherwise it is __constant__, __device__ or a static const array
+    is_kept: bool  # whether a launch finds what the launch before it has written
 
 
 @cache
@@ -228,7 +237,9 @@ def symbols(library: Path, shared: frozenset[str]) -> tuple[dict[str, int], list
     for offset, size, letter, scope, name in _VARIABLE.findall(listing):
         in_kernel_file = scope.split("::")[0] in kernels or "(anonymous namespace)::kernels" in scope
         if in_kernel_file and not name.startswith("emulator_gap_"):
-            variables.append(Variable(name, int(offset, 16), int(size, 16), letter in "bB" and name in shared))
+            is_shared = letter in "bB" and name in shared
+            is_kept = letter not in "rR" and not is_shared
+            variables.append(Variable(name, int(offset, 16), int(size, 16), is_shared, is_kept))
     return kernels, variables
 
 

@@ -66,11 +66,12 @@ struct Release {
 };
 using Counter = std::unordered_map<int, std::vector<Release>>;  // by the number of the block
 struct Acquisition {  // of the running block: it has updated a counter
-    const void* address;
+    const char* address;
+    size_t bytes;
     const Counter* counter;
     Access update;
 };
-static std::map<const void*, Counter> counters;
+static std::map<const char*, Counter> counters;
 static std::vector<Acquisition> acquisitions;
 static int fence_epochs[MAX_THREADS], fence_clocks[MAX_THREADS];  // of each thread's last fence in this block; 0: none
 static int fenced_epoch;  // the last one before the current epoch in which a thread of this block has executed a fence
@@ -148,13 +149,13 @@ void fence() {
     fence_clocks[current] = clocks[current]++;
 }
 
-static void update_counter(const void* address, const Access& now) {
+static void update_counter(const char* address, size_t bytes, const Access& now) {
     const int bound = fenced_epoch >= fence_epochs[now.thread] && fenced_epoch ? fenced_epoch + 1
                                                                                : fence_epochs[now.thread];
     const auto known_counter = counters.find(address);
     if (!bound && known_counter == counters.end()) return;
     Counter& counter = bound ? counters[address] : known_counter->second;
-    acquisitions.push_back({address, &counter, now});
+    acquisitions.push_back({address, bytes, &counter, now});
     if (bound) counter[now.block].push_back({bound, now.thread, fence_clocks[now.thread]});
 }
 
@@ -171,7 +172,8 @@ static bool ordered_by_counter(const Access& before, const Access& now, const ch
         if (!ordered_in_block(acquired.update, now)) continue;
         const auto releases = acquired.counter->find(before.block);
         if (releases == acquired.counter->end()) continue;
-        if (before.kind == ATOMIC && acquired.address == address) return true;
+        const bool is_counter = address >= acquired.address && address < acquired.address + acquired.bytes;
+        if (before.kind == ATOMIC && is_counter) return true;
         for (const Release& release : releases->second)
             if (before.epoch < release.bound || (before.thread == release.thread && before.clock <= release.clock))
                 return true;
@@ -305,7 +307,7 @@ void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
     }
     for (size_t i = (first - region->start) / region->unit; i <= (last - region->start) / region->unit; i++)
         record_access(*region, i, now, kind);
-    if (recorded == ATOMIC) update_counter(address, now);
+    if (recorded == ATOMIC) update_counter(first, bytes, now);
 }
 
 }  // namespace emulator
