@@ -57,6 +57,7 @@ _DEVICE_STATEMENT = {
     ),
     *("struct", "class", "union", "enum", "namespace", "static_assert", "asm"),
 }
+_HOST_NAME = re.compile("cuda[A-Z]|cu(blas|rand|dnn|fft|sparse)")
 _NULL = ("nullptr", "NULL")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 MAX_DEPTH = 256  # of brackets within brackets; clang allows as many
@@ -197,6 +198,16 @@ class Declarations:
         if len(texts) > 1 and not is_macro and not is_template and _DEVICE_STATEMENT.isdisjoint(texts):
             self.host_statements.append((self.tokens[statement.start].start, self.tokens[statement.stop].end))
 
+    def _read_host_class(self, first: int, texts: list[str], brace: int) -> None:
+        """Notes a class that calls the host's CUDA functions: a timer, a check of errors ..."""
+        end = self._closing[brace]
+        body = self._texts(range(brace, end))
+        is_of_host = any(_HOST_NAME.match(text) for text in body) and "__device__" not in body
+        if is_of_host and not {"struct", "class"}.isdisjoint(texts):
+            while self.tokens[end].text != ";" and end + 1 < len(self.tokens):
+                end += 1
+            self.host_statements.append((first, self.tokens[end].end))
+
     def _unaliased(self, texts: list[str]) -> list[str]:
         return [each for text in texts for each in self._aliases.get(text, [text])]
 
@@ -215,6 +226,7 @@ class Declarations:
         if opening < 0:
             if is_kernel:
                 raise Unreadable(first, "this __global__ function has no name, or no parameters in parentheses")
+            self._read_host_class(first, texts, brace)
             return
         template = [*self._template(indices)] if is_kernel else []
         self.functions.append(
@@ -298,7 +310,7 @@ class Declarations:
         before = texts[: texts.index("__shared__")]
         first = max((i + 1 for i, text in enumerate(before) if text in (")", "else", "do", ":")), default=0)
         parts = [*self._parts(range(indices[first], statement.stop))]
-        name, type_, pointers, sizes = _declared(parts[0])
+        name, type_, pointers, sizes = _declared(self._unaliased(parts[0]))
         others = (_declared(["", *part])[0] for part in parts[1:])
         self.shared.append(
             Shared(

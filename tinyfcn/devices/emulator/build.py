@@ -218,10 +218,10 @@ def _edits_of_shared(source: kernel_source.Source) -> Iterator[Edit]:
                 f"static {shared.type}* {name}; static emulator::DynamicShared {name}_set(&{name});" for name in new
             )
             yield Edit(shared.start, shared.end, "".join(pointers))
-    declared = [(shared.start, shared.end) for shared in source.shared]
-    for token in source.tokens:  # alignas may not follow `static`, which __shared__ stands for
-        if token.text == "alignas" and any(start <= token.start < end for start, end in declared):
-            yield Edit(token.start, token.end, "__align__")
+    declared = [(shared.start, shared.end) for shared in source.shared if not shared.is_dynamic]
+    for token in source.tokens:  # __shared__ stands for `static`, which alignas may not follow
+        if token.text in ("alignas", "static") and any(start <= token.start < end for start, end in declared):
+            yield Edit(token.start, token.end, "__align__" if token.text == "alignas" else "")
 
 
 def _edits_for_nvcc(source: kernel_source.Source) -> Iterator[Edit]:

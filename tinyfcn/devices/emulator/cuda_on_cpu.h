@@ -21,6 +21,8 @@ extern const dim3 blockDim, gridDim;
 // NVRTC does not define INFINITY and NAN, so a kernel that uses them must not compile on the emulator either.
 #undef INFINITY
 #undef NAN
+#else
+#define register  // C++17 has no such word, and nvcc only warns
 #endif
 
 #ifdef EMULATOR_DOUBLE  // widens the types; build.py replaces the functions and literals
