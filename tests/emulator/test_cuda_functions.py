@@ -95,7 +95,8 @@ extern "C" __global__ void atomics(unsigned* out, double* sum, unsigned long lon
     atomicDec(&out[1], n);
     atomicXor(&out[2], 1u << threadIdx.x % 32);
     atomicMin(&out[3], threadIdx.x + 5), atomicMax(&out[4], threadIdx.x + 5);
-    atomicAdd_block(&out[5], 2u), atomicAdd_system(&out[5], 1u), atomicCAS_system(&out[6], threadIdx.x, threadIdx.x + 1);
+    atomicAdd_block(&out[5], 2u), atomicAdd_system(&out[5], 1u);
+    atomicCAS_system(&out[6], threadIdx.x, threadIdx.x + 1);
     atomicAnd(&out[7], ~(1u << threadIdx.x % 32)), atomicOr(&out[8], 1u << threadIdx.x % 32);
     atomicSub(&out[9], 1u), atomicExch_block(&out[10], 3u);
     atomicAdd(sum, 0.5), atomicAdd(&big[0], 1ull << 33), atomicMax(&big[1], (unsigned long long)threadIdx.x << 40);

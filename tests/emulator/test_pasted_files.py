@@ -97,6 +97,38 @@ def test_dynamic_shared_memory_of_a_file_is_watched(tmp_path: Path) -> None:
         run(WHOLE, tmp_path, "check", shared=28)
 
 
+HEADER = """// A header beside the kernel file.
+#pragma once
+#include "common.cuh"
+#include "deeper.h"
+typedef float real;
+__device__ inline real halved(const real* x, int i) {
+    return x[i] / DIVISOR;
+}
+"""
+
+
+def test_headers_beside_a_file_are_read_with_it(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "of mine.h").write_text(HEADER)
+    (tmp_path / "deeper.h").write_text('#include "of mine.h"\n#define DIVISOR 2')
+    text = (
+        '#include "of mine.h"\n# include "of mine.h"  // again\n'
+        "__global__ void kernel(real* x, int n) {\n"
+        "    x[threadIdx.x] = halved(x, threadIdx.x + n);\n    assert(n == 0);\n}"
+    )
+    np.testing.assert_array_equal(run(text, tmp_path, mode, n=0), np.arange(32) / 2)
+    with pytest.raises(KernelError, match=r"kernel in pasted\.cu: thread .* reads x\[40\] .* at of mine\.h:7;"):
+        run(text, tmp_path, "check", n=40)
+    with pytest.raises(KernelError, match=r"'n == 0' false at pasted\.cu:5;"):
+        run(text.replace(" + n", ""), tmp_path, mode, n=1)
+    (tmp_path / "deeper.h").write_text("#define DIVISOR\n")
+    with pytest.raises(KernelError, match=r"of mine\.h:7:\d+: error"):
+        run(text, tmp_path, mode)
+    (tmp_path / "deeper.h").write_text("\n__device__ void open() {\n")
+    with pytest.raises(KernelError, match=r"deeper\.h:2: this \{ is not closed"):
+        kernel_source.source("pasted", tmp_path)
+
+
 WORDS = {
     "half": ("__device__ __half h;", r"pasted\.cu:1: __half: the emulator computes in float and double"),
     "ptx": (
@@ -106,6 +138,11 @@ WORDS = {
     "tensor cores": (
         "#include <mma.h>\nusing namespace nvcuda;",
         r"pasted\.cu:2: nvcuda: the emulator has no tensor cores",
+    ),
+    "libraries": ("__device__ cuda::barrier<int> b;", r"pasted\.cu:1: cuda: the emulator has none of the CUDA Core"),
+    "launches": (
+        "__global__ void parent() {\n cudaDeviceSynchronize();\n}",
+        r"pasted\.cu:2: cudaDeviceSynchronize: a kernel launches no kernels here",
     ),
     "textures": (
         "__device__ cudaTextureObject_t t;",

@@ -27,6 +27,8 @@ from tinyfcn.errors import KernelError
 KERNELS = Path(tinyfcn.kernels.__file__).parent
 COMMON = "common.cuh"
 _HEADER = re.compile(r"[ \t]*([<\"])([^>\"\n]+)[>\"]")
+_INCLUDE_BESIDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)".*$', re.MULTILINE)
+_LINE = re.compile(r'^#line (\d+) "((?:\\.|[^"\\\n])*)"\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Source:
     """The text to compile for one operation: `common`, the text of common.cuh, then `text`, that of its own file.
 
     for_nvcc: whether the file is one that nvcc compiles, and not NVRTC. Then `host_code` lists the start and end of
-    each function and declaration that only the host needs.
+    each function and declaration that only the host needs. `files`: the names of all files that the text comes from.
 
     Raises:
         KernelError: a part is not understood, or two kernels have one name. The message names the file and the line.
@@ -86,8 +88,11 @@ class Source:
         before = f"{_line_directive(COMMON)}{common}\n{_line_directive(f'{operation}.cu')}"
         self.text = f"{before}{text}\n"
         self.for_nvcc = for_nvcc
-        self._operation, self._start, self._lines_before = operation, len(before), before.count("\n")
-        self._ends_of_lines = [end.start() for end in re.finditer("\n", self.text)]
+        self._operation, self._start = operation, len(before)
+        self._parts = [
+            (match.end(), int(match[1]), re.sub(r"\\(.)", r"\1", match[2])) for match in _LINE.finditer(self.text)
+        ]
+        self.files = frozenset(name for _, _, name in self._parts)
         try:
             predefined = PREDEFINED_BY_NVCC if for_nvcc else PREDEFINED
             self.tokens, self.compiled = tokenise(self.text, predefined)
@@ -111,7 +116,7 @@ class Source:
         return Kernel(
             function.name,
             self._operation,
-            self._line(function.first),
+            int(self.place(function.first).rpartition(":")[2]),
             function.parameters,
             function.template,
             scope=function.scope,
@@ -128,11 +133,8 @@ class Source:
 
     def place(self, position: int) -> str:
         """The file and line of a position in the text: "conv2d.cu:57"."""
-        return f"{COMMON if position < self._start else f'{self._operation}.cu'}:{self._line(position)}"
-
-    def _line(self, position: int) -> int:
-        line = bisect(self._ends_of_lines, position)  # of the whole text, whose first line is a directive
-        return line if position < self._start else line - self._lines_before + 1
+        start, line, name = self._parts[max(bisect(self._parts, position, key=lambda part: part[0]) - 1, 0)]
+        return f"{name}:{line + self.text.count(chr(10), start, position)}"
 
 
 def operations(folder: Path = KERNELS) -> list[str]:
@@ -147,7 +149,24 @@ def source(operation: str, folder: Path = KERNELS) -> Source:
         KernelError: a file is missing, is not UTF-8, or is not understood. The message names the file and the line.
     """
     path = folder / f"{operation}.cu"
-    return _parsed(_text(path), operation, _text(folder / COMMON), for_nvcc=_is_for_nvcc(path))
+    text, for_nvcc = _text(path), _is_for_nvcc(path)
+    if for_nvcc:
+        text = _with_headers(text, path, {COMMON})
+    return _parsed(text, operation, _text(folder / COMMON), for_nvcc)
+
+
+def _with_headers(text: str, path: Path, read: set[str]) -> str:
+    """The text of a file with the headers that it includes from its folder, each of which is read only once."""
+    parts, done = [], 0
+    for include in _INCLUDE_BESIDE.finditer(text):
+        header, line = path.parent / include[1], text.count("\n", 0, include.start()) + 2
+        if header.is_file() or include[1] in read:
+            is_new = include[1] not in read
+            read.add(include[1])
+            inner = f"{_line_directive(header.name)}{_with_headers(_text(header), header, read)}\n" if is_new else ""
+            parts += [text[done : include.start()], inner, _line_directive(path.name, line).rstrip()]
+            done = include.end()
+    return "".join([*parts, text[done:]])
 
 
 def _is_for_nvcc(path: Path) -> bool:
@@ -219,6 +238,6 @@ def _text(path: Path) -> str:
 _parsed = lru_cache(maxsize=32)(Source)
 
 
-def _line_directive(name: str) -> str:
+def _line_directive(name: str, line: int = 1) -> str:
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-    return f'#line 1 "{quoted}"\n'
+    return f'#line {line} "{quoted}"\n'

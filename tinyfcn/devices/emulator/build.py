@@ -65,12 +65,15 @@ _CUDA = re.compile(
 )
 # Things that kernels name and the emulator does not have, and what to do.
 _HALF = "the emulator computes in float and double, and not in half precision: try the kernel in float"
+_TEXTURES = ("cudaTextureObject_t", "cudaSurfaceObject_t", "CUtexObject", "tex1D", "tex2D", "tex3D", "texture")
 _MISSING = {
     **dict.fromkeys(("asm", "__asm__", "__asm"), "the emulator does not understand inline PTX: write it in C++"),
     **dict.fromkeys(("half", "__half", "half2", "__half2", "__nv_bfloat16", "nv_bfloat16", "__nv_bfloat162"), _HALF),
     **dict.fromkeys(("wmma", "nvcuda"), "the emulator has no tensor cores"),
-    "cudaTextureObject_t": "the emulator has no textures",
-    "curandState": "the emulator has no cuRAND",
+    **dict.fromkeys(_TEXTURES, "the emulator has no textures and no surfaces"),
+    **dict.fromkeys(("curandState", "curandState_t", "curand_init"), "the emulator has no cuRAND"),
+    **dict.fromkeys(("cuda", "cub", "thrust"), "the emulator has none of the CUDA Core Compute Libraries"),
+    **dict.fromkeys(("cudaMalloc", "cudaStream_t", "cudaDeviceSynchronize"), "a kernel launches no kernels here"),
 }
 _INFINITY = "NVRTC has no INFINITY and no NAN: write __int_as_float(0x7f800000) and __int_as_float(0x7fc00000)"
 _MISSING_IN_NVRTC = {
@@ -248,9 +251,12 @@ def _left_out(source: kernel_source.Source) -> Iterator[kernel_source.Include]:
 def _explained(source: kernel_source.Source, error: str) -> str:
     """The compiler's message, after a line for each thing in the file that the emulator does not have."""
     found: dict[str, str] = {}
+    named = {word for line in error.splitlines() if "error:" in line for word in re.findall(r"\w+", line)}
+    if "Assembler" in error:
+        named.update(("asm", "__asm__", "__asm"))
     for token in source.compiled:
         what = _MISSING.get(token.text) or (not source.for_nvcc and _MISSING_IN_NVRTC.get(token.text))
-        if what:
+        if what and token.text in named:
             found.setdefault(what, f"{source.place(token.start)}: {token.text}: {what}\n")
     for host in source.functions if source.for_nvcc else ():
         if not host.is_device and re.search(rf"\b{host.name}\b.* (not declared|undeclared)", error):

@@ -75,24 +75,32 @@ struct coalesced_group {
     }
     template <typename T>
     T shfl(T value, int rank, SourceLocation location = SourceLocation()) const {
-        return emulator_shuffle("shfl", location, mask, value, lane_of(rank));
+        return shuffled("shfl", location, value, lane_of(rank));
     }
     template <typename T>
     T shfl_down(T value, unsigned delta, SourceLocation location = SourceLocation()) const {
         const unsigned rank = thread_rank(), source = rank + delta;
-        return emulator_shuffle("shfl_down", location, mask, value, lane_of(source < size() ? source : rank));
+        return shuffled("shfl_down", location, value, lane_of(source < size() ? source : rank));
     }
     template <typename T>
     T shfl_up(T value, unsigned delta, SourceLocation location = SourceLocation()) const {
         const unsigned rank = thread_rank();
-        return emulator_shuffle("shfl_up", location, mask, value, lane_of(rank >= delta ? rank - delta : rank));
+        return shuffled("shfl_up", location, value, lane_of(rank >= delta ? rank - delta : rank));
     }
     template <typename T>
     T shfl_xor(T value, unsigned bits, SourceLocation location = SourceLocation()) const {
-        return emulator_shuffle("shfl_xor", location, mask, value, lane_of(thread_rank() ^ bits));
+        return shuffled("shfl_xor", location, value, lane_of(thread_rank() ^ bits));
     }
 
    protected:
+    template <typename T>
+    T shuffled(const char* operation, SourceLocation location, T value, int source) const {  // of any size, in parts
+        unsigned long long parts[(sizeof(T) + 7) / 8] = {};
+        memcpy(parts, &value, sizeof value);
+        for (auto& part : parts) part = emulator_shuffle(operation, location, mask, part, source);
+        memcpy(&value, parts, sizeof value);
+        return value;
+    }
     int lane_of(unsigned rank) const {
         unsigned rest = mask;
         for (unsigned i = 0; i < rank % num_threads(); i++) rest &= rest - 1;

@@ -151,6 +151,14 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned bits) {
 #define __stwb(address, value) static_cast<void>(*(address) = (value))
 #define __stwt(address, value) static_cast<void>(*(address) = (value))
 
+#ifdef EMULATOR_NVCC  // <math_constants.h>
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_NAN_F __int_as_float(0x7fffffff)
+#define CUDART_PI_F 3.141592654f
+#define CUDART_PI 3.14159265358979323846
+#define CUDART_INF __longlong_as_double(0x7ff0000000000000ll)
+#endif
+
 // --- Time: a counter that goes on, and no clock ---
 EMULATOR_UNWATCHED inline long long clock64() {
     static long long ticks;

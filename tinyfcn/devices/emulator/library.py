@@ -27,7 +27,7 @@ _VARIABLE = re.compile(r"^(\w+) (\w+) ([bBdDrR]) (.*)::(\w+)$", re.MULTILINE)
 _KERNEL = re.compile(r"^(\w+) \w+ T kernel_(\w+)$", re.MULTILINE)
 
 # addr2line prints "/the folder/conv2d.cu:57", or "/the folder/conv2d.cu:57 (discriminator 3)".
-_LOCATION = re.compile(r"([^/\n]+\.cuh?:\d+)(?: \(discriminator \d+\))?$", re.MULTILINE)
+_LOCATION = re.compile(r"([^/\n]+):(\d+)(?: \(discriminator \d+\))?$", re.MULTILINE)
 
 # As in shadow.cpp.
 _ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), ("kind", "i2"), ("code", "u8")]
@@ -123,9 +123,11 @@ class Library:
         self._library = library
         self._launch = library.emulator_launch
         self._launch.restype = ctypes.c_char_p
+        source = kernel_source.source(operation, kernels)
+        self._files = source.files
         types: dict[str, set[str]] = {}  # under which the kernel file declares each __shared__ variable
         dynamic: dict[str, set[str]] = {}
-        for shared in kernel_source.source(operation, kernels).shared:
+        for shared in source.shared:
             for name in shared.names:
                 (dynamic if shared.is_dynamic else types).setdefault(name, set()).add(shared.type)
         offsets, variables = symbols(self.path, frozenset(types))
@@ -201,7 +203,7 @@ class Library:
 
         Of several instructions (hexadecimal offsets, separated by commas), the first that comes from a kernel file.
         """
-        return line(self.path, offsets)
+        return line(self.path, offsets, self._files)
 
 
 def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tuple[str, int]:
@@ -244,11 +246,11 @@ def symbols(library: Path, shared: frozenset[str]) -> tuple[dict[str, int], list
 
 
 @cache
-def line(library: Path, offsets: str) -> str:
-    """As `Library.line`, for the library at a path."""
+def line(library: Path, offsets: str, files: frozenset[str]) -> str:
+    """As `Library.line`, for the library at a path, which is made from these files."""
     locations = build.tool_output("addr2line", "--exe", str(library), "--inlines", *offsets.strip(",").split(","))
-    first = _LOCATION.search(locations)
-    return first[1] if first else "an unknown line"
+    found = (f"{file}:{number}" for file, number in _LOCATION.findall(locations) if file in files)
+    return next(found, "an unknown line")
 
 
 def _address(function: Any) -> int:
