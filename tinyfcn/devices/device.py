@@ -213,8 +213,7 @@ class Device(ABC):
                 f"{kernel_name}: grid {grid} and block {block} must be positive, the grid at most {MAX_GRID}, "
                 f"the block at most {MAX_BLOCK} with at most {MAX_THREADS_IN_BLOCK} threads"
             )
-        if template:
-            kernel = kernel.instantiated(template)
+        kernel = kernel.instantiated(template)  # an object of its own for each launch, which `Watched` looks for
         checked = checked_arguments(kernel, arguments, self.array_type, self.dtypes)
         thread = self._thread
         launch = Launch(kernel, grid, block, checked, shared_bytes, thread.stream, thread.joins)

@@ -75,6 +75,8 @@ _MISSING = {
     **dict.fromkeys(("cuda", "cub", "thrust"), "the emulator has none of the CUDA Core Compute Libraries"),
     **dict.fromkeys(("cudaMalloc", "cudaStream_t", "cudaDeviceSynchronize"), "a kernel launches no kernels here"),
 }
+_SHUFFLES = ("__shfl", "__shfl_up", "__shfl_down", "__shfl_xor", "__any", "__all", "__ballot")
+_MISSING |= dict.fromkeys(_SHUFFLES, "GPUs since Volta have this only with a mask: __shfl_down_sync(0xffffffff, ...)")
 _INFINITY = "NVRTC has no INFINITY and no NAN: write __int_as_float(0x7f800000) and __int_as_float(0x7fc00000)"
 _MISSING_IN_NVRTC = {
     **dict.fromkeys(("INFINITY", "NAN"), _INFINITY),
