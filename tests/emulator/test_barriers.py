@@ -7,7 +7,8 @@ import pytest
 from helpers.kernel_folders import folder_with
 from helpers.small_kernels import Fault, both, check_fault, wrong_folder
 
-from tinyfcn.devices.emulator import Emulator, build
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.emulator.translate import translate
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import KernelError
 
@@ -195,5 +196,5 @@ def test_a_kernel_of_tinyfcn_waits_for_every_thread(tmp_path: Path) -> None:
     text = (KERNELS / "segmentation_counts.cu").read_text()
     changed = text.replace("int both = 0;", "if (threadIdx.x >= S) return;\n    int both = 0;")
     folder = folder_with(tmp_path, (KERNELS / "common.cuh").read_text(), segmentation_counts=changed)
-    assert changed != text and "emulator::returns" not in build.translate("segmentation_counts", folder)
-    assert "emulator::returns" in build.translate("returned", folder_with(tmp_path, returned=RETURNED))
+    assert changed != text and "emulator::returns" not in translate("segmentation_counts", folder)
+    assert "emulator::returns" in translate("returned", folder_with(tmp_path, returned=RETURNED))

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.emulator import Emulator, build
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.emulator.translate import translate
 from tinyfcn.devices.kernel_source import Parameter, Source
 from tinyfcn.errors import KernelError
 
@@ -254,7 +255,7 @@ def test_unusual_files_in_unusual_folders_run_and_keep_their_lines(tmp_path: Pat
 def test_only_numbers_and_functions_become_double(tmp_path: Path) -> None:
     text = 'const char* t = "1.5f";  // 1.5f\n#define HALF .5f\n'
     text += "constexpr float f(int expf) { return expf(1.5f) + 0x1p3f + 0x1f; }"
-    translated = build.translate("file", folder_with(tmp_path, file=text), double=True)
+    translated = translate("file", folder_with(tmp_path, file=text), double=True)
     assert 'const char* t = "1.5f";  // 1.5f\n#define HALF .5\n' in translated
     assert "constexpr float f(int expf) { return exp(1.5) + 0x1p3 + 0x1f; }" in translated
 

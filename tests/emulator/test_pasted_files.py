@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.kernel_folders import folder_with
 
-from tinyfcn.devices import kernel_source
+from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import KernelError
@@ -139,6 +139,10 @@ WORDS = {
         "#include <mma.h>\nusing namespace nvcuda;",
         r"pasted\.cu:2: nvcuda: the emulator has no tensor cores",
     ),
+    "old shuffle": (
+        "__device__ float g(float x) {\n return __shfl_down(x, 1);\n}",
+        r"pasted\.cu:2: __shfl_down: GPUs since Volta have this only with a mask: __shfl_down_sync\(0xffffffff",
+    ),
     "libraries": ("__device__ cuda::barrier<int> b;", r"pasted\.cu:1: cuda: the emulator has none of the CUDA Core"),
     "launches": (
         "__global__ void parent() {\n cudaDeviceSynchronize();\n}",
@@ -154,7 +158,7 @@ WORDS = {
     ),
     "header": (
         '#include "mine.h"\n__device__ float g() { return mine(); }',
-        r'pasted\.cu:1: #include "mine\.h": a kernel file is compiled alone: copy what it needs of this header into it',
+        r'pasted\.cu:1: #include "mine\.h": this header is not in the folder of the kernel file: put it there',
     ),
 }
 
@@ -198,8 +202,8 @@ def test_whose_a_file_is(tmp_path: Path) -> None:
     assert not any(kernel_source.source(name).for_nvcc for name in kernel_source.operations())
 
 
-GROUPS = r"""
-#include <cooperative_groups.h>
+GROUPS = r"""#include <cooperative_groups.h>
+#include <cooperative_groups/scan.h>
 #include <cooperative_groups/reduce.h>
 namespace cg = cooperative_groups;
 struct Best { float value; int index, more; };
@@ -288,3 +292,9 @@ def test_a_bug_with_cooperative_groups_is_named(tmp_path: Path, kernel: str, mes
     arguments = [x, device.asarray(np.ones(128, np.float32)), device.asarray(np.zeros(1, np.int32)), 0]
     with pytest.raises(KernelError, match=message):
         device.launch(kernel, 2, 64, arguments if kernel == "groups" else [x, 1])
+
+
+@pytest.mark.cupy
+def test_a_gpus_compiler_takes_the_same_cooperative_groups(tmp_path: Path) -> None:
+    found = nvrtc.compile_for("groups", "sm_90", folder_with(tmp_path, groups=GROUPS), ["groups", "of_the_grid"])
+    assert {each.kernel for each in found} >= {"groups", "of_the_grid"}
