@@ -160,8 +160,7 @@ def explained(source: kernel_source.Source, error: str) -> str:
     """The compiler's message, after a line for each thing in the file that the emulator does not have."""
     found: dict[str, str] = {}
     named = {word for line in error.splitlines() if "error:" in line for word in re.findall(r"\w+", line)}
-    if "Assembler" in error:
-        named.update(("asm", "__asm__", "__asm"))
+    named.update(("asm", "__asm__", "__asm"))  # compilers do not name it
     for token in source.compiled:
         what = _MISSING.get(token.text) or (not source.for_nvcc and _MISSING_IN_NVRTC.get(token.text))
         if what and token.text in named:
