@@ -328,6 +328,20 @@ extern "C" {
 HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
 void __tsan_read_range(void* address, size_t bytes) { on_access(address, bytes, READ, CALLER); }
 void __tsan_write_range(void* address, size_t bytes) { on_access(address, bytes, WRITE, CALLER); }
+void* __tsan_memset(void* to, int byte, size_t bytes) {  // these three by newer versions of clang
+    if (bytes) on_access(to, bytes, WRITE, CALLER);
+    return memset(to, byte, bytes);
+}
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
+    if (bytes) on_access(from, bytes, READ, CALLER);
+    if (bytes) on_access(to, bytes, WRITE, CALLER);
+    return memcpy(to, from, bytes);
+}
+void* __tsan_memmove(void* to, const void* from, size_t bytes) {
+    if (bytes) on_access(from, bytes, READ, CALLER);
+    if (bytes) on_access(to, bytes, WRITE, CALLER);
+    return memmove(to, from, bytes);
+}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

@@ -159,14 +159,14 @@ def _left_out(source: kernel_source.Source) -> Iterator[kernel_source.Include]:
 def explained(source: kernel_source.Source, error: str) -> str:
     """The compiler's message, after a line for each thing in the file that the emulator does not have."""
     found: dict[str, str] = {}
-    named = {word for line in error.splitlines() if "error:" in line for word in re.findall(r"\w+", line)}
-    named.update(("asm", "__asm__", "__asm"))  # compilers do not name it
+    named = {*re.findall(r"\w+", error), "asm", "__asm__", "__asm"}  # compilers do not name the last ones
+    undeclared = {*re.findall(r"\w+", "".join(line for line in error.splitlines() if "declared" in line))}
     for token in source.compiled:
         what = _MISSING.get(token.text) or (not source.for_nvcc and _MISSING_IN_NVRTC.get(token.text))
         if what and token.text in named:
             found.setdefault(what, f"{source.place(token.start)}: {token.text}: {what}\n")
     for host in source.functions if source.for_nvcc else ():
-        if not host.is_device and re.search(rf"\b{host.name}\b.* (not declared|undeclared)", error):
+        if not host.is_device and host.name in undeclared:
             what = "only the host can call this function: write __device__ before it"
             found.setdefault(host.name, f"{source.place(host.start)}: {host.name}: {what}\n")
     for include in source.includes:
