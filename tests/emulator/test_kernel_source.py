@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.emulator import Emulator, build
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.emulator.translate import translate
 from tinyfcn.devices.kernel_source import Parameter, Source
 from tinyfcn.errors import KernelError
 
@@ -93,7 +94,7 @@ def test_names_linkage_and_template_parameters_of_kernels() -> None:
     ).kernels
     assert (plain.expression, inner.expression) == ("plain", "a::b::c::inner")
     assert not plain.is_c
-    assert template.template == ("A", "B", "T", "")
+    assert (template.template, template.required) == (("A", "B", "T", ""), 1)
     linked = Source('extern "C" { __global__ void k() {} } extern "C++" { __global__ void m() {} }', "file").kernels
     assert [kernel.is_c for kernel in linked] == [True, False]
 
@@ -106,6 +107,10 @@ def test_names_linkage_and_template_parameters_of_kernels() -> None:
         ("float const* __restrict__ x", Parameter("x", "float", True, True)),
         ("float* const x", Parameter("x", "float", True, False)),
         ("const float* x = nullptr", Parameter("x", "float", True, True, True)),
+        ("const float* x = NULL", Parameter("x", "float", True, True, True)),
+        ("size_t n", Parameter("n", "unsigned long", False, False)),
+        ("real* x", Parameter("x", "float", True, False)),
+        ("const two_reals x[]", Parameter("x", "float2", True, True)),
         ("float** x", Parameter("x", "float*", True, False)),
         ("float& x", Parameter("x", "float &", False, False)),
         ("unsigned n", Parameter("n", "unsigned int", False, False)),
@@ -120,6 +125,7 @@ def test_names_linkage_and_template_parameters_of_kernels() -> None:
 )
 def test_parameters(text: str, expected: Parameter) -> None:
     macros = "#define RESTRICT __restrict__\n#define DATA float*\n"
+    macros += "typedef float real;\nusing two_reals = float2;\n"
     for following in ("", ", int last"):
         (kernel,) = Source(f"{macros}__global__ void k({text}{following}) {{}}", "file").kernels
         assert kernel.parameters[0] == expected
@@ -247,12 +253,11 @@ def test_unusual_files_in_unusual_folders_run_and_keep_their_lines(tmp_path: Pat
 
 
 def test_only_numbers_and_functions_become_double(tmp_path: Path) -> None:
-    text = (
-        'const char* t = "1.5f";  // 1.5f\n#define HALF .5f\nfloat f(int expf) { return expf(1.5f) + 0x1p3f + 0x1f; }'
-    )
-    translated = build.translate("file", folder_with(tmp_path, file=text), double=True)
+    text = 'const char* t = "1.5f";  // 1.5f\n#define HALF .5f\n'
+    text += "constexpr float f(int expf) { return expf(1.5f) + 0x1p3f + 0x1f; }"
+    translated = translate("file", folder_with(tmp_path, file=text), double=True)
     assert 'const char* t = "1.5f";  // 1.5f\n#define HALF .5\n' in translated
-    assert "float f(int expf) { return exp(1.5) + 0x1p3 + 0x1f; }" in translated
+    assert "constexpr float f(int expf) { return exp(1.5) + 0x1p3 + 0x1f; }" in translated
 
 
 PIECES = [*"\"'\\\n/*#(){}[]<>,;=", "/*", "*/", "//", 'R"(', ')"', "#if 0\n", "#if X\n", "\n#else\n", "\n#endif\n"]

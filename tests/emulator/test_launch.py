@@ -216,12 +216,6 @@ def test_the_launching_file_is_reported(kernel: str, file: str, operation: str, 
             getattr(ops, operation)(*on_device(ops, *arguments))
 
 
-def test_a_parameter_type_without_a_dtype_is_reported() -> None:
-    (kernel,) = Source('extern "C" __global__ void k(double* x) {}', "k").kernels
-    with pytest.raises(TypeError, match="k: argument 'x' has the type double; launches support float, int, "):
-        checked_arguments(kernel, [np.zeros(3)], np.ndarray)
-
-
 def test_arrays_of_another_device_are_refused() -> None:
     (kernel, *_) = Source(TEXT, "scale").kernels
 

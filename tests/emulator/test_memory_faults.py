@@ -142,7 +142,7 @@ FAULTS: dict[str, Fault] = {
     "one_place_in_two_branches": Fault(256, 1, r"touches y\[256\]", r"thread \(0,0,0\) writes y\[256\]"),
     "one_store_in_two_branches": Fault(256, 1, r"touches y\[256\]", r"thread \(0,0,0\) writes y\[256\]"),
     "too_large_for_the_stack": both(256, 1, "needs more memory for its local variables than a thread has"),
-    "misaligned": both(1, 1, r"takes a 'const struct float4' from the address of x\[1\], which is not a multiple"),
+    "misaligned": both(1, 1, r"takes a 'const (struct )?float4' from the address of x\[1\], which is not a multiple"),
     "overflow": both(1 << 30, 1, "computes 2 . 1073741824, which overflows 'int',"),
     "divided_by_zero": both(0, 1, "divides 0 by 0"),
     "shifted_too_far": both(32, 1, "shifts 1, of type 'int', by 32 bits"),

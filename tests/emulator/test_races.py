@@ -88,6 +88,81 @@ extern "C" __global__ void narrow_shared_bytes(float* y, const float* x, int n) 
     flags[threadIdx.x] = 1;  // there
     y[threadIdx.x] = flags[threadIdx.x ^ n];  // here
 }
+extern "C" __global__ void lanes_write_different_values(float* y, const float* x, int n) {
+    __shared__ float first;
+    first = threadIdx.x < 7 ? n : x[threadIdx.x];  // here
+    __syncthreads();
+    y[threadIdx.x] = first;
+}
+extern "C" __global__ void last_write_of_the_block_differs(float* y, const float* x, int n) {
+    if (threadIdx.x < 32) y[0] = threadIdx.x < 31 ? n : -1;  // here
+}
+extern "C" __global__ void warps_write_the_same(float* y, const float* x, int n) {
+    __shared__ float first;
+    if (threadIdx.x % 32 == 0) first = x[threadIdx.x];  // here
+    __syncthreads();
+    y[threadIdx.x] = first;
+}
+extern "C" __global__ void checked_then_added(float* y, const float* x, int n) {
+    if (threadIdx.x == 0) y[0] = 0;
+    __syncthreads();
+    if (y[0] < n) atomicAdd(&y[0], 1.0f);  // here
+}
+extern "C" __global__ void swapped_in_another_place(float* y, const float* x, int n) {
+    int* counts = reinterpret_cast<int*>(y);
+    if (threadIdx.x < 2) counts[threadIdx.x] = 0;
+    __syncthreads();
+    int old = counts[0];  // here
+    atomicCAS(&counts[1], old, old + 1);
+    atomicAdd(&counts[0], n);  // there
+}
+extern "C" __global__ void swapped_without_atomics(float* y, const float* x, int n) {
+    int* counts = reinterpret_cast<int*>(y);
+    if (threadIdx.x == 0) counts[0] = 0;
+    __syncthreads();
+    int old = counts[0];
+    atomicCAS(&counts[0], old, old + 1);  // there
+    if (threadIdx.x == n) counts[0] = 1;  // here
+}
+__device__ unsigned finished;
+extern "C" __global__ void last_block_without_a_fence(float* y, const float* x, int n) {
+    __shared__ bool is_last;
+    if (threadIdx.x == 0) {
+        y[blockIdx.x] = x[blockIdx.x];  // there
+        is_last = atomicInc(&finished, gridDim.x - 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (is_last && threadIdx.x < gridDim.x) y[100 + threadIdx.x] = y[threadIdx.x];  // here
+}
+extern "C" __global__ void last_block_with_a_late_write(float* y, const float* x, int n) {
+    __shared__ bool is_last;
+    if (threadIdx.x == 0) {
+        __threadfence();
+        y[blockIdx.x] = x[blockIdx.x];  // there
+        is_last = atomicInc(&finished, gridDim.x - 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (is_last && threadIdx.x < gridDim.x) y[100 + threadIdx.x] = y[threadIdx.x];  // here
+}
+extern "C" __global__ void last_block_whose_other_threads_wrote(float* y, const float* x, int n) {
+    __shared__ bool is_last;
+    if (threadIdx.x == 1) y[blockIdx.x] = x[blockIdx.x];  // there
+    if (threadIdx.x == 0) {
+        __threadfence();
+        is_last = atomicInc(&finished, gridDim.x - 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (is_last && threadIdx.x < gridDim.x) y[100 + threadIdx.x] = y[threadIdx.x];  // here
+}
+extern "C" __global__ void last_block_without_a_barrier(float* y, const float* x, int n) {
+    __shared__ bool is_last;
+    if (threadIdx.x == 0) {
+        y[blockIdx.x] = x[blockIdx.x];  // there
+        __threadfence();
+        is_last = atomicInc(&finished, gridDim.x - 1) == gridDim.x - 1;
+    }
+    if (threadIdx.x == 33 && blockIdx.x > 0) y[100] = y[0];  // here
+}
 """
 
 
@@ -110,6 +185,16 @@ FAULTS: dict[str, Fault] = {
     "written_again_after_syncwarp": Fault(1, 1, None, rf"ring\[\d+\].*{BETWEEN_LANES}"),
     "syncwarp_for_two_warps": Fault(0, 1, None, rf"reads ring\[\d+\].*{BETWEEN_WARPS}"),
     "halves_of_a_warp_apart": Fault(16, 1, None, rf"reads ring\[\d+\].*{BETWEEN_LANES}"),
+    "lanes_write_different_values": Fault(3, 1, None, rf"writes first\[0\].*wrote it.*{BETWEEN_LANES}"),
+    "last_write_of_the_block_differs": Fault(3, 1, None, rf"\(31,0,0\) writes y\[0\].*wrote it.*{BETWEEN_LANES}"),
+    "warps_write_the_same": Fault(0, 1, None, rf"writes first\[0\].*wrote it.*{BETWEEN_WARPS}"),
+    "checked_then_added": Fault(9, 1, None, r"a race: .*y\[0\].*(updated it by an atomic|read it)"),
+    "swapped_in_another_place": Fault(1, 1, None, r"a race: .*y\[0\].*(updated it by an atomic|read it)"),
+    "swapped_without_atomics": Fault(63, 1, None, r"writes y\[0\].*updated it by an atomic"),
+    "last_block_without_a_fence": Fault(0, 3, None, r"reads y\[0\].* of block \(0,0,0\) wrote it"),
+    "last_block_with_a_late_write": Fault(0, 3, None, r"reads y\[0\].* of block \(0,0,0\) wrote it"),
+    "last_block_whose_other_threads_wrote": Fault(0, 3, None, r"reads y\[0\].* of block \(0,0,0\) wrote it"),
+    "last_block_without_a_barrier": Fault(0, 3, None, r"reads y\[0\].* of block \(0,0,0\) wrote it"),
     "narrow_shared_bytes": Fault(1, 1, None, r"flags\[\d\].*wrote it|flags\[\d\].*read it"),
 }
 # fmt: on

@@ -137,12 +137,71 @@ extern "C" __global__ void two_tiles_in_turn(float* y, const float* x, int n) {
     }
     y[threadIdx.x] = sum;
 }
+extern "C" __global__ void lanes_write_one_value(float* y, const float* x, int n) {
+    __shared__ float sums[2];
+    float sum = x[threadIdx.x / 32];
+    for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
+    sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    y[threadIdx.x] = sums[0] + sums[1];
+    if (threadIdx.x < 32) y[64] = n;
+}
+extern "C" __global__ void maximum_by_swaps(float* y, const float* x, int n) {
+    int* place = reinterpret_cast<int*>(y);
+    if (threadIdx.x == 0) *place = 0;
+    __syncthreads();
+    int old = *place, assumed;
+    do {
+        assumed = old;
+        old = atomicCAS(place, assumed, __float_as_int(fmaxf(__int_as_float(assumed), x[threadIdx.x])));
+    } while (old != assumed);
+}
 extern "C" __global__ void nothing_to_do(float* y, const float* x, int n) {}
 extern "C" __global__ void infinities(float* y, const float* x, int n) {
     float e = expf(1000.0f * x[0]);
     y[threadIdx.x] = e > 1e30f ? logf(e) : e - 1;
 }
 """
+
+
+RIGHT_BLOCKS = r"""
+__device__ unsigned finished;
+extern "C" __global__ void last_block_sums(float* y, const float* x, int n) {
+    __shared__ bool is_last;
+    int block = blockIdx.x;
+    if (threadIdx.x == n) y[block] = x[block];
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        is_last = atomicAdd(&finished, 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (!is_last) return;
+    if (threadIdx.x < gridDim.x) y[100 + threadIdx.x] = y[threadIdx.x] * 2;
+    if (threadIdx.x == 0) finished = 0;
+}
+extern "C" __global__ void every_thread_has_a_fence(float* y, const float* x, int n) {
+    __shared__ unsigned ticket;
+    y[blockIdx.x * blockDim.x + threadIdx.x] = x[threadIdx.x];
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) ticket = atomicInc(&finished, gridDim.x - 1);
+    __syncthreads();
+    if (ticket == gridDim.x - 1)
+        for (int i = threadIdx.x; i < gridDim.x * blockDim.x; i += blockDim.x) y[i] += n;
+}
+"""
+
+
+@pytest.mark.parametrize("kernel", ["last_block_sums", "every_thread_has_a_fence"])
+def test_the_last_block_reads_what_others_wrote_before_a_fence(tmp_path: Path, kernel: str) -> None:
+    folder = folder_with(tmp_path, right=RIGHT_BLOCKS)
+    found = set()
+    for mode in "trap", "check":
+        for order, seed in ("forward", 0), ("reverse", 0), ("random", 0), ("random", 1):
+            device = Emulator(folder, mode, order, seed)
+            found |= {launch(device, kernel, 1, blocks=3).tobytes() for _ in range(2)}
+    assert len(found) == 1
 
 
 RIGHT_N = {

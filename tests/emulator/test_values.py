@@ -103,3 +103,16 @@ def test_check_mode_counts_the_accesses_that_it_examined(wrong: Path) -> None:
         launch(device, "sound", 3)
         statistics = device.statistics["sound"]
         assert (statistics.launches, statistics.threads, statistics.accesses) == (1, 64, accesses)
+
+
+def test_the_kernel_that_should_have_written_an_element_is_named(tmp_path: Path) -> None:
+    text = """__global__ void first(float* y, const float* x, int n) { if (threadIdx.x < n) y[threadIdx.x] = 1; }
+    __global__ void second(float* z, const float* y) { z[threadIdx.x] = y[threadIdx.x]; }"""
+    device = Emulator(wrong_folder(tmp_path, text), "check")
+    x, y, z = device.asarray(np.ones(64, np.float32)), device.empty((64,)), device.empty((64,))
+    device.launch("first", 1, 64, [y, x, 40])
+    message = (
+        r"second in wrong\.cu: .* reads y\[40\] .*, which no thread has written; .*; first at wrong\.cu:1 was given it"
+    )
+    with pytest.raises(KernelError, match=message):
+        device.launch("second", 1, 64, [z, y])

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,21 @@ def load_nvrtc() -> Any:
             "or 13.* with a CuPy for CUDA 13"
         ) from None
     return nvrtc
+
+
+def header_options(text: str) -> tuple[str, ...]:
+    """The options by which NVRTC finds CUDA's cooperative groups, if a text includes them.
+
+    CuPy brings a part of the headers, and the package of the CUDA runtime brings the others.
+    """
+    if "<cooperative_groups" not in text:
+        return ()
+    packages = [
+        Path(folder) for spec in [find_spec("nvidia")] if spec for folder in spec.submodule_search_locations or ()
+    ]
+    runtime = (header.parent for folder in packages for header in folder.glob("*/include/cooperative_groups.h"))
+    own = Path(import_cupy().__file__).parent / "_core/include/cupy/_cccl/libcudacxx"
+    return tuple(f"-I{folder}" for folder in (*runtime, own))
 
 
 def why_not() -> str | None:
@@ -214,7 +230,7 @@ class Cuda(Device):
         if name not in self._functions:
             text = kernel_source.source(kernel.operation, self.kernels).text
             instance = {} if kernel.is_c else {"name_expressions": [name]}
-            module = self.cupy.RawModule(code=text, options=("-std=c++17",), **instance)
+            module = self.cupy.RawModule(code=text, options=("-std=c++17", *header_options(text)), **instance)
             try:
                 self._functions[name] = module.get_function(kernel.name if kernel.is_c else name)
             except self.cupy.cuda.compiler.CompileException as error:

@@ -21,12 +21,44 @@ _ATTRIBUTE = re.compile(
 _BUILTIN = re.compile("bool|char|short|int|long|signed|unsigned|float|double|void")
 _FULL_NAMES = {
     "uchar": "unsigned char",
+    "ushort": "unsigned short",
     "uint": "unsigned int",
+    "ulong": "unsigned long",
     "unsigned": "unsigned int",
-    "unsigned long long int": "unsigned long long",
     "signed": "int",
     "signed int": "int",
+    "short int": "short",
+    "unsigned short int": "unsigned short",
+    "long int": "long",
+    "unsigned long int": "unsigned long",
+    "long unsigned int": "unsigned long",
+    "long unsigned": "unsigned long",
+    "long long int": "long long",
+    "unsigned long long int": "unsigned long long",
+    "long long unsigned int": "unsigned long long",
+    "size_t": "unsigned long",
+    "ptrdiff_t": "long",
+    "clock_t": "long",
+    **{f"int{bits}_t": type_ for bits, type_ in ((8, "signed char"), (16, "short"), (32, "int"), (64, "long"))},
+    **{f"uint{bits}_t": f"unsigned {type_}" for bits, type_ in ((8, "char"), (16, "short"), (32, "int"), (64, "long"))},
 }
+# Words of the statements outside of functions that a GPU's compiler needs.
+_DEVICE_STATEMENT = {
+    *(
+        "__global__",
+        "__device__",
+        "__constant__",
+        "__shared__",
+        "__managed__",
+        "const",
+        "constexpr",
+        "typedef",
+        "using",
+    ),
+    *("struct", "class", "union", "enum", "namespace", "static_assert", "asm"),
+}
+_HOST_NAME = re.compile("cuda[A-Z]|cu(blas|rand|dnn|fft|sparse)")
+_NULL = ("nullptr", "NULL")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 MAX_DEPTH = 256  # of brackets within brackets; clang allows as many
 MAX_QUOTED = 60  # characters of a parameter in a message
@@ -36,7 +68,7 @@ MAX_QUOTED = 60  # characters of a parameter in a message
 class Parameter:
     """One parameter of a kernel: `type` is the element type ("float", "int", "unsigned char", ...).
 
-    An array declared `= nullptr` is optional: a launch may give None for it.
+    An array that is declared `= nullptr`, or that its kernel compares with it, is optional: a launch may give None.
     """
 
     name: str
@@ -51,8 +83,9 @@ class Function:
     """A function with a body: text[start:end] goes from its name to the closing brace.
 
     first: where its declaration starts. body: behind its opening brace. scope: the namespaces around it, "a::b::".
-    is_c: whether it is extern "C". bounds: text[start:end] is what __launch_bounds__ takes. For a kernel only: its
-    parameters, and the names of its template parameters.
+    is_c: whether it is extern "C". is_device: whether a GPU may call it: a kernel, or a function that is `__device__`
+    or constexpr. bounds: text[start:end] is what __launch_bounds__ takes. For a kernel only: its parameters, the names
+    of its template parameters, and how many of these have no default.
     """
 
     name: str
@@ -63,9 +96,11 @@ class Function:
     scope: str
     is_c: bool
     is_kernel: bool
+    is_device: bool
     bounds: tuple[int, int] | None
     parameters: tuple[Parameter, ...] = ()
     template: tuple[str, ...] = ()
+    required: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +126,8 @@ class Shared:
 class Declarations:
     """The functions of a text (those in classes left out) and its shared variables, from its compiled tokens.
 
+    Types that `typedef` or `using` gives a name to are replaced in the parameters of kernels.
+
     Raises:
         Unreadable: brackets that do not match, or a kernel whose name or parameters are not understood.
     """
@@ -99,6 +136,8 @@ class Declarations:
         self.functions: list[Function] = []
         self.shared: list[Shared] = []
         self.tokens = tokens
+        self.host_statements: list[tuple[int, int]] = []  # variables and declarations that no GPU knows: start, end
+        self._aliases: dict[str, list[str]] = {}
         self._closing = _pairs(self.tokens)
         scopes: list[tuple[str, bool]] = []  # of the open namespaces and linkage blocks: name, whether extern "C"
         first = index = 0  # of the statement, and the current token
@@ -111,6 +150,9 @@ class Declarations:
                 statement = range(first, index)
                 if text == ";":
                     self._read_shared(statement, index < body)
+                    if index > body:
+                        self._read_alias(self._texts(statement))
+                        self._read_host_statement(statement)
                 elif text == "{" and index > body:
                     scope = self._scope(statement)
                     if scope:
@@ -148,6 +190,35 @@ class Declarations:
             return "".join(f"{word}::" for word in texts[texts.index("namespace") + 1 :] if word != "::"), False
         return None
 
+    def _read_alias(self, texts: list[str]) -> None:
+        """Notes `typedef float real;` and `using real = float;`."""
+        match texts:
+            case ["typedef", *type_, name]:
+                self._aliases[name] = self._unaliased(type_)
+            case ["using", name, "=", *type_]:
+                self._aliases[name] = self._unaliased(type_)
+
+    def _read_host_statement(self, statement: range) -> None:
+        """Notes `int count;` and `void f();` outside of functions, if neither a GPU nor a constant needs them."""
+        texts = self._texts(statement)
+        is_macro = len(texts) > 1 and texts[1] == "("
+        is_template = texts[:2] == ["template", "<"]  # and not the instance of one
+        if len(texts) > 1 and not is_macro and not is_template and _DEVICE_STATEMENT.isdisjoint(texts):
+            self.host_statements.append((self.tokens[statement.start].start, self.tokens[statement.stop].end))
+
+    def _read_host_class(self, first: int, texts: list[str], brace: int) -> None:
+        """Notes a class that calls the host's CUDA functions: a timer, a check of errors ..."""
+        end = self._closing[brace]
+        body = self._texts(range(brace, end))
+        is_of_host = any(_HOST_NAME.match(text) for text in body) and "__device__" not in body
+        if is_of_host and not {"struct", "class"}.isdisjoint(texts):
+            while self.tokens[end].text != ";" and end + 1 < len(self.tokens):
+                end += 1
+            self.host_statements.append((first, self.tokens[end].end))
+
+    def _unaliased(self, texts: list[str]) -> list[str]:
+        return [each for text in texts for each in self._aliases.get(text, [text])]
+
     def _read_function(self, statement: range, brace: int, scopes: list[tuple[str, bool]]) -> None:
         indices = [*self._plain(statement)]
         texts = self._texts(indices)
@@ -163,7 +234,9 @@ class Declarations:
         if opening < 0:
             if is_kernel:
                 raise Unreadable(first, "this __global__ function has no name, or no parameters in parentheses")
+            self._read_host_class(first, texts, brace)
             return
+        template = [*self._template(indices)] if is_kernel else []
         self.functions.append(
             Function(
                 name.text,
@@ -174,9 +247,11 @@ class Declarations:
                 "".join(name for name, _ in scopes),
                 '"C"' in texts or any(is_c for _, is_c in scopes),
                 is_kernel,
+                not {"__global__", "__device__", "constexpr"}.isdisjoint(texts),
                 self._bounds(statement),
-                tuple(self._parameters(opening)) if is_kernel else (),
-                tuple(self._template(indices)) if is_kernel else (),
+                tuple(self._parameters(opening, self._compared_with_null(brace))) if is_kernel else (),
+                tuple(name for name, _ in template),
+                sum(not has_default for _, has_default in template),
             )
         )
 
@@ -186,10 +261,17 @@ class Declarations:
                 return self.tokens[index + 1].end, self.tokens[self._closing[index + 1]].start
         return None
 
-    def _parameters(self, opening: int) -> Iterator[Parameter]:
+    def _compared_with_null(self, brace: int) -> set[str]:
+        """The names that a function compares with nullptr."""
+        texts = self._texts(range(brace, self._closing[brace]))
+        triples = zip(texts, texts[1:], texts[2:], strict=False)
+        return {name for name, mark, null in triples if mark in ("==", "!=") and null in _NULL}
+
+    def _parameters(self, opening: int, optional: set[str]) -> Iterator[Parameter]:
         parts = [*self._parts(range(opening + 1, self._closing[opening]))]
         for number, part in enumerate(parts if parts not in ([[]], [["void"]]) else [], 1):
             declared, default = _halves(part)
+            declared = self._unaliased(declared[:-1]) + declared[-1:] if len(declared) > 1 else declared
             name, type_, pointers, sizes = _declared(declared)
             if not type_:
                 text = shorten(" ".join(part), MAX_QUOTED, placeholder=" ...")
@@ -201,16 +283,16 @@ class Declarations:
                 type_ + "*" * (pointers - 1),
                 pointers > 0,
                 "const" in before_star,
-                default == ["nullptr"],
+                pointers > 0 and (name in optional or default in ([null] for null in _NULL)),
             )
 
-    def _template(self, indices: list[int]) -> Iterator[str]:
-        """The names in `template <int C, bool PADDED = false>`; "" for a parameter without one."""
+    def _template(self, indices: list[int]) -> Iterator[tuple[str, bool]]:
+        """The names in `template <int C, bool = false>` ("" for a parameter without one), and who has a default."""
         if self.tokens[indices[0]].text != "template":
             return
         for part in self._parts(range(indices[1] + 1, indices[-1]), is_template=True):
-            declared, _ = _halves(part)
-            yield declared[-1] if len(declared) > 1 else ""
+            declared, default = _halves(part)
+            yield declared[-1] if len(declared) > 1 else "", bool(default)
 
     def _parts(self, indices: range, is_template: bool = False) -> Iterator[list[str]]:
         """The texts between the commas of a list. A comma inside brackets, those of a template included, ends no part.
@@ -254,7 +336,7 @@ class Declarations:
         before = texts[: texts.index("__shared__")]
         first = max((i + 1 for i, text in enumerate(before) if text in (")", "else", "do", ":")), default=0)
         parts = [*self._parts(range(indices[first], statement.stop))]
-        name, type_, pointers, sizes = _declared(parts[0])
+        name, type_, pointers, sizes = _declared(self._unaliased(parts[0]))
         others = (_declared(["", *part])[0] for part in parts[1:])
         self.shared.append(
             Shared(

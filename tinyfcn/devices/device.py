@@ -4,7 +4,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -193,9 +193,12 @@ class Device(ABC):
         block: int | Sequence[int],
         arguments: Sequence[Any],
         shared_bytes: int = 0,
-        template: tuple[int, ...] = (),
+        template: Sequence[int | str] = (),
     ) -> None:
-        """Runs `kernel_name` over grid x block threads. `template`: the parameters of a kernel that is a C++ template.
+        """Runs `kernel_name` over grid x block threads.
+
+        `template`: the parameters of a kernel that is a C++ template, such as ("float", 128). The last ones may be left
+        out if they have defaults.
 
         Arrays must be contiguous and of the declared dtype; Python numbers become the declared type.
 
@@ -204,9 +207,10 @@ class Device(ABC):
             TypeError, ValueError: an argument, a grid or a block that the kernel cannot be launched with.
         """
         kernel = self.declared(kernel_name)
-        if len(template) != len(kernel.template):
+        if not kernel.required <= len(template) <= len(kernel.template):
+            names = f"{len(kernel.template)} template parameters ({', '.join(kernel.template)})"
             raise KernelError(
-                f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {len(kernel.template)} template parameters, "
+                f"{kernel.name} at {kernel.operation}.cu:{kernel.line} has {names}, "
                 f"and its launch gives {len(template)}: change the two together ({launched_from()})"
             )
         grid, block = as_dim3(grid), as_dim3(block)
@@ -217,8 +221,8 @@ class Device(ABC):
                 f"{kernel_name}: grid {grid} and block {block} must be positive, the grid at most {MAX_GRID}, "
                 f"the block at most {MAX_BLOCK} with at most {MAX_THREADS_IN_BLOCK} threads"
             )
+        kernel = kernel.instantiated(template)  # an object of its own for each launch, which `Watched` looks for
         checked = checked_arguments(kernel, arguments, self.array_type, self.dtypes)
-        kernel = replace(kernel, instance=tuple(template))
         thread = self._thread
         launch = Launch(kernel, grid, block, checked, shared_bytes, thread.stream, thread.joins)
         thread.joins = False

@@ -3,33 +3,42 @@
 Both devices compile the text that this module returns, so the emulator compiles the same code as a GPU. With the
 parameters, `launch.py` checks each launch against the declaration of its kernel.
 
+A file in another folder, with kernels of its own, is taken as one that nvcc compiles: it may hold the host's code too.
+
 A file that cannot be read is an error when it is compiled, or when a launch names a kernel that no other file has.
 """
 
 import re
 from bisect import bisect
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import tinyfcn.kernels
 from tinyfcn import files
-from tinyfcn.devices.declarations import Declarations, Function
+from tinyfcn.devices.declarations import Declarations, Function, full_name
 from tinyfcn.devices.declarations import Parameter as Parameter
-from tinyfcn.devices.tokens import Unreadable, tokenise
+from tinyfcn.devices.tokens import PREDEFINED, PREDEFINED_BY_NVCC, Unreadable, tokenise
 from tinyfcn.errors import KernelError
 
 KERNELS = Path(tinyfcn.kernels.__file__).parent
 COMMON = "common.cuh"
+_HEADER = re.compile(r"[ \t]*([<\"])([^>\"\n]+)[>\"]")
+_INCLUDE_BESIDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)".*$', re.MULTILINE)
+_LINE = re.compile(r'^#line (\d+) "((?:\\.|[^"\\\n])*)"\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Kernel:
     """A `__global__` function: its name, its operation (the name of its file), its line, and its parameters.
 
-    `template` names the template parameters of a kernel that is a C++ template. Such a kernel is compiled for each
-    `instance`: the values of these parameters in a launch. `scope`: the namespaces around the kernel, "a::b::".
-    `is_c`: whether it is an extern "C" function, which a compiled file calls by its plain name.
+    `template` names the template parameters of a kernel that is a C++ template; the first `required` have no default.
+    Such a kernel is compiled for each `instance`: the values of these parameters in a launch, in C++. `scope`: the
+    namespaces around the kernel, "a::b::". `is_c`: whether it is an extern "C" function, which a compiled file calls by
+    its plain name.
     """
 
     name: str
@@ -37,36 +46,64 @@ class Kernel:
     line: int
     parameters: tuple[Parameter, ...]
     template: tuple[str, ...] = ()
-    instance: tuple[int, ...] = ()
+    instance: tuple[str, ...] = ()
     scope: str = ""
     is_c: bool = True
+    required: int = 0
+
+    def instantiated(self, template: Sequence[int | str]) -> "Kernel":
+        """The instance of a template. Its parameters have the types that the template is given."""
+        instance = tuple(str(each).lower() if isinstance(each, bool) else str(each) for each in template)
+        types = dict(zip(self.template, instance, strict=False))
+        parameters = tuple(replace(each, type=full_name(types.get(each.type, each.type))) for each in self.parameters)
+        return replace(self, instance=instance, parameters=parameters)
 
     @property
     def expression(self) -> str:
         """The kernel or its instance in C++: "relu_forward", "fast_conv_forward<8, 16, ...>"."""
-        arguments = f"<{', '.join(map(str, self.instance))}>" if self.instance else ""
+        arguments = f"<{', '.join(self.instance)}>" if self.instance else ""
         return f"{self.scope}{self.name}{arguments}"
+
+
+class Include(NamedTuple):
+    """text[start:end] is `#include <name>`, or `#include "name"` where it is quoted."""
+
+    name: str
+    is_quoted: bool
+    start: int
+    end: int
 
 
 class Source:
     """The text to compile for one operation: `common`, the text of common.cuh, then `text`, that of its own file.
 
+    for_nvcc: whether the file is one that nvcc compiles, and not NVRTC. Then `host_code` lists the start and end of
+    each function and declaration that only the host needs. `files`: the names of all files that the text comes from.
+
     Raises:
         KernelError: a part is not understood, or two kernels have one name. The message names the file and the line.
     """
 
-    def __init__(self, text: str, operation: str, common: str = "") -> None:
+    def __init__(self, text: str, operation: str, common: str = "", for_nvcc: bool = False) -> None:
         before = f"{_line_directive(COMMON)}{common}\n{_line_directive(f'{operation}.cu')}"
         self.text = f"{before}{text}\n"
-        self._operation, self._start, self._lines_before = operation, len(before), before.count("\n")
-        self._ends_of_lines = [end.start() for end in re.finditer("\n", self.text)]
+        self.for_nvcc = for_nvcc
+        self._operation, self._start = operation, len(before)
+        self._parts = [
+            (match.end(), int(match[1]), re.sub(r"\\(.)", r"\1", match[2])) for match in _LINE.finditer(self.text)
+        ]
+        self.files = frozenset(name for _, _, name in self._parts)
         try:
-            self.tokens, compiled = tokenise(self.text)
-            declarations = Declarations(compiled)
+            predefined = PREDEFINED_BY_NVCC if for_nvcc else PREDEFINED
+            self.tokens, self.compiled = tokenise(self.text, predefined)
+            declarations = Declarations(self.compiled)
         except Unreadable as error:
             raise KernelError(f"{self.place(error.position)}: {error}") from None
         self.functions, self.shared = declarations.functions, declarations.shared
+        hosts = ((each.first, each.end) for each in self.functions if not each.is_device)
+        self.host_code = [*hosts, *declarations.host_statements] if for_nvcc else []
         self.kernels = [self._kernel(each) for each in self.functions if each.is_kernel and each.first >= self._start]
+        self.includes = [*self._includes()]
         names: dict[str, Kernel] = {}
         for kernel in self.kernels:
             other = names.setdefault(kernel.name, kernel)
@@ -79,20 +116,25 @@ class Source:
         return Kernel(
             function.name,
             self._operation,
-            self._line(function.first),
+            int(self.place(function.first).rpartition(":")[2]),
             function.parameters,
             function.template,
             scope=function.scope,
             is_c=function.is_c,
+            required=function.required,
         )
+
+    def _includes(self) -> Iterator[Include]:
+        for mark, word in pairwise(self.tokens):
+            is_include = (mark.text, word.text) == ("#", "include")
+            header = _HEADER.match(self.text, word.end) if is_include else None
+            if header:
+                yield Include(header[2], header[1] == '"', mark.start, header.end())
 
     def place(self, position: int) -> str:
         """The file and line of a position in the text: "conv2d.cu:57"."""
-        return f"{COMMON if position < self._start else f'{self._operation}.cu'}:{self._line(position)}"
-
-    def _line(self, position: int) -> int:
-        line = bisect(self._ends_of_lines, position)  # of the whole text, whose first line is a directive
-        return line if position < self._start else line - self._lines_before + 1
+        start, line, name = self._parts[max(bisect(self._parts, position, key=lambda part: part[0]) - 1, 0)]
+        return f"{name}:{line + self.text.count(chr(10), start, position)}"
 
 
 def operations(folder: Path = KERNELS) -> list[str]:
@@ -106,9 +148,34 @@ def source(operation: str, folder: Path = KERNELS) -> Source:
     Raises:
         KernelError: a file is missing, is not UTF-8, or is not understood. The message names the file and the line.
     """
-    if folder.is_file():
-        return _parsed(_text(folder), operation, "")
-    return _parsed(_text(folder / f"{operation}.cu"), operation, _text(folder / COMMON))
+    path = folder if folder.is_file() else folder / f"{operation}.cu"
+    text, for_nvcc = _text(path), _is_for_nvcc(path)
+    if for_nvcc:
+        text = _with_headers(text, path, {COMMON})
+    return _parsed(text, operation, "" if folder.is_file() else _text(folder / COMMON), for_nvcc)
+
+
+def _with_headers(text: str, path: Path, read: set[str]) -> str:
+    """The text of a file with the headers that it includes from its folder, each of which is read only once."""
+    parts, done = [], 0
+    for include in _INCLUDE_BESIDE.finditer(text):
+        header, line = path.parent / include[1], text.count("\n", 0, include.start()) + 2
+        if header.is_file() or include[1] in read:
+            is_new = include[1] not in read
+            read.add(include[1])
+            inner = f"{_line_directive(header.name)}{_with_headers(_text(header), header, read)}\n" if is_new else ""
+            parts += [text[done : include.start()], inner, _line_directive(path.name, line).rstrip()]
+            done = include.end()
+    return "".join([*parts, text[done:]])
+
+
+def _is_for_nvcc(path: Path) -> bool:
+    """Whether a file is somebody's own: not in the folder KERNELS, and not a changed copy of a file there."""
+    ours = KERNELS / path.name
+    if path.parent == KERNELS or not ours.is_file():
+        return path.parent != KERNELS
+    text = _text(path)
+    return not any(kernel.name in text for kernel in source(path.stem).kernels)
 
 
 def kernels(folder: Path = KERNELS) -> dict[str, Kernel]:
@@ -172,6 +239,6 @@ def _text(path: Path) -> str:
 _parsed = lru_cache(maxsize=32)(Source)
 
 
-def _line_directive(name: str) -> str:
+def _line_directive(name: str, line: int = 1) -> str:
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-    return f'#line 1 "{quoted}"\n'
+    return f'#line {line} "{quoted}"\n'

@@ -4,22 +4,35 @@ A GPU accepts any argument: a Python float would be passed as a double, and a tr
 so that the kernel silently reads garbage. So every launch passes these checks first.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyfcn.devices.kernel_source import Kernel
+from tinyfcn.devices.declarations import full_name
+from tinyfcn.devices.kernel_source import Kernel, Parameter
 from tinyfcn.errors import KernelError
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    "half": np.dtype(np.float16),
+    "bool": np.dtype(np.bool_),
+    "char": np.dtype(np.int8),
+    "short": np.dtype(np.int16),
     "int": np.dtype(np.int32),
-    "unsigned int": np.dtype(np.uint32),
+    "long long": np.dtype(np.int64),
+    "long": np.dtype(np.int64),  # where CUDA and the emulator run, but for Windows
+    "signed char": np.dtype(np.int8),
     "unsigned char": np.dtype(np.uint8),
+    "unsigned short": np.dtype(np.uint16),
+    "unsigned int": np.dtype(np.uint32),
     "unsigned long long": np.dtype(np.uint64),
+    "unsigned long": np.dtype(np.uint64),
 }
+_VECTOR = re.compile(r"(u?)(char|short|int|long|longlong|float|double)([1234])")
 MAX_THREADS_IN_BLOCK = 1024
 MAX_BLOCK = (1024, 1024, 64)  # threads in x, y, z; the same on all current GPUs
 MAX_GRID = ((1 << 31) - 1, 65535, 65535)  # blocks in x, y, z
@@ -65,32 +78,81 @@ def checked_arguments(
             f"{kernel.name} at {kernel.operation}.cu:{kernel.line} takes {expected} arguments, and its launch gives "
             f"{len(arguments)}: change the two together ({launched_from()})"
         )
-    checked: list[Any] = []
-    for parameter, argument in zip(kernel.parameters, arguments, strict=True):
-        what = f"{kernel.name}: argument '{parameter.name}'"
-        if parameter.type not in dtypes:
-            raise TypeError(f"{what} has the type {parameter.type}; launches support {', '.join(dtypes)}")
-        dtype = dtypes[parameter.type]
-        if argument is None and parameter.is_optional:
-            checked.append(None)
-        elif parameter.is_array:
-            if not isinstance(argument, array_type):
-                expects = f"{array_type.__module__}.{array_type.__name__}"
-                raise TypeError(f"{what} expects an array ({expects}), got {type(argument).__name__}")
-            if argument.dtype != dtype:
-                raise TypeError(f"{what} expects {dtype}, got {argument.dtype}")
-            if argument.size > MAX_ELEMENTS:
-                raise ValueError(f"{what} has {argument.size} elements, more than a 32-bit index can number")
-            if not argument.flags.c_contiguous:
-                raise ValueError(f"{what} must be C-contiguous, got strides {argument.strides}")
-            checked.append(argument)
-        else:
-            checked.append(_checked_scalar(what, dtype, argument))
-    return checked
+    return [
+        _checked(f"{kernel.name}: argument '{parameter.name}'", parameter, argument, array_type, dtypes)
+        for parameter, argument in zip(kernel.parameters, arguments, strict=True)
+    ]
+
+
+def element_of(type_: str, dtypes: Mapping[str, np.dtype] = DTYPES) -> tuple[np.dtype | None, int]:
+    """The dtype of a C++ type, and how many of it the type holds: 4 in a float4. None for a structure."""
+    name = type_.removeprefix("std::")
+    vector = _VECTOR.fullmatch(name)
+    if not vector:
+        return dtypes.get(full_name(name)), 1
+    scalar = vector[2].replace("longlong", "long long")
+    return dtypes["unsigned " + scalar if vector[1] else scalar], int(vector[3])
+
+
+def is_structure(type_: str) -> bool:
+    """Whether a type is none that NumPy knows. Its size is known to the compiler alone."""
+    return type_ != "void" and element_of(type_)[0] is None
+
+
+def _checked(
+    what: str, parameter: Parameter, argument: Any, array_type: type[Any], dtypes: Mapping[str, np.dtype]
+) -> Any:
+    type_ = parameter.type
+    if type_.endswith(("*", "&")):
+        sort = "an array of pointers" if parameter.is_array else "a reference"
+        raise TypeError(f"{what} has the type {type_}{'*' * parameter.is_array}, {sort}, which a launch cannot give")
+    dtype, count = element_of(type_, dtypes)
+    if argument is None and parameter.is_optional:
+        return None
+    if not parameter.is_array:
+        return _checked_structure(what, type_, dtype, count, argument)
+    if not isinstance(argument, array_type):
+        expects = f"{array_type.__module__}.{array_type.__name__}"
+        hint = f"; for one number, write {type_} {parameter.name}" if np.ndim(argument) == 0 else ""
+        raise TypeError(f"{what} expects an array ({expects}), got {type(argument).__name__}{hint}")
+    are_structures = argument.dtype.kind == "V" and (dtype is None or argument.itemsize == count * dtype.itemsize)
+    if type_ != "void" and not are_structures and argument.dtype != dtype:
+        expects = f"a structured dtype for {type_}" if dtype is None else str(dtype)
+        raise TypeError(f"{what} expects {expects}, got {argument.dtype}")
+    if not are_structures and argument.size % count:
+        raise ValueError(f"{what} holds {type_}: its {argument.size} elements are not a multiple of {count}")
+    if argument.size > MAX_ELEMENTS:
+        raise ValueError(f"{what} has {argument.size} elements, more than a 32-bit index can number")
+    if not argument.flags.c_contiguous:
+        raise ValueError(f"{what} must be C-contiguous, got strides {argument.strides}")
+    return argument
+
+
+def _checked_structure(what: str, type_: str, dtype: np.dtype | None, count: int, argument: Any) -> np.generic:
+    """A number as a NumPy scalar; a structure, or a vector given as its elements, as the bytes of one."""
+    if isinstance(argument, (bytes, np.void)):
+        value = np.void(argument if isinstance(argument, bytes) else argument.tobytes())
+    elif isinstance(argument, np.ndarray) and argument.dtype.kind == "V" and argument.ndim == 0:
+        value = np.void(argument.tobytes())
+    elif dtype is not None and count == 1:
+        return _checked_scalar(what, dtype, argument)
+    elif dtype is None or np.shape(argument) != (count,):
+        expects = f"bytes or a NumPy structure of type {type_}" if dtype is None else f"{count} numbers"
+        raise TypeError(f"{what} expects {expects}, got {type(argument).__name__}")
+    else:
+        value = np.void(np.array([_checked_scalar(what, dtype, each) for each in argument], dtype).tobytes())
+    if dtype is not None and value.nbytes != count * dtype.itemsize:
+        raise ValueError(f"{what} has {value.nbytes} bytes, and a {type_} has {count * dtype.itemsize}")
+    return value
 
 
 def _checked_scalar(what: str, dtype: np.dtype, argument: Any) -> np.generic:
-    if np.ndim(argument) != 0 or isinstance(argument, (bool, np.bool_)):
+    is_bool = isinstance(argument, (bool, np.bool_))
+    if dtype.kind == "b":
+        if not is_bool and argument not in (0, 1):
+            raise TypeError(f"{what} expects True or False, got {type(argument).__name__}")
+        return dtype.type(argument)
+    if np.ndim(argument) != 0 or is_bool:
         raise TypeError(f"{what} expects one number of type {dtype}, got {type(argument).__name__}")
     if dtype.kind == "f":
         return dtype.type(argument)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.cuda import load_nvrtc
+from tinyfcn.devices.cuda import header_options, load_nvrtc
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import KernelError
@@ -96,10 +96,11 @@ def compile_for(
         KernelError: the file does not compile. The text is the compiler's, with file and line.
     """
     nvrtc = load_nvrtc()
-    program = nvrtc.createProgram(kernel_source.source(operation, kernels).text, f"{operation}.cu", (), ())
+    text = kernel_source.source(operation, kernels).text
+    program = nvrtc.createProgram(text, f"{operation}.cu", (), ())
     for instance in instances:
         nvrtc.addNameExpression(program, instance)
-    options = [f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v"]
+    options = [f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v", *header_options(text)]
     if nvrtc.getVersion() >= (12, 9):
         options.append("--no-cache")  # on a machine with a driver these versions cache the code, but not the log
     try:

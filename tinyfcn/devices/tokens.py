@@ -6,10 +6,13 @@ of a kernel file is read from its tokens, never from its text.
 
 import operator
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 # Macros that the compiler for GPUs defines. The emulator defines the same ones, so that both compile the same branches.
+# nvcc, which compiles other people's files, does not define the second one.
 PREDEFINED = {"__CUDACC__": "1", "__CUDACC_RTC__": "1", "__CUDA_ARCH__": "750"}
+PREDEFINED_BY_NVCC = {name: value for name, value in PREDEFINED.items() if name != "__CUDACC_RTC__"}
 # Some headers define these as nothing, for a compiler that is not CUDA's. Here they keep their meaning.
 CUDA_WORDS = {f"__{word}__" for word in ("global", "device", "host", "shared", "constant", "launch_bounds", "align")}
 MAX_MACRO = 16  # tokens of a macro that is replaced, so that macros of macros cannot grow without limit
@@ -77,15 +80,15 @@ class Tokens(NamedTuple):
     compiled: list[Token]
 
 
-def tokenise(text: str) -> Tokens:
-    """The tokens of a text whose lines end with "\\n".
+def tokenise(text: str, predefined: Mapping[str, str] = PREDEFINED) -> Tokens:
+    """The tokens of a text whose lines end with "\\n", and for whose compiler the macros `predefined` are defined.
 
     Raises:
         Unreadable: a comment, a raw string or an #if is not closed; or a macro with parameters makes kernels.
     """
     written: list[Token] = []
     compiled: list[Token] = []
-    known = PREDEFINED | {"__cplusplus": "201703", "true": "1"}
+    known = {**predefined, "__cplusplus": "201703", "true": "1"}
     macros = {name: [Token("number", value, 0, 0)] for name, value in known.items()}
     conditions = _Conditions()
     directive: list[Token] | None = None

@@ -46,9 +46,10 @@ def _plain(name: str) -> str:
     """ "(anonymous namespace)::kernels::block_sum::partial" of _ZZN12_GLOBAL__N_17kernels9block_sumEfE7partial."""
     if not name.startswith("_Z"):
         return name
-    is_local = name.startswith("_ZZ")
-    found, _ = _components(name, 3 if is_local else 2)
-    if is_local:
+    path = name[2:].lstrip("Z")  # a Z for each function that the name is local to; a lambda is one
+    found, _ = _components(path, 0)
+    if name.startswith("_ZZ"):
+        name = path
         of_function = name.rfind("E")
         while of_function > 0 and not (last := _components(name, of_function + 1)[0]):
             of_function = name.rfind("E", 0, of_function)

@@ -19,7 +19,7 @@ from pathlib import Path
 from tinyfcn import environment, files
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import binutils
-from tinyfcn.devices.tokens import PREDEFINED
+from tinyfcn.devices.emulator.translate import explained, translate, without_namespaces
 from tinyfcn.errors import DataError, DeviceError, KernelError
 
 if sys.platform != "win32":  # where the emulator can be imported, but does not run
@@ -64,18 +64,6 @@ ZIG = ["-m", "ziglang", "c++"]
 SUPPLY = "xcode-select --install" if sys.platform == "darwin" else "apt install g++, dnf install gcc-c++"
 SUPPLY += ", or pip install ziglang (no root needed)"
 COMPILER_SECONDS, VERSION_SECONDS = 600, 30  # a compiler that takes longer hangs
-
-# The namespaces that `translate` puts around a kernel, as g++ and clang++ write them in their messages.
-_NAMESPACES = re.compile(r"[{(]anonymous( namespace)?[)}]::kernels::")
-_PREDEFINED = "".join(f"#define {name} {value}\n" for name, value in PREDEFINED.items())
-# In double precision expf becomes exp, and 1.0f, .5f, 1e-8f, 0x1p-3f lose their f.
-_FLOAT_FUNCTION = re.compile(
-    r"(a?(?:sin|cos|tan)h?|atan2|sincos|exp|exp2|exp10|expm1|log|log2|log10|log1p|pow|sqrt|cbrt|hypot|erfc?|tgamma|lgamma|"
-    r"fabs|fmax|fmin|fma|fmod|fdim|copysign|rint|nearbyint|round|trunc|floor|ceil|ldexp|frexp)f"
-)
-_FLOAT_LITERAL = re.compile(
-    r"(?:(?:[\d']+\.[\d']*|\.[\d']+)(?:[eE][-+]?\d+)?|[\d']+[eE][-+]?\d+|0[xX][\da-fA-F'.]+[pP][-+]?\d+)[fF]"
-)
 
 
 def compiler() -> list[str]:
@@ -129,58 +117,6 @@ def _writable(folder: Path) -> Path:
         return environment.temporary_cache(str(error))
 
 
-def translate(operation: str, kernels: Path, double: bool = False, instance: kernel_source.Kernel | None = None) -> str:
-    """The C++ text for one kernel file. Every line keeps its number, so the compiler's messages name the right one.
-
-    Without an `instance`, the text exports every kernel that is not a template. With an `instance` of a template, it
-    exports that instance alone.
-
-    The kernels stand inside namespaces, so a function of theirs may have the name of a function of the C library.
-
-    Raises:
-        KernelError: the file cannot be read, or declares dynamic shared memory outside of any function.
-    """
-    source = kernel_source.source(operation, kernels)
-    exported = [instance] if instance else [kernel for kernel in source.kernels if not kernel.template]
-    exports = "".join(f"EMULATOR_EXPORT({kernel.name}, {kernel.expression})\n" for kernel in exported)
-    edits = []  # start, end, new text
-    for shared in source.shared:
-        if shared.is_dynamic:
-            if not shared.in_function:
-                text = f"extern __shared__ {shared.type} {shared.names[0]}[];"
-                place = source.place(shared.start)
-                raise KernelError(f"{place}: {text!r} stands outside of any function; the emulator wants it inside")
-            memory = f"reinterpret_cast<{shared.type}*>(emulator::dynamic_shared())"
-            pointers = "".join(f"{shared.type}* {name} = {memory};" for name in shared.names)
-            lines = "\n" * source.text.count("\n", shared.start, shared.end)
-            edits.append((shared.start, shared.end, pointers + lines))
-        elif shared.word:
-            declared = f"EMULATOR_SHARED({shared.type})"
-            edits.append((shared.word.start, shared.word.end, declared))
-            again = f"; {declared} {'volatile ' * shared.is_volatile}{shared.type} "  # a gap before each variable
-            edits += [(comma, comma + 1, again) for comma in shared.commas]
-    for bounds, body in ((each.bounds, each.body) for each in source.functions if each.bounds):
-        within = source.text[slice(*bounds)].replace("\n", " ")
-        edits.append((body, body, f"emulator::launch_bounds({within});"))
-    if instance:  # The compiler drops a static function that is not used: half of the text, in some files.
-        for extern, c, kernel in zip(source.tokens, source.tokens[1:], source.tokens[2:], strict=False):
-            if (extern.text, c.text, kernel.text) == ("extern", '"C"', "__global__"):
-                # As long as before, for the columns in the compiler's messages.
-                edits += [(extern.start, extern.end, "static"), (c.start, c.end, "   ")]
-    if double:
-        for token, after in zip(source.tokens, source.tokens[1:], strict=False):
-            function = after.text == "(" and _FLOAT_FUNCTION.fullmatch(token.text)
-            if function or (token.kind == "number" and _FLOAT_LITERAL.fullmatch(token.text)):
-                edits.append((token.end - 1, token.end, ""))
-    parts, done = [], 0
-    for start, end, new in sorted(edits):
-        parts += [source.text[done:start], new]
-        done = max(done, end)
-    text = "".join([*parts, source.text[done:]])
-    text = f'namespace {{ namespace kernels {{\n{text}\nEMULATOR_GAP\n}} }}\n#line 1 "exports"\n{exports}'
-    return f'#include "cuda_on_cpu.h"\n{_PREDEFINED}{text}'
-
-
 def library(
     operation: str,
     kernels: Path,
@@ -200,6 +136,7 @@ def library(
         KernelError: the kernel file does not compile; the message is the compiler's, with the file and the lines.
     """
     source, runtime = translate(operation, kernels, double, instance), _runtime()
+    parsed = kernel_source.source(operation, kernels)
     of_compiler = CLANG_FLAGS if "clang" in version(*compiler()) else GCC_FLAGS
     flags = [*FLAGS, *KERNEL_FLAGS, *of_compiler, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
 
@@ -211,12 +148,12 @@ def library(
             *flags, "-c", str(cpp), "-o", str(compiled), cwd=kernels.parent if kernels.is_file() else kernels
         )
         if error:
-            raise KernelError(f"{operation}.cu does not compile:\n{_NAMESPACES.sub('', error)}")
+            raise KernelError(f"{operation}.cu does not compile:\n{explained(parsed, error)}")
         # Without the flags: with them, the compiler would add its own sanitizer libraries to the emulator's runtime.
         # -O2: zig would add its own where nothing is optimised.
         error = _run_compiler("-shared", "-O2", *LINK_FLAGS, str(compiled), str(runtime), "-o", str(path))
         if error:
-            raise KernelError(f"{operation}.cu does not link:\n{_NAMESPACES.sub('', error)}")
+            raise KernelError(f"{operation}.cu does not link:\n{without_namespaces(error)}")
         path.with_suffix(".symbols").write_text(binutils.nm(path), encoding="utf-8")
 
     return _build_once(_cache_path(operation, source, str(runtime), *flags, *LINK_FLAGS), compile_kernels, ".symbols")

@@ -3,6 +3,7 @@
 import ctypes
 import math
 import mmap
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import build
 from tinyfcn.devices.emulator.library import NO_FILL_BYTE, ORDERS, Library, Memory
+from tinyfcn.devices.launch import is_structure
 from tinyfcn.errors import KernelError
 
 MODES = ("trap", "check")
@@ -29,6 +31,8 @@ MAX_BLOCKS = 1 << 28  # in a launch: more would take minutes even if the kernel 
 MAX_SHARED = 48 * 1024  # bytes of shared memory (in floats) that CUDA gives a block without an opt-in
 GUARD = 1 << 24  # bytes of protected memory after each array
 ALIGNMENT = 16  # bytes, of the start of an array, for vector loads
+
+_UNWRITTEN = re.compile(r"reads (\w+)\[\d+\] .*, which no thread has written")
 
 # The runtime keeps the state of a launch in static variables, so there is one launch at a time.
 _one_launch = threading.Lock()
@@ -163,7 +167,9 @@ class Emulator(Device):
         given = zip(kernel.parameters, launch.arguments, strict=True)
         arrays = [(p, a) for p, a in given if p.is_array and a is not None]
         memory = [
-            Memory(p.name.encode(), a.ctypes.data, a.nbytes, a.itemsize, _fill_byte(a.dtype), False) for p, a in arrays
+            Memory(p.name.encode(), a.ctypes.data, a.nbytes, unit, _fill_byte(a.dtype), False)
+            for p, a in arrays
+            for unit in [1 if a.dtype.kind == "V" else a.itemsize]
         ]
         library = self._library(kernel)
         variables, limit = library.shared_variables(kernel.name), MAX_SHARED * (1 + self.double)
@@ -172,6 +178,7 @@ class Emulator(Device):
                 f"{kernel.name}: {variables} bytes of shared variables and {shared_bytes} of dynamic shared memory are "
                 f"more than the {limit} that a block has"
             )
+        self._check_structures(launch, library)
         memory += library.memory(shared_bytes)
         with _one_launch:
             outcome = library.launch(
@@ -189,6 +196,8 @@ class Emulator(Device):
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)
         statistics.accesses += outcome.accesses
+        unwritten = _UNWRITTEN.search(outcome.message)
+        before = [self.given_to(a) for p, a in arrays if unwritten and p.name == unwritten[1]]
         if self.check:
             for (parameter, array), record in zip(arrays, outcome.records, strict=False):
                 if not parameter.is_const:
@@ -197,7 +206,20 @@ class Emulator(Device):
                     self._writers[array.ctypes.data] = kernel, codes
         if outcome.message:
             error = KeyboardInterrupt if outcome.stopped else KernelError
-            raise error(f"{kernel.name} in {kernel.operation}.cu: {outcome.message}")
+            text = "".join(f"; {k.name} at {k.operation}.cu:{k.line} was given it before" for k in before if k)
+            raise error(f"{kernel.name} in {kernel.operation}.cu: {outcome.message}{text}")
+
+    def _check_structures(self, launch: Launch, library: Library) -> None:
+        """Raises a ValueError if the bytes of a structure are not those that the compiler gives its type."""
+        kernel = launch.kernel
+        for number, (parameter, given) in enumerate(zip(kernel.parameters, launch.arguments, strict=True)):
+            if given is not None and is_structure(parameter.type):
+                expected = library.bytes_of(kernel.name, number)
+                if given.itemsize != expected:
+                    raise ValueError(
+                        f"{kernel.name}: argument '{parameter.name}': a {parameter.type} has {expected} bytes, and a "
+                        f"{given.dtype} has {given.itemsize}"
+                    )
 
     def _library(self, kernel: kernel_source.Kernel) -> Library:
         instance = kernel if kernel.instance else None
@@ -210,8 +232,9 @@ class Emulator(Device):
 
 
 def _fill_byte(dtype: np.dtype) -> int:
-    """The fill byte that marks an unwritten element, or NO_FILL_BYTE for small integers, which may have any value."""
-    return FLOAT_FILL_BYTE if dtype.kind == "f" else INTEGER_FILL_BYTE if dtype.itemsize >= 4 else NO_FILL_BYTE
+    """The fill byte that marks an unwritten element, or NO_FILL_BYTE for bytes and structures, which may have any."""
+    is_marked = dtype.itemsize >= 4 and dtype.kind != "V"
+    return FLOAT_FILL_BYTE if dtype.kind == "f" else INTEGER_FILL_BYTE if is_marked else NO_FILL_BYTE
 
 
 def _protect(address: int, size: int) -> None:

@@ -48,6 +48,12 @@ static void report_thread(const char* does) {
     report("thread (%u,%u,%u) %s ", index.x, index.y, index.z, does);
 }
 
+void stop(const char* does, SourceLocation location) {
+    report_thread(does);
+    report("at %s:%d", location.file, location.line);
+    leave_kernel();
+}
+
 // The offset of an instruction in the kernel's library, or -1 if it lies in another library.
 static long offset(const void* code) {
     Dl_info kernels, its;

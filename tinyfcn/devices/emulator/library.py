@@ -14,6 +14,7 @@ import numpy as np
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.declarations import full_name
 from tinyfcn.devices.emulator import binutils, build
+from tinyfcn.devices.launch import element_of
 from tinyfcn.errors import DeviceError
 
 ORDERS = ("forward", "reverse", "random")  # numbered as in state.h
@@ -27,11 +28,15 @@ _FUNCTION = re.compile(r"(\w+)(?:<[^()]*>)?(?:\(|$)")
 _KERNEL = re.compile(r"^(\w+) \w+ T kernel_(\w+)$", re.MULTILINE)
 
 # addr2line prints "/the folder/conv2d.cu:57", or "/the folder/conv2d.cu:57 (discriminator 3)".
-_LOCATION = re.compile(r"([^/\n]+\.cuh?:\d+)(?: \(discriminator \d+\))?$", re.MULTILINE)
+_LOCATION = re.compile(r"([^/\n]+):(\d+)(?: \(discriminator \d+\))?$", re.MULTILINE)
 
 # As in shadow.cpp.
 _ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), ("kind", "i2"), ("code", "u8")]
 RECORD = np.dtype([(kind, np.dtype(_ACCESS, align=True), 4) for kind in ("reads", "writes", "atomics")])
+
+
+# The bytes of each __device__ variable when its library was first loaded. Every `Library` starts with them.
+_first_values: dict[str, bytes] = {}
 
 
 class Memory(NamedTuple):
@@ -116,11 +121,14 @@ class Library:
                 f"cannot load {self.path}, made by {build.compiler()[0]}: {error}; delete {self.path.parent}, set "
                 "TINYFCN_CACHE to another folder, or CXX to another compiler"
             ) from None
+        self._library = library
         self._launch = library.emulator_launch
         self._launch.restype = ctypes.c_char_p
+        source = kernel_source.source(operation, kernels)
+        self._files = source.files
         types: dict[str, set[str]] = {}  # under which the kernel file declares each __shared__ variable
         dynamic: dict[str, set[str]] = {}
-        for shared in kernel_source.source(operation, kernels).shared:
+        for shared in source.shared:
             for name in shared.names:
                 (dynamic if shared.is_dynamic else types).setdefault(name, set()).add(shared.type)
         offsets, variables = symbols(self.path, frozenset(types))
@@ -132,8 +140,17 @@ class Library:
             name, unit = _elements(v.name, types.get(v.name, set()), dtypes)
             memory = Memory(name.encode(), self.base + v.offset, v.bytes, unit, NO_FILL_BYTE, v.is_shared)
             self._variables.append(memory)
+            if v.is_kept:
+                bytes_ = (ctypes.c_char * v.bytes).from_address(self.base + v.offset)
+                bytes_.raw = _first_values.setdefault(f"{self.path}:{v.offset}", bytes_.raw)
         self._declares_dynamic = bool(dynamic)
         self._dynamic_elements = _elements(" or ".join(dynamic), set().union(*dynamic.values()), dtypes)
+
+    def bytes_of(self, kernel: str, parameter: int) -> int:
+        """The bytes of a kernel's parameter or, if that is an array, of an element. Parameters are counted from 0."""
+        function = getattr(self._library, f"bytes_{kernel}")
+        function.restype = ctypes.c_size_t
+        return function(parameter)
 
     def memory(self, shared_bytes: int) -> list[Memory]:
         """The variables of the kernel file, and the dynamic shared memory of a launch.
@@ -192,7 +209,7 @@ class Library:
 
         Of several instructions (hexadecimal offsets, separated by commas), the first that comes from a kernel file.
         """
-        return line(self.path, offsets)
+        return line(self.path, offsets, self._files)
 
 
 def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tuple[str, int]:
@@ -200,11 +217,12 @@ def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tup
 
     An array of float4 is taken as one of floats. An array of an unknown type, or of several types, is taken as bytes.
     """
-    scalars = {re.sub(r"(?<=[a-z])[234]$", "", type_) for type_ in types}
-    scalar = full_name(*scalars) if len(scalars) == 1 else ""
-    if scalar not in dtypes:
+    scalars = {re.sub(r"(?<=[a-z])[1234]$", "", type_) for type_ in types}
+    scalar = scalars.pop() if len(scalars) == 1 else ""
+    dtype, _ = element_of(scalar, dtypes)
+    if dtype is None:
         return f"(char*){name}", 1
-    return name if types == scalars else f"({scalar}*){name}", dtypes[scalar].itemsize
+    return name if types == {scalar} else f"({full_name(scalar)}*){name}", dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -219,6 +237,7 @@ class Variable:
     offset: int
     bytes: int
     is_shared: bool  # otherwise it is __constant__, __device__ or a static const array
+    is_kept: bool  # whether a launch finds what the launch before it has written
 
 
 @cache
@@ -232,16 +251,18 @@ def symbols(library: Path, shared: frozenset[str]) -> tuple[dict[str, int], list
         if in_kernel_file and not name.startswith("emulator_gap_"):
             function = _FUNCTION.search(scope)
             is_shared = letter in "bB" and name in shared
-            variables.append(Variable(name, function[1] if function else "", int(offset, 16), int(size, 16), is_shared))
+            is_kept = letter not in "rR" and not is_shared
+            place = int(offset, 16), int(size, 16)
+            variables.append(Variable(name, function[1] if function else "", *place, is_shared, is_kept))
     return kernels, variables
 
 
 @cache
-def line(library: Path, offsets: str) -> str:
-    """As `Library.line`, for the library at a path."""
+def line(library: Path, offsets: str, files: frozenset[str]) -> str:
+    """As `Library.line`, for the library at a path, which is made from these files."""
     locations = binutils.addr2line(library, offsets.strip(",").split(","))
-    first = _LOCATION.search(locations)
-    return first[1] if first else "an unknown line"
+    found = (f"{file}:{number}" for file, number in _LOCATION.findall(locations) if file in files)
+    return next(found, "an unknown line")
 
 
 def _address(function: Any) -> int:

@@ -9,6 +9,8 @@ struct uint3 {
 
 struct dim3 {
     unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+    constexpr dim3(uint3 each) : x(each.x), y(each.y), z(each.z) {}
 };
 
 constexpr int warpSize = 32;
@@ -25,10 +27,12 @@ struct SourceLocation {
 
 // Instead of a source lane:
 constexpr int VOTE = -1;     // the thread asks every lane for one bit, which tells whether the lane's value is not 0
-constexpr int BARRIER = -2;  // the thread waits for the whole block
+constexpr int BARRIER = -2;  // the thread waits for the whole block, and asks how many threads have a value that is not 0
+constexpr int GATHER = -3;   // the thread asks every lane for its value; its own is the address of 32 values
+constexpr int ACTIVE = -4;   // the thread asks which lanes arrive with it
 
 // Waits until all threads that the calling thread depends on have arrived. `mask` names those lanes of its warp.
-// Returns the value of the lane `source`, or the votes.
+// Returns the value of the lane `source`, the votes, the number of votes, or the lanes that have arrived.
 unsigned long long wait(const char* operation, SourceLocation location, unsigned mask, int source,
                         unsigned long long value);
 
@@ -40,9 +44,24 @@ void launch_bounds(unsigned most, unsigned least_blocks = 0, unsigned most_block
 
 char* dynamic_shared();  // the dynamic shared memory of the launch
 
-enum Kind { READ, WRITE, ATOMIC };
+// The running thread is about to execute a `return` of its kernel.
+void returns();
+
+// Ends the launch: the running thread "does" something that no kernel should.
+[[noreturn]] void stop(const char* does, SourceLocation location);
+
+// COMPARE is an atomic that verifies what its thread has read before.
+enum Kind { READ, WRITE, ATOMIC, COMPARE };
 
 // Check mode examines an access before it happens. `code` is the return address of the call before the instruction.
 void on_access(const void* address, size_t bytes, Kind kind, const void* code);
+
+// The running thread executes __threadfence: whoever sees its next atomic sees what it has written before.
+void fence();
+
+// A pointer of a kernel file that every launch sets to its dynamic shared memory.
+struct DynamicShared {
+    DynamicShared(void* pointer);
+};
 
 }  // namespace emulator

@@ -12,7 +12,12 @@
 // - A __syncwarp also orders lanes of one warp. Each thread has a clock. For every lane of its warp, a thread knows the
 //   time of that lane's clock up to which the lane's accesses come before its own, directly or through other lanes
 //   ("vector clocks"; Fidge 1988).
-// - Atomics do not race with each other, but they order nothing.
+// - Atomics do not race with each other. They order something only together with fences: a thread that updates a
+//   counter after a __threadfence shows what its block has written to every block that updates the counter later.
+//
+// Two patterns look like races and are none. Lanes of a warp may write one value to one place, so the values are
+// compared after the write. And a thread may read what others update by atomics if its next atomic is an atomicCAS that
+// verifies the value.
 //
 // So a race is found even if the result is right here, because the threads run one after another.
 //
@@ -21,6 +26,10 @@
 #include "state.h"
 
 #include <string.h>
+
+#include <map>
+#include <unordered_map>
+#include <vector>
 
 namespace emulator {
 
@@ -50,12 +59,68 @@ static int known[MAX_THREADS][warpSize];  // for each thread and each lane of it
 static Access unwritten_read;
 static const char* unwritten_address;
 
-void shadow_barrier() { epoch++; }
+// A block has updated a counter after a fence. Whoever updates the counter later knows the block's accesses in epochs
+// before `bound`, and those of the thread up to `clock`.
+struct Release {
+    int bound, thread, clock;
+};
+using Counter = std::unordered_map<int, std::vector<Release>>;  // by the number of the block
+struct Acquisition {  // of the running block: it has updated a counter
+    const char* address;
+    size_t bytes;
+    const Counter* counter;
+    Access update;
+};
+static std::map<const char*, Counter> counters;
+static std::vector<Acquisition> acquisitions;
+static int fence_epochs[MAX_THREADS], fence_clocks[MAX_THREADS];  // of each thread's last fence in this block; 0: none
+static int fenced_epoch;  // the last one before the current epoch in which a thread of this block has executed a fence
+static bool fenced;       // whether a thread has executed one in the current epoch
+
+// Two accesses that may yet turn out to be no race.
+struct Suspicion {
+    Access before, now;
+    const char* address;
+    std::vector<char> bytes;  // of a write: what the write before it has stored
+};
+static std::vector<Suspicion> equal_writes;  // the last write, which may store what its place has already
+static Suspicion unverified[MAX_THREADS];    // each thread's read of what atomics update, until its atomicCAS
+static int unverified_count;
+
+static void report_race(const Suspicion& race);
+
+// Reports the last write if it has not stored what its place had already.
+static void compare_writes() {
+    for (const Suspicion& each : equal_writes)
+        if (!message[0] && memcmp(each.address, each.bytes.data(), each.bytes.size())) report_race(each);
+    equal_writes.clear();
+}
+
+// Reports a read of what atomics update, if no atomicCAS has verified it.
+static void report_unverified() {
+    compare_writes();
+    for (int t = 0; t < thread_count && unverified_count; t++)
+        if (unverified[t].now.block && !message[0]) report_race(unverified[t]);
+}
+
+void shadow_barrier() {
+    if (!launch->check) return;
+    report_unverified();
+    if (fenced) fenced_epoch = epoch;
+    fenced = false;
+    epoch++;
+}
 
 void shadow_block_begins() {
     epoch++;
     unwritten_read.block = 0;
     if (!launch->check) return;
+    if (block_number == 1) counters.clear();
+    acquisitions.clear();
+    equal_writes.clear();
+    fenced_epoch = fenced = false;
+    for (int t = 0; t < thread_count; t++) fence_epochs[t] = fence_clocks[t] = unverified[t].now.block = 0;
+    unverified_count = 0;
     memset(known, 0, sizeof known);
     for (int& clock : clocks) clock = 1;
 }
@@ -77,17 +142,49 @@ static Nearness nearness(const Access& a, const Access& b) {
     return a.thread != b.thread ? WARP : THREAD;
 }
 
-static bool ordered(const Access& before, const Access& now) {
-    const Nearness how = nearness(before, now);
-    if (how == THREAD) return true;
-    if (how == GRID) return false;
-    if (before.epoch < now.epoch) return true;
-    return how == WARP && known[now.thread][before.thread % warpSize] >= before.clock;
+void fence() {
+    if (!launch->check) return;
+    fenced = true;
+    fence_epochs[current] = epoch;
+    fence_clocks[current] = clocks[current]++;
 }
 
-static bool race(const Access& before, const Access& now) {
-    const bool harmless = before.kind == now.kind && now.kind != WRITE;  // two reads, or two atomics
-    return before.block && !harmless && !ordered(before, now);
+static void update_counter(const char* address, size_t bytes, const Access& now) {
+    const int bound = fenced_epoch >= fence_epochs[now.thread] && fenced_epoch ? fenced_epoch + 1
+                                                                               : fence_epochs[now.thread];
+    const auto known_counter = counters.find(address);
+    if (!bound && known_counter == counters.end()) return;
+    Counter& counter = bound ? counters[address] : known_counter->second;
+    acquisitions.push_back({address, bytes, &counter, now});
+    if (bound) counter[now.block].push_back({bound, now.thread, fence_clocks[now.thread]});
+}
+
+// Whether two threads of one block are ordered.
+static bool ordered_in_block(const Access& before, const Access& now) {
+    if (before.thread == now.thread || before.epoch < now.epoch) return true;
+    return before.thread / warpSize == now.thread / warpSize &&
+           known[now.thread][before.thread % warpSize] >= before.clock;
+}
+
+// Whether an access of another block comes before, by a fence and a counter.
+static bool ordered_by_counter(const Access& before, const Access& now, const char* address) {
+    for (const Acquisition& acquired : acquisitions) {
+        if (!ordered_in_block(acquired.update, now)) continue;
+        const auto releases = acquired.counter->find(before.block);
+        if (releases == acquired.counter->end()) continue;
+        const bool is_counter = address >= acquired.address && address < acquired.address + acquired.bytes;
+        if (before.kind == ATOMIC && is_counter) return true;
+        for (const Release& release : releases->second)
+            if (before.epoch < release.bound || (before.thread == release.thread && before.clock <= release.clock))
+                return true;
+    }
+    return false;
+}
+
+static bool race(const Access& before, const Access& now, const char* address) {
+    if (!before.block || (before.kind == now.kind && now.kind != WRITE)) return false;  // two reads, or two atomics
+    if (before.block != now.block) return !ordered_by_counter(before, now, address);
+    return !ordered_in_block(before, now);
 }
 
 static const char* verb(int kind, bool past) {
@@ -104,17 +201,18 @@ static void report_access(const Access& now, const char* address) {
     report_line(now.code);
 }
 
-[[noreturn]] static void race_found(const Access& before, const Access& now, const char* address) {
+static void report_race(const Suspicion& race) {
     static const char* const between[] = {
         "",
         "no __syncwarp() or __syncthreads() stands between",
         "no __syncthreads() stands between",
         "nothing orders blocks: give each element one owner, or a launch of its own to what comes after",
     };
+    const Access &before = race.before, &now = race.now;
     const Nearness how = nearness(before, now);
     const uint3 index = thread_index(before.thread);
     report("a race: ");
-    report_access(now, address);
+    report_access(now, race.address);
     report(", and thread (%u,%u,%u) ", index.x, index.y, index.z);
     if (how == GRID) {
         const uint3 block = block_index(before.block);
@@ -123,7 +221,35 @@ static void report_access(const Access& now, const char* address) {
     report("%s at ", verb(before.kind, true));
     report_line(before.code);
     report("; %s", between[how]);
+}
+
+static void race_found(const Access& before, const Access& now, const Region& region, const char* address) {
+    Suspicion race = {before, now, address, {}};
+    if (before.kind == WRITE && now.kind == WRITE && nearness(before, now) == WARP) {
+        race.bytes.assign(address, address + region.unit);
+        equal_writes.push_back(race);
+        return;
+    }
+    Suspicion& doubt = unverified[now.thread];
+    const bool is_only_doubt = !doubt.now.block || doubt.address == address;
+    if (before.kind == ATOMIC && now.kind == READ && is_only_doubt) {
+        unverified_count += !doubt.now.block;
+        doubt = race;
+        return;
+    }
+    report_race(doubt.now.block ? doubt : race);
     leave_kernel();
+}
+
+// An atomicCAS has verified what its thread has read.
+static void verify(Record& record, const char* address, const Access& now) {
+    for (Access& read : record.last[READ])
+        if (read.block == now.block && read.thread == now.thread && read.epoch == now.epoch) read.block = 0;
+    Suspicion& doubt = unverified[now.thread];
+    if (doubt.address == address && doubt.now.block) {
+        doubt.now.block = 0;
+        unverified_count--;
+    }
 }
 
 static bool never_written(const Region& region, const char* element, const Record& record) {
@@ -135,7 +261,7 @@ static bool never_written(const Region& region, const char* element, const Recor
     return true;
 }
 
-static void record_access(const Region& region, size_t element, const Access& now) {
+static void record_access(const Region& region, size_t element, const Access& now, Kind kind) {
     Record& record = region.records[element];
     const char* address = region.start + element * region.unit;
     for (auto& last : record.last)
@@ -144,24 +270,30 @@ static void record_access(const Region& region, size_t element, const Access& no
         unwritten_read = now;
         unwritten_address = address;
     }
+    if (kind == COMPARE) verify(record, address, now);
     for (const auto& last : record.last)
         for (const Access& before : last)
-            if (race(before, now)) race_found(before, now, address);
+            if (race(before, now, address)) race_found(before, now, region, address);
     Access* const same = record.last[now.kind];
-    same[nearness(same[0], now)] = same[0];
+    if (same[0].block) same[nearness(same[0], now)] = same[0];
     same[0] = now;
 }
 
 void shadow_block_ends() {
-    if (!unwritten_read.block) return;
+    if (!launch->check) return;
+    report_unverified();
+    if (!unwritten_read.block || message[0]) return;
     report_access(unwritten_read, unwritten_address);
     report(", which no thread has written");
 }
 
 void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
     if (!launch->check || on_a_stack(address)) return;
+    compare_writes();
+    if (message[0]) leave_kernel();
     const char* const call = static_cast<const char*>(code) - 1;  // `code` is its return address
-    const Access now = {block_number, epoch, clocks[current], short(current), short(kind), call};
+    const Kind recorded = kind == COMPARE ? ATOMIC : kind;
+    const Access now = {block_number, epoch, clocks[current], short(current), short(recorded), call};
     const char* first = static_cast<const char*>(address);
     const Region* region = nearest_region(first);
     const char* last = first + bytes - 1;
@@ -174,7 +306,8 @@ void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
     }
     launch->accesses++;
     for (size_t i = (first - region->start) / region->unit; i <= (last - region->start) / region->unit; i++)
-        record_access(*region, i, now);
+        record_access(*region, i, now, kind);
+    if (recorded == ATOMIC) update_counter(first, bytes, now);
 }
 
 }  // namespace emulator

@@ -50,6 +50,7 @@ struct Thread {
     unsigned mask;             // the lanes of its warp that it waits for
     int source;                // the lane whose value it asks for, or VOTE, or BARRIER
     unsigned long long value;  // its own value; when it goes on, the result of the call
+    bool returned;             // whether it has exited by a `return`, and not at the end of its kernel
 };
 
 Launch* launch;
@@ -69,6 +70,7 @@ static Fiber* idle[MAX_THREADS];  // fibers without a thread
 static int fiber_count, idle_count;
 static Fiber* running;
 static jmp_buf scheduler;
+static std::vector<void*> dynamic_pointers;  // of DynamicShared
 static char* stacks;  // the stacks of all fibers; below each lies a protected page
 static size_t page;
 
@@ -80,6 +82,8 @@ uint3 block_index(int number) {
     return {block % gridDim.x, block / gridDim.x % gridDim.y, block / gridDim.x / gridDim.y};
 }
 int lane() { return current % warpSize; }
+void returns() { threads[current].returned = true; }
+DynamicShared::DynamicShared(void* pointer) { dynamic_pointers.push_back(pointer); }
 bool on_a_stack(const void* address) {
     return address >= stacks && address < stacks + MAX_THREADS * (page + STACK_BYTES);
 }
@@ -163,7 +167,7 @@ unsigned long long wait(const char* operation, SourceLocation location, unsigned
                         unsigned long long value) {
     const int me = current;
     Thread& thread = threads[me];
-    thread = {thread.index, WAITING, running, operation, location, mask, source, value};
+    thread = {thread.index, WAITING, running, operation, location, mask, source, value, false};
     in_kernel = false;
     pause();
     in_kernel = true;
@@ -177,45 +181,97 @@ static bool wait_at_same_call(const Thread& a, const Thread& b) {
            !strcmp(a.location.file, b.location.file) && !strcmp(a.operation, b.operation);
 }
 
+// Since Volta, neither a barrier nor a warp operation waits for threads that have returned (CUDA C++ Programming Guide,
+// "Compute Capability 7.x"). A thread that goes round the barrier, to the end of its kernel, is not one of them: the
+// guide forbids a barrier in a branch that some threads do not take.
+static bool has_returned(int t) { return threads[t].state == EXITED && threads[t].returned; }
+
 // Ends a barrier if every thread of the block waits at it, all at the same line.
 static bool release_block() {
-    if (threads[0].source != BARRIER) return false;
-    for (int t = 0; t < thread_count; t++)
-        if (!wait_at_same_call(threads[t], threads[0])) return false;
-    for (int t = 0; t < thread_count; t++) threads[t].state = READY;
+    int first = 0, votes = 0;
+    while (first < thread_count && has_returned(first)) first++;
+    if (first == thread_count || threads[first].source != BARRIER) return false;
+    for (int t = first; t < thread_count; t++) {
+        if (has_returned(t)) continue;
+        if (!wait_at_same_call(threads[t], threads[first])) return false;
+        votes += threads[t].value != 0;
+    }
+    for (int t = first; t < thread_count; t++) {
+        if (has_returned(t)) continue;
+        threads[t].state = READY;
+        threads[t].value = votes;
+    }
     shadow_barrier();
     return true;
+}
+
+// The lanes of a warp that wait at the same call as one of its threads.
+struct Group {
+    unsigned present, votes;
+    unsigned long long values[warpSize];
+    int threads[warpSize], count;
+};
+
+static Group group_of(int t) {
+    Group group = {};
+    const int first = t / warpSize * warpSize;
+    for (int other = first; other < first + warpSize && other < thread_count; other++) {
+        const Thread& thread = threads[other];
+        if (!wait_at_same_call(thread, threads[t])) continue;
+        const bool is_address = thread.source == GATHER;
+        const auto value = is_address ? reinterpret_cast<unsigned long long*>(thread.value)[other - first] : thread.value;
+        group.threads[group.count++] = other;
+        group.present |= 1u << (other - first);
+        group.values[other - first] = value;
+        if (value) group.votes |= 1u << (other - first);
+    }
+    return group;
 }
 
 // Ends a warp operation if all lanes that its mask names wait at it, all at the same line.
 static bool release_warps() {
     bool released = false;
     for (int t = 0; t < thread_count; t++) {
-        if (threads[t].state != WAITING || threads[t].source == BARRIER) continue;
-        const int first = t / warpSize * warpSize, missing = first + warpSize - thread_count;
-        const unsigned mask = threads[t].mask & ~0u >> (missing > 0 ? missing : 0);  // a warp may be incomplete
-        unsigned present = 0, votes = 0;
-        unsigned long long values[warpSize] = {};
-        int waiting[warpSize], count = 0;
-        for (int other = first; other < first + warpSize && other < thread_count; other++) {
-            if (!wait_at_same_call(threads[other], threads[t])) continue;
-            waiting[count++] = other;
-            present |= 1u << (other - first);
-            values[other - first] = threads[other].value;
-            if (threads[other].value) votes |= 1u << (other - first);
-        }
-        if (present != mask) continue;
+        if (threads[t].state != WAITING || threads[t].source == BARRIER || threads[t].source == ACTIVE) continue;
+        const int first = t / warpSize * warpSize;
+        unsigned mask = threads[t].mask;
+        for (int lane = 0; lane < warpSize; lane++)  // a warp may be incomplete
+            if (first + lane >= thread_count || has_returned(first + lane)) mask &= ~(1u << lane);
+        const Group group = group_of(t);
+        if (group.present != mask) continue;
 
-        if (!strcmp(threads[t].operation, "__syncwarp")) shadow_syncwarp(waiting, count);
-        for (int i = 0; i < count; i++) {
-            Thread& thread = threads[waiting[i]];
-            if (thread.source != VOTE && !(mask >> thread.source & 1)) {
-                report("%s at %s:%d reads lane %d, which its mask 0x%08x leaves out", thread.operation,
-                    thread.location.file, thread.location.line, thread.source, mask);
+        if (!strcmp(threads[t].operation, "__syncwarp")) shadow_syncwarp(group.threads, group.count);
+        for (int i = 0; i < group.count; i++) {
+            Thread& thread = threads[group.threads[i]];
+            if (thread.source >= 0 && !(mask >> thread.source & 1)) {
+                const bool left_out = !(thread.mask >> thread.source & 1);
+                report("%s at %s:%d reads lane %d, which ", thread.operation, thread.location.file,
+                    thread.location.line, thread.source);
+                if (left_out) report("its mask 0x%08x leaves out", thread.mask);
+                else report("%s", first + thread.source < thread_count ? "has returned" : "the block does not have");
                 return false;
             }
-            thread.value = thread.source == VOTE ? votes : values[thread.source];
+            if (thread.source == GATHER)
+                memcpy(reinterpret_cast<void*>(thread.value), group.values, sizeof group.values);
+            thread.value = thread.source == VOTE ? group.votes
+                           : thread.source == GATHER ? group.present
+                                                     : group.values[thread.source];
             thread.state = READY;
+        }
+        released = true;
+    }
+    return released;
+}
+
+// Where no thread can go on otherwise: tells the threads at __activemask which lanes have come there with them.
+static bool release_active() {
+    bool released = false;
+    for (int t = 0; t < thread_count; t++) {
+        if (threads[t].state != WAITING || threads[t].source != ACTIVE) continue;
+        const Group group = group_of(t);
+        for (int i = 0; i < group.count; i++) {
+            threads[group.threads[i]].state = READY;
+            threads[group.threads[i]].value = group.present;
         }
         released = true;
     }
@@ -238,7 +294,7 @@ static void report_deadlock() {
         if (reported) continue;
         const char* waits = count == 1 ? "waits" : "wait";
         report(" %d %s at %s, %s:%d", count, waits, first.operation, first.location.file, first.location.line);
-        if (first.source != BARRIER) report(", for the lanes 0x%08x of their warp", first.mask);
+        if (first.source != BARRIER && first.source != ACTIVE) report(", for the lanes 0x%08x of their warp", first.mask);
         report(" (the first is thread (%u,%u,%u));", first.index.x, first.index.y, first.index.z);
     }
     report(" %d %s exited", exited, exited == 1 ? "has" : "have");
@@ -250,10 +306,13 @@ static void run_block() {
     shadow_block_begins();
     arrange(order, thread_count);
     started = exited = 0;
-    for (int t = 0; t < thread_count; t++) threads[t].state = READY;
+    for (int t = 0; t < thread_count; t++) {
+        threads[t].state = READY;
+        threads[t].returned = false;
+    }
     while (started < thread_count && !message[0]) resume(idle_fiber());
     while (exited < thread_count && !message[0]) {
-        if (!release_block() && !release_warps()) {
+        if (!release_block() && !release_warps() && (message[0] || !release_active())) {
             if (!message[0]) report_deadlock();
             return;
         }
@@ -302,6 +361,7 @@ extern "C" const char* emulator_launch(Launch* it) {
     random_state = it->seed;
     for (int r = 0; r < it->region_count; r++)
         if (!it->regions[r].start) it->regions[r].start = dynamic_shared();
+    for (void* pointer : dynamic_pointers) *static_cast<char**>(pointer) = dynamic_shared();
 
     int t = 0;
     for (unsigned z = 0; z < it->block[2]; z++)
