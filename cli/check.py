@@ -45,7 +45,12 @@ def own_file_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--shared", "shared_bytes", type=Whole(0, 1 << 20), default=0, help="Bytes of dynamic shared memory."
         ),
-        click.option("--template", type=numbers, default=(), metavar="N[,N]...", help="Its template parameters."),
+        click.option(
+            "--template",
+            callback=lambda context, parameter, text: tuple(each.strip() for each in text.split(",")) if text else (),
+            metavar="T[,T]...",
+            help="Its template parameters: numbers and types.",
+        ),
         click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="A number, or an array's shape."),
         click.option(
             "--block", type=numbers, default=(1,), metavar="X[,Y[,Z]]", help="Threads of a block. [default: 1]"

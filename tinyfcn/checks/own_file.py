@@ -18,7 +18,7 @@ import re
 import runpy
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Array
 from tinyfcn.devices.emulator.emulator import ORDERS
 from tinyfcn.devices.kernel_source import Kernel, Parameter
+from tinyfcn.devices.launch import element_of
 from tinyfcn.errors import DataError, KernelError, in_brief
 
 FUNCTION = "calls"  # in the Python file
@@ -95,7 +96,7 @@ def parse_call(
     block: tuple[int, ...],
     arguments: Sequence[str],
     shared_bytes: int = 0,
-    template: tuple[int, ...] = (),
+    template: tuple[str, ...] = (),
 ) -> Call:
     """The call that the command line describes; see `parse_argument` for an argument.
 
@@ -119,10 +120,11 @@ def parse_call(
         text = f"no parameter {wrong[0]}" if wrong else f"no value for {missing[0]}"
         raise DataError(f"{text}; {usage(file, declared[kernel])}")
     takes = declared[kernel].template
-    if len(template) != len(takes):
+    if not declared[kernel].required <= len(template) <= len(takes):
         raise DataError(f"{kernel} is a template of {len(takes)} parameters ({', '.join(takes)}): give --template")
     random = np.random.default_rng(0)
-    values = [parse_argument(parameter, given[parameter.name], random) for parameter in declared[kernel].parameters]
+    parameters = declared[kernel].instantiated(template).parameters
+    values = [parse_argument(parameter, given[parameter.name], random) for parameter in parameters]
     return Call(kernel, grid, block, values, shared_bytes=shared_bytes, template=template)
 
 
@@ -133,6 +135,8 @@ def parse_argument(parameter: Parameter, text: str, random: np.random.Generator)
     ones:, range: or empty:. Without a word a const array is random, and another one is empty.
     """
     if not parameter.is_array:
+        if parameter.type == "bool" and text.lower() in ("0", "1", "false", "true"):
+            return text.lower() in ("1", "true")
         for kind in (int, float):
             try:
                 return kind(text)
@@ -147,14 +151,15 @@ def parse_argument(parameter: Parameter, text: str, random: np.random.Generator)
             f"{parameter.name}={text}: {parameter.type}* {parameter.name} takes a shape such as 1000 or 16x3x64x84, "
             f"after one of {kinds}"
         )
-    sizes = tuple(map(int, shape.split("x")))
+    width = element_of(parameter.type)[1]  # a float4 is four numbers
+    sizes = tuple(map(int, shape.split("x"))) + (width,) * (width > 1)
     dtype = dtype_of(parameter)
     return Empty(sizes) if fill == "empty" else FILLS[fill](random, sizes, dtype).astype(dtype)
 
 
 def dtype_of(parameter: Parameter) -> np.dtype:
-    """The dtype of the arrays that a parameter takes."""
-    return Watched.dtypes.get(parameter.type, np.dtype(np.float32))
+    """The dtype of the arrays that a parameter takes: float32 for float4*. Bytes for a structure and for void*."""
+    return element_of(parameter.type)[0] or np.dtype(np.uint8)
 
 
 def usage(file: Path, kernel: Kernel) -> str:
@@ -166,7 +171,7 @@ def usage(file: Path, kernel: Kernel) -> str:
 def instance(file: Path, call: Call) -> str | None:
     """The expression of the kernel that a call launches, which NVRTC needs unless the kernel is extern "C"."""
     kernel = kernel_source.kernels(file).get(call.kernel)
-    return replace(kernel, instance=call.template).expression if kernel and not kernel.is_c else None
+    return kernel.instantiated(call.template).expression if kernel and not kernel.is_c else None
 
 
 @dataclass
@@ -212,7 +217,7 @@ def _run(device: Watched, calls: Sequence[Call]) -> Iterable[dict[str, np.ndarra
     """The arrays that each call could write. Raises Found for an error, or for a result that is not as expected."""
     known: dict[int, Array] = {}
     for call in calls:
-        kernel = device.declared(call.kernel)
+        kernel = device.declared(call.kernel).instantiated(call.template)
         arguments = []
         for parameter, value in zip(kernel.parameters, call.arguments, strict=False):
             if isinstance(value, (np.ndarray, Empty)) and id(value) not in known:

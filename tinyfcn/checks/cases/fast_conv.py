@@ -93,6 +93,7 @@ def backward_weight(random: np.random.Generator, number: int, limit: int = 13) -
     if bias_of != fast_conv.BIAS_OF_X:
         size = size + random.integers(0, stride, 2)  # rows and columns that no window covers
     shape = n, o, *map(int, out)
+    max_blocks = (1, 3, fast_conv.MAX_BLOCKS)[int(random.integers(3))]  # with few, a block takes several tiles
     # Positive numbers do not cancel, so that even a single sum keeps the accuracy of float32.
     inputs = {"dout": random.uniform(0.5, 1.5, shape), "x": random.uniform(0.5, 1.5, (n, c, *size))}
     if pools:
@@ -106,7 +107,7 @@ def backward_weight(random: np.random.Generator, number: int, limit: int = 13) -
             return gradients if bias_of is None else gradients | {"dbias": summed.sum(axis=(0, 2, 3))}
         dweight = ops.device.empty((o, c, *kernel))
         dbias = None if bias_of is None else ops.device.empty((o if bias_of == fast_conv.BIAS_OF_DOUT else c,))
-        options = {"max_index": max_index, "bias_of": bias_of, "tiles": tiles}
+        options = {"max_index": max_index, "bias_of": bias_of, "tiles": tiles, "max_blocks": max_blocks}
         fast_conv.backward_weight(ops.device, dout, x, dweight, dbias, stride, padding, **options)
         return {"dweight": dweight} if dbias is None else {"dweight": dweight, "dbias": dbias}
 
