@@ -116,7 +116,8 @@ class GraphRecording(Recording):
             self.graph = self.device.capture(self.launches)
         except KernelError as error:
             self.cannot_be_captured = True
-            print_notice(f"{in_brief(error)}; its kernels are launched one by one, which is slower")
+            graphless = "the step does not become a graph, and its kernels are launched one by one, which is slower"
+            print_notice(f"{in_brief(error)}: {graphless}")
 
 
 class Cuda(Device):
