@@ -81,7 +81,10 @@ def test_a_call_that_fails(name: str, which: float, capsys: pytest.CaptureFixtur
         assert name not in OF_A_CAPTURE or (NO_GRAPH in notice and notice.count("\n") == 1), notice
     finally:
         bridge.driver.standin_fail(b"", 0, 0)
+    assert bridge.take_calls().get("cudaStreamBeginCapture", 0) <= 1, "a capture that failed is not tried again"
     forget()
+    if name != "cudaStreamEndCapture":
+        assert "a stream is destroyed while it is captured" not in bridge.take_reports()
     bridge.take_reports()
     np.testing.assert_array_equal(work(), expected, "the device works as before")
 
