@@ -20,16 +20,19 @@ MODULE = "cupy_backends/cuda/api/runtime"
 # Headers that CUDA's compiler or profiler would bring: the words that the runtime's headers take from there.
 HEADERS = {
     "crt/host_config.h": "",
-    "crt/host_defines.h": "#pragma once\n"
-    + "".join(
-        f"#define {name}\n"
-        for name in (
-            "__host__ __device__ __device_builtin__ __device_builtin_texture_type__ __device_builtin_surface_type__ "
-            "__cudart_builtin__ CUDARTAPI CUDARTAPI_CDECL"
-        ).split()
-    )
-    + "#define __forceinline__ inline\n"
-    + "".join(f"#define {name}(n) __attribute__((aligned(n)))\n" for name in ("__align__", "__builtin_align__")),
+    "crt/host_defines.h": """#pragma once
+#define __host__
+#define __device__
+#define __device_builtin__
+#define __device_builtin_texture_type__
+#define __device_builtin_surface_type__
+#define __cudart_builtin__
+#define CUDARTAPI
+#define CUDARTAPI_CDECL
+#define __forceinline__ inline
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __builtin_align__(bytes) __attribute__((aligned(bytes)))
+""",
     "cuda_profiler_api.h": 'extern "C" { int cudaProfilerStart(); int cudaProfilerStop(); }\n',
 }
 
@@ -61,7 +64,11 @@ def headers(cuda: int) -> Path:
     """The folder of the header files that come with CUDA's runtime."""
     packages = Path(sysconfig.get_paths()["purelib"]).parent.rglob("cuda_runtime_api.h")
     for path in [*packages, *(Path(p) / "x" for p in sys.path if p)]:
-        for folder in (path.parent, path.parent / "nvidia/cuda_runtime/include", path.parent / f"nvidia/cu{cuda}/include"):
+        for folder in (
+            path.parent,
+            path.parent / "nvidia/cuda_runtime/include",
+            path.parent / f"nvidia/cu{cuda}/include",
+        ):
             header = folder / "cuda_runtime_api.h"
             if header.is_file() and re.search(rf"define CUDART_VERSION\s+{cuda}\d\d\d\b", header.read_text()):
                 return folder
@@ -123,7 +130,17 @@ def build(folder: Path) -> None:
     flags = ["-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", f"-I{folder / 'include'}", f"-I{include}"]
     step, runtime = "report it: this compiler refuses", folder / "runtime.o"
     python = sysconfig.get_paths()["include"]
-    run(compiler, *flags, "-w", f"-I{python}", "-c", text, "-o", runtime, step="apt install python3-dev, if Python.h is missing")
+    run(
+        compiler,
+        *flags,
+        "-w",
+        f"-I{python}",
+        "-c",
+        text,
+        "-o",
+        runtime,
+        step="apt install python3-dev, if Python.h is missing",
+    )
     run(compiler, *flags, "-Wall", "-Wextra", "-c", SOURCE, "-o", folder / "standin.o", step=step)
     # What CuPy links and the stand-in lacks is refused when it is called.
     unknown = set(re.findall(r" U (cuda\w+)", run("nm", runtime, step="apt install binutils")))

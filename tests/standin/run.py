@@ -31,7 +31,10 @@ def main() -> int:
     except (CannotBuild, OSError) as error:
         print(f"the stand-in cannot be built: {error}", file=sys.stderr)
         return 2
-    print(f"stand-in: built or found in {folder} in {time.perf_counter() - start:.0f} s, order {options.order}, seed {options.seed}")
+    print(
+        f"stand-in: built or found in {folder} in {time.perf_counter() - start:.0f} s, "
+        f"order {options.order}, seed {options.seed}"
+    )
     command = [word for word in options.command if word != "--"] or ["pytest", str(TESTS)]
     if command[0] == "pytest":
         command[1:1] = ["-p", "standin.plugin"]

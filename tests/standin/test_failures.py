@@ -1,4 +1,4 @@
-"""Every function of the driver that a training calls is made to fail: what a user sees is one clear line, or nothing."""
+"""Every function of the driver that a training calls is made to fail: a user sees one clear line, or nothing."""
 
 import gc
 from functools import cache
@@ -14,15 +14,15 @@ from tinyfcn.errors import KernelError
 from tinyfcn.ops import Operations
 
 # Where one of these fails, nothing is lost: CuPy asks again, or leaves behind what it could not free.
-PASSED_OVER = """cuModuleUnload cudaEventDestroy cudaEventQuery cudaFree cudaFreeHost cudaGraphDestroy cudaGraphExecDestroy
-    cudaMalloc cudaStreamDestroy""".split()
+PASSED_OVER = ["cuModuleUnload", "cudaEventDestroy", "cudaEventQuery", "cudaFree", "cudaFreeHost", "cudaGraphDestroy"]
+PASSED_OVER += ["cudaGraphExecDestroy", "cudaMalloc", "cudaStreamDestroy"]
 # Where one of these fails, no graph can be made, and the kernels are launched one by one.
-OF_A_CAPTURE = """cudaGraphInstantiate cudaStreamBeginCapture cudaStreamCreateWithFlags cudaStreamEndCapture
-    cudaStreamWaitEvent""".split()
+OF_A_CAPTURE = ["cudaGraphInstantiate", "cudaStreamBeginCapture", "cudaStreamCreateWithFlags", "cudaStreamEndCapture"]
+OF_A_CAPTURE += ["cudaStreamWaitEvent"]
 # Where one of these fails within a capture, likewise; elsewhere the work ends with one line.
-REFUSED = """cuLaunchKernel cuModuleGetFunction cuModuleLoadData cudaEventCreateWithFlags cudaEventRecord cudaGetDeviceCount
-    cudaGraphLaunch cudaHostAlloc cudaMemGetInfo cudaMemcpyAsync cudaPointerGetAttributes cudaSetDevice
-    cudaStreamIsCapturing cudaStreamSynchronize""".split()
+REFUSED = ["cuLaunchKernel", "cuModuleGetFunction", "cuModuleLoadData", "cudaEventCreateWithFlags", "cudaEventRecord"]
+REFUSED += ["cudaGetDeviceCount", "cudaGraphLaunch", "cudaHostAlloc", "cudaMemGetInfo", "cudaMemcpyAsync"]
+REFUSED += ["cudaPointerGetAttributes", "cudaSetDevice", "cudaStreamIsCapturing", "cudaStreamSynchronize"]
 OF_THE_BRIDGE = {"cudaGetDevice"}  # which calls it itself, at every allocation
 NO_GRAPH = "the step does not become a graph, and its kernels are launched one by one, which is slower"
 

@@ -13,6 +13,8 @@ TESTS = ["test_device.py", "test_failures.py"]
 CHOSEN = "test_device or memory or while_it_runs or GraphInstantiate or (cuLaunchKernel and last)"
 
 NEW_STREAM = "self.cupy.cuda.Stream(non_blocking=True)"
+LAUNCH = "                        self._launch(launch)\n                join()"
+DATACLASSES = "__import__('dataclasses')"
 # What is wrong, the text of cuda.py, and what stands there instead.
 BUGS = [
     ("a side stream does not wait for the main one", "                        wait(side, main)\n", ""),
@@ -29,7 +31,11 @@ BUGS = [
         "            if begun:\n                wait(main, side)",
         "            wait(main, side)",
     ),
-    ("the capture ends in the other stream", "            return main.end_capture()", "            return side.end_capture()"),
+    (
+        "the capture ends in the other stream",
+        "            return main.end_capture()",
+        "            return side.end_capture()",
+    ),
     (
         "main launches go past the capture",
         "with side if launch.stream else main:",
@@ -43,14 +49,13 @@ BUGS = [
     ),
     (
         "the capture synchronises",
-        "                        self._launch(launch)\n                join()",
-        "                        self._launch(launch)\n                        main.synchronize()\n                join()",
+        LAUNCH,
+        LAUNCH.replace("\n", "\n                        main.synchronize()\n", 1),
     ),
     (
         "the graph launches copies of the arrays",
-        "                        self._launch(launch)\n                join()",
-        "                        self._launch(Launch(launch.kernel, launch.grid, launch.block, [a.copy() if hasattr(a, 'get') "
-        "else a for a in launch.arguments], launch.shared_bytes))\n                join()",
+        LAUNCH,
+        LAUNCH.replace("(launch)", f"({DATACLASSES}.replace(launch, arguments=[a.copy() for a in launch.arguments]))"),
     ),
     (
         "the recording's arrays are freed while the graph holds them",
@@ -58,7 +63,11 @@ BUGS = [
         "            self.graph = self.device.capture(self.launches)\n            self.launches = []\n",
     ),
     ("the first replay runs nothing", "        super().replay()\n", ""),
-    ("the graph is launched in a stream that nothing waits for", "self.graph.launch()", f"self.graph.launch({NEW_STREAM.replace('self', 'self.device')})"),
+    (
+        "the graph is launched in a stream that nothing waits for",
+        "self.graph.launch()",
+        f"self.graph.launch({NEW_STREAM.replace('self', 'self.device')})",
+    ),
     (
         "an upload in a stream that nothing waits for",
         "            return self.cupy.array(np.ascontiguousarray(array))",
@@ -78,11 +87,27 @@ BUGS = [
     ),
     ("grid and block are exchanged", "function(launch.grid, launch.block,", "function(launch.block, launch.grid,"),
     ("only the grid's x is passed", "function(launch.grid,", "function(launch.grid[:1],"),
-    ("one function for all instances of a template", "        name = kernel.expression\n        if", "        name = kernel.name\n        if"),
+    (
+        "one function for all instances of a template",
+        "        name = kernel.expression\n        if",
+        "        name = kernel.name\n        if",
+    ),
     ("the instances of templates are not named", '{} if kernel.is_c else {"name_expressions": [name]}', "{}"),
-    ("a failed capture goes on", "                    main.end_capture()\n                raise", "                    pass\n                raise"),
-    ("running out of memory is a raw error", "except cuda.memory.OutOfMemoryError as error", "except ZeroDivisionError as error"),
-    ("errors of a launch are raw", '        with self.errors(f"{kernel.expression} in {kernel.operation}.cu"):', "        if True:"),
+    (
+        "a failed capture goes on",
+        "                    main.end_capture()\n                raise",
+        "                    pass\n                raise",
+    ),
+    (
+        "running out of memory is a raw error",
+        "except cuda.memory.OutOfMemoryError as error",
+        "except ZeroDivisionError as error",
+    ),
+    (
+        "errors of a launch are raw",
+        '        with self.errors(f"{kernel.expression} in {kernel.operation}.cu"):',
+        "        if True:",
+    ),
     ("a capture that failed is tried at every replay", "            self.cannot_be_captured = True\n", ""),
 ]
 

@@ -1,4 +1,4 @@
-"""What the stand-in refuses, with the driver's own codes, and what it reports. It must see a fault to be worth its run."""
+"""What the stand-in refuses, with the driver's own codes, and what it reports."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -59,14 +59,21 @@ EARLIER = Stream(non_blocking=True).record()
 MISUSES = [
     ("synchronises", lambda x, y: cupy.cuda.get_current_stream().synchronize(), None, "Unsupported"),
     ("leaves a side stream unjoined", unjoined, None, "Unjoined"),
-    ("waits for an event from outside", lambda x, y: cupy.cuda.get_current_stream().wait_event(EARLIER), None, "Isolation"),
+    (
+        "waits for an event from outside",
+        lambda x, y: cupy.cuda.get_current_stream().wait_event(EARLIER),
+        None,
+        "Isolation",
+    ),
     ("uses the default stream beside a blocking one", in_the_default_stream, False, "Implicit"),
     ("launches too many threads", lambda x, y: relu(x, y, block=1025), None, "InvalidValue"),
     ("asks for too much shared memory", lambda x, y: relu(x, y, shared=48 * 1024 + 1), None, "InvalidValue"),
 ]
 
 
-@pytest.mark.parametrize(("work", "non_blocking", "code"), [each[1:] for each in MISUSES], ids=[each[0] for each in MISUSES])
+@pytest.mark.parametrize(
+    ("work", "non_blocking", "code"), [each[1:] for each in MISUSES], ids=[each[0] for each in MISUSES]
+)
 def test_a_capture_that(work: Callable[[Any, Any], None], non_blocking: bool | None, code: str) -> None:
     errors = runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
     with pytest.raises(errors, match=code):
