@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+if "STANDIN_MODULE" not in os.environ:
+    raise ImportError("this runs on the stand-in for a GPU alone: python tests/standin/run.py")
+
 MODULE = "cupy_backends.cuda.api.runtime"
 ORDERS = ("eager", "lazy", "random")  # numbered as in standin.cpp
 LAUNCH_FAILED, NOT_SUPPORTED = 719, 801
