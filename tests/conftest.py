@@ -25,6 +25,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 WHY_NO_GPU = cuda.why_not()
 KERNEL_DEVICES = ["emulator"] if WHY_NO_GPU else ["emulator", "cuda"]
 
+# Set by tests/standin/run.py, where a program stands in for a GPU. The tests of that folder need it.
+HAS_STANDIN = "STANDIN_MODULE" in os.environ
+collect_ignore = [] if HAS_STANDIN else ["standin"]
+
 # The same examples in every run, and no verdict by the clock. The fixtures below hold nothing that an example changes.
 settings.register_profile(
     "tinyfcn",
@@ -96,6 +100,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says where the kernels ran and what watched them, so that nobody takes a run without a GPU for one with it."""
     reason = f" (no GPU: {WHY_NO_GPU})" if WHY_NO_GPU else ""
     terminalreporter.write_line(f"kernels run on: {', '.join(KERNEL_DEVICES)}{reason}")
+    if WHY_NO_GPU and not HAS_STANDIN:
+        terminalreporter.write_line("tests/standin, real CuPy without a GPU: not run; python tests/standin/run.py does")
     reason = why_no_compute_sanitizer()
     verdict = f"not run ({reason})" if reason else "at hand, and asked by test_bug_zoo.py"
     terminalreporter.write_line(f"compute-sanitizer: {verdict}")

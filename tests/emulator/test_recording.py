@@ -300,6 +300,7 @@ class FakeCupy:
         self.ndarray, self.asnumpy = FakeArray, np.array
         self.runtime = SimpleNamespace(CUDARuntimeError=type("CUDARuntimeError", (Exception,), {}))
         self.driver = SimpleNamespace(CUDADriverError=type("CUDADriverError", (Exception,), {}))
+        self.memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (Exception,), {}))
         self.compiler = SimpleNamespace(CompileException=type("CompileException", (Exception,), {}))
         self.current: Any = None
         fake = self
@@ -416,6 +417,7 @@ def test_cupy_has_all_attributes_of_the_fake() -> None:
             assert made_by_python or hasattr(getattr(cupy.cuda, name), method), method
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, Exception)
     assert issubclass(cupy.cuda.driver.CUDADriverError, Exception)
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, Exception)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
     assert callable(cupy.cuda.Graph.launch) and callable(cupy.RawModule.get_function) and callable(cupy.ndarray.set)
 

@@ -104,9 +104,9 @@ def test_by_hand(ops: Operations) -> None:
     """The pixel in the header of the kernel; one with a tie; one without a channel; one with a certain prediction."""
     logits = np.array([[5, 4.8, 1], [2, 2, 2], [0, 9, 0], [-50, 50, -50]], np.float32).T.reshape(1, 3, 2, 2)
     labels = np.array([[[1, 2], [3, 1]]], np.int32)
-    for counts in (ops.segmentation_counts, reference.segmentation_counts):
-        given = on_device(ops, logits, labels) if counts is not reference.segmentation_counts else (logits, labels)
-        confusion, overlap = map(ops.to_numpy, counts(*given, 2, 0.4))
+    for where in (ops, reference):
+        counts = where.segmentation_counts(*on_device(where, logits, labels), 2, 0.4)
+        confusion, overlap = map(where.to_numpy, counts)
         assert confusion.tolist() == [[[0, 0, 0], [1, 1, 0], [1, 0, 0]]], "the first of equal logits is the prediction"
         assert overlap.tolist() == [[2, 4]], "the claim of the third pixel counts, although its label has no channel"
 

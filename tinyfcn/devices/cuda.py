@@ -7,9 +7,10 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ import numpy as np
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device, Launch, Recording
-from tinyfcn.environment import can_be_written
+from tinyfcn.environment import can_be_written, print_notice
 from tinyfcn.errors import DeviceError, KernelError, in_brief
 
 
@@ -98,6 +99,7 @@ def why_not() -> str | None:
 
 
 MAX_COMPILERS = 8  # compilations at once; each takes some hundred megabytes
+NOTICE_SECONDS = 2  # between two notices of how many kernels are compiled
 
 
 @dataclass
@@ -110,11 +112,13 @@ class GraphRecording(Recording):
     device: "Cuda"
     pool: Any = None
     graph: Any = None
+    cannot_be_captured: bool = False
 
     def replay(self) -> None:
         """Runs all launches on the current stream, after earlier work: the first time one by one, later as a graph.
 
-        The first replay compiles and runs all kernels, so that the capture does not have to load any.
+        The first replay compiles and runs all kernels, so that the capture does not have to load any. Where no graph
+        can be made, a notice says so, and every replay runs the launches one by one.
         """
         if self.graph is not None:
             with self.device.errors("a recorded step"):
@@ -122,7 +126,14 @@ class GraphRecording(Recording):
             return
         self.device.compile(launch.kernel for launch in self.launches)
         super().replay()
-        self.graph = self.device.capture(self.launches)
+        if self.cannot_be_captured:
+            return
+        try:
+            self.graph = self.device.capture(self.launches)
+        except KernelError as error:
+            self.cannot_be_captured = True
+            graphless = "the step does not become a graph, and its kernels are launched one by one, which is slower"
+            print_notice(f"{in_brief(error)}: {graphless}")
 
 
 class Cuda(Device):
@@ -144,15 +155,18 @@ class Cuda(Device):
         self._functions: dict[str, Any] = {}
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        return self.cupy.empty(shape, self.dtypes["float"] if dtype is None else dtype)
+        with self.errors("memory for an array"):
+            return self.cupy.empty(shape, self.dtypes["float"] if dtype is None else dtype)
 
     def asarray(self, array: np.ndarray) -> Any:
         self._expect_no_recording("an array is brought to the device")
-        return self.cupy.array(np.ascontiguousarray(array))
+        with self.errors("a copy to the GPU"):
+            return self.cupy.array(np.ascontiguousarray(array))
 
     def write(self, array: Any, values: np.ndarray) -> None:
         self._expect_no_recording("an array is brought to the device")
-        array.set(np.ascontiguousarray(values))  # `array[...] = values` makes CuPy compile a kernel for some dtypes
+        with self.errors("a copy to the GPU"):
+            array.set(np.ascontiguousarray(values))  # `array[...] = values` makes CuPy compile kernels for some dtypes
 
     def to_numpy(self, array: Any) -> np.ndarray:
         self._expect_no_recording("an array is brought to the host")
@@ -166,17 +180,21 @@ class Cuda(Device):
             return GraphRecording(self, super().record(work).launches, pool)
 
     def compile(self, kernels: Iterable[kernel_source.Kernel]) -> None:
-        """Compiles kernels, several at once."""
-        device = self.cupy.cuda.Device()
+        """Compiles kernels, several at once. Says how far it is while it takes long, as when none is cached yet."""
+        with self.errors("the current GPU"):
+            device = self.cupy.cuda.Device()
 
         def compile_one(kernel: kernel_source.Kernel) -> None:
-            with device:  # a new thread starts on device 0
+            with self.errors("the current GPU"), device:  # a new thread starts on device 0
                 self._function(kernel)
 
         missing = {kernel.expression: kernel for kernel in kernels if kernel.expression not in self._functions}
         with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_COMPILERS)) as pool:
-            for _ in pool.map(compile_one, missing.values()):
-                pass  # iterating over the results raises the errors of the threads
+            said = time.monotonic()
+            for done, _ in enumerate(pool.map(compile_one, missing.values()), 1):  # raises the errors of the threads
+                if time.monotonic() - said >= NOTICE_SECONDS:
+                    said = time.monotonic()
+                    print_notice(f"{done} of {len(missing)} kernels are compiled; they are kept in {cache_folder()}")
 
     def capture(self, launches: list[Launch]) -> Any:
         """A CUDA graph of the launches.
@@ -187,7 +205,8 @@ class Cuda(Device):
         cuda = self.cupy.cuda
         # All side streams of the recording share one. On an H200 a step of skip takes 231 us for 16 images, and with
         # four 254: more gradients of weights at once take multiprocessors from the critical path.
-        main, side = (cuda.Stream(non_blocking=True) for _ in range(2))
+        with self.errors("the streams of a capture"):
+            main, side = (cuda.Stream(non_blocking=True) for _ in range(2))
         begun: set[int] = set()  # the recording's side streams since the last join
 
         def wait(waiting: Any, awaited: Any) -> None:
@@ -200,15 +219,20 @@ class Cuda(Device):
 
         with self.errors("the capture of a step"):
             main.begin_capture()
-            for launch in launches:
-                if launch.joins:
-                    join()
-                if launch.stream and launch.stream not in begun:
-                    begun.add(launch.stream)
-                    wait(side, main)
-                with side if launch.stream else main:
-                    self._launch(launch)
-            join()
+            try:
+                for launch in launches:
+                    if launch.joins:
+                        join()
+                    if launch.stream and launch.stream not in begun:
+                        begun.add(launch.stream)
+                        wait(side, main)
+                    with side if launch.stream else main:
+                        self._launch(launch)
+                join()
+            except BaseException:
+                with suppress(self.cupy.cuda.runtime.CUDARuntimeError):  # a capture that failed ends with an error
+                    main.end_capture()
+                raise
             return main.end_capture()
 
     def _launch(self, launch: Launch) -> None:
@@ -220,10 +244,13 @@ class Cuda(Device):
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:
         """Turns a driver error into a KernelError. Launches are asynchronous: a later call may report their errors."""
+        cuda = self.cupy.cuda
         try:
             yield
-        except (self.cupy.cuda.runtime.CUDARuntimeError, self.cupy.cuda.driver.CUDADriverError) as error:
-            raise KernelError(f"{what}: {error}") from None
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            raise KernelError(f"{what}: {in_brief(error)}") from None
+        except cuda.memory.OutOfMemoryError as error:
+            raise KernelError(f"{what}: {in_brief(error)}; a smaller --batch takes less") from None
 
     def _function(self, kernel: kernel_source.Kernel) -> Any:
         name = kernel.expression
@@ -232,7 +259,8 @@ class Cuda(Device):
             instance = {} if kernel.is_c else {"name_expressions": [name]}
             module = self.cupy.RawModule(code=text, options=("-std=c++17", *header_options(text)), **instance)
             try:
-                self._functions[name] = module.get_function(kernel.name if kernel.is_c else name)
+                with self.errors(f"{name} in {kernel.operation}.cu cannot be loaded"):
+                    self._functions[name] = module.get_function(kernel.name if kernel.is_c else name)
             except self.cupy.cuda.compiler.CompileException as error:
                 raise KernelError(f"{kernel.operation}.cu does not compile:\n{error}") from None
         return self._functions[name]
