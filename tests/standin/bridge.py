@@ -11,7 +11,6 @@ import re
 import sys
 import traceback
 from collections import Counter
-from dataclasses import replace
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,7 @@ def kernel_of(text: str, declared: dict[str, Any]) -> Any:
     found = re.match(r"(?:void )?(?:\w+::)*(\w+)(?:<(.*?)>)?(?:\(|$)", text)
     if not found or found[1] not in declared:
         return None
-    numbers = [{"true": 1, "false": 0}.get(n) if n.isalpha() else int(n) for n in re.findall(r"\w+", found[2] or "")]
-    return replace(declared[found[1]], instance=tuple(numbers))
+    return declared[found[1]].instantiated(re.findall(r"\w+", found[2] or ""))
 
 
 def array_at(address: int, dtype: np.dtype) -> np.ndarray:
