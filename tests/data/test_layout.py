@@ -1,4 +1,4 @@
-"""Digits of another layout than MNIST's: noticed on digits that look like MNIST's, and on no others."""
+"""Images of another layout than MNIST's: mended where they look like MNIST's, and nowhere else."""
 
 from pathlib import Path
 
@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from helpers.idx_files import write_idx
 
-from tinyfcn.data import load_digits
+from tinyfcn.data import load_digits, read_m2nist
 from tinyfcn.data.builtin_digits import draw_digits
-from tinyfcn.data.layout import are_inverted, are_transposed
+from tinyfcn.data.layout import ORIENTATIONS, are_inverted, orientation, turn_upright
+from tinyfcn.reference.compose_m2nist import compose_m2nist
 
-TRANSPOSED = (
-    "the train digits look transposed, as EMNIST's files are, and are learned so: "
-    "write images.transpose(0, 2, 1) to have them upright"
-)
 INVERTED = "the train digits are dark on white, where MNIST's are white on black: inverted"
+NUMBERED = np.arange(28 * 28).reshape(1, 28, 28)
+# What lays images so that `turn_upright` mends them: for each orientation the one that undoes it.
+LAID = {
+    name: next(o for o in ORIENTATIONS if (turn_upright(turn_upright(NUMBERED, o), name) == NUMBERED).all())
+    for name in ORIENTATIONS
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +34,63 @@ def loaded(folder: Path, images: np.ndarray, labels: np.ndarray) -> tuple[np.nda
 
 
 @pytest.mark.parametrize("inverted", [False, True])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_other_layouts_are_told(tmp_path: Path, drawn, inverted: bool, transposed: bool) -> None:
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_other_layouts_are_mended_and_told(tmp_path: Path, drawn, inverted: bool, name: str) -> None:
     images, labels = drawn
-    images = np.ascontiguousarray(images.transpose(0, 2, 1)) if transposed else images
-    found, said = loaded(tmp_path, 255 - images if inverted else images, labels)
+    laid = turn_upright(images, LAID[name])
+    found, said = loaded(tmp_path, 255 - laid if inverted else laid, labels)
     np.testing.assert_array_equal(found, images)
-    assert said == [INVERTED] * inverted + [TRANSPOSED] * transposed
+    assert said == [INVERTED] * inverted + [f"the train digits are {name}: turned upright"] * (name != "upright")
+
+
+def test_the_names_of_the_orientations(drawn) -> None:
+    images = drawn[0]
+    laid = {
+        "transposed, as in EMNIST's files": images.transpose(0, 2, 1),
+        "mirrored": images[:, :, ::-1],
+        "upside down": images[:, ::-1],
+        "turned to the left": np.rot90(images, 1, (1, 2)),
+        "turned to the right": np.rot90(images, -1, (1, 2)),
+    }
+    for name, turned in laid.items():
+        np.testing.assert_array_equal(turn_upright(turned, name), images)
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_m2nist_is_turned_where_its_size_allows(tmp_path: Path, drawn, name: str) -> None:
+    images, labels = drawn
+    composed, truth = compose_m2nist(images, labels, 1, 0, 80)
+    pixels, truth = np.rint(composed[:, 0] * 127 + 127).astype(np.uint8), truth.astype(np.uint8)
+    transposed, turns = ORIENTATIONS[name]
+    keeps_size = transposed == turns % 2
+    if keeps_size:
+        laid, laid_truth = turn_upright(pixels, LAID[name]), turn_upright(truth, LAID[name])
+    else:
+        composed, laid_truth = compose_m2nist(turn_upright(images, LAID[name]), labels, 1, 0, 80)
+        laid = np.rint(composed[:, 0] * 127 + 127).astype(np.uint8)
+    np.save(tmp_path / "combined.npy", laid)
+    np.save(tmp_path / "segmented.npy", laid_truth.astype(np.uint8))
+    said: list[str] = []
+    data = read_m2nist(tmp_path, said.append)
+    np.testing.assert_array_equal(data.images, pixels if keeps_size else laid)
+    np.testing.assert_array_equal(data.labels, truth if keeps_size else laid_truth)
+    mended = "images and truth are turned upright" if keeps_size else "and are learned so"
+    assert len(said) == (name != "upright")
+    assert all(f"combined.npy are {name}" in line and mended in line for line in said)
 
 
 def test_nothing_is_said_of_digits_that_are_only_unusual(drawn) -> None:
     images, labels = drawn
-    assert not are_inverted(np.random.default_rng(0).integers(0, 256, (50, 28, 28), np.uint8)), "noise"
+    random = np.random.default_rng(0)
+    assert not are_inverted(random.integers(0, 256, (50, 28, 28), np.uint8)), "noise"
     assert not are_inverted(images // 2 + 60), "grey"
-    lying = images.copy()
-    lying[labels == 1] = images[labels == 1].transpose(0, 2, 1)
-    assert not are_transposed(lying, labels), "a script whose one is a horizontal stroke"
-    assert not are_transposed(images.transpose(0, 2, 1)[:40], labels[:40]), "too few to tell"
-    assert not are_transposed(images.transpose(0, 2, 1), np.zeros_like(labels)), "one kind alone"
-    assert not are_transposed(np.zeros_like(images), labels), "no ink"
+    for seed in range(20):  # few of them, noisy, and in no place
+        some = random.choice(len(images), 60 if seed % 2 else 200)
+        moved = np.roll(images[some], tuple(random.integers(-4, 5, 2)), (1, 2))
+        noisy = np.clip(moved + random.normal(0, 40, moved.shape), 0, 255).astype(np.uint8)
+        assert orientation(moved, labels[some]) == orientation(noisy, labels[some]) == "upright"
+    transposed = images.transpose(0, 2, 1)
+    for step in range(1, 10):
+        assert orientation(transposed, (labels + step) % 10) == "upright", "another script"
+    assert orientation(transposed[labels != 3], labels[labels != 3]) == "upright", "a digit is missing"
+    assert orientation(np.zeros_like(images), labels) == "upright", "no ink"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyfcn.data import builtin_digits
-from tinyfcn.data.layout import are_inverted, are_transposed
+from tinyfcn.data.layout import are_inverted, orientation, turn_upright
 from tinyfcn.data.mnist import MnistUnavailable, find_mnist, load_mnist
 from tinyfcn.environment import CACHE_WAY_OUT, cache_folder, cache_folders, is_offline, print_notice, writable_cache
 from tinyfcn.fields import expect_choice
@@ -50,7 +50,8 @@ def load_digits(
 
     "auto" is MNIST if it is found (see mnist.find_mnist) or can be downloaded, else the built-in digits
     after a loud notice. A caller that needs both splits passes the first one's `source` as `dataset` for
-    the second, so that both are of one kind. Digits that are dark on white are inverted, with a notice.
+    the second, so that both are of one kind. Digits that are dark on white are inverted, and
+    those that do not lie upright are turned, each with a notice.
     Raises DataError for bad files, for every value of `dataset`: bad files never lead silently to another
     data set.
     """
@@ -70,15 +71,13 @@ def load_digits(
 def _as_mnist(
     split: str, images: np.ndarray, labels: np.ndarray, notice: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The digits white on black. A person's own files may hold them otherwise; what is unusual is told."""
+    """The digits white on black and upright, with a notice if a person's own files hold them otherwise."""
     if are_inverted(images):
         images = 255 - images
         notice(f"the {split} digits are dark on white, where MNIST's are white on black: inverted")
-    if are_transposed(images, labels):
-        notice(
-            f"the {split} digits look transposed, as EMNIST's files are, and are learned so: "
-            "write images.transpose(0, 2, 1) to have them upright"
-        )
+    if (found := orientation(images, labels)) != "upright":
+        images = turn_upright(images, found)
+        notice(f"the {split} digits are {found}: turned upright")
     return images, labels
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tinyfcn.data.layout import are_inverted
+from tinyfcn.data.layout import are_inverted, cut_out, orientation, turn_upright
 from tinyfcn.environment import print_notice
 from tinyfcn.errors import DataError, in_brief
 from tinyfcn.files import make_folder, new_file
@@ -131,6 +131,12 @@ def read_m2nist(folder: Path, notice: Callable[[str], None] = print_notice) -> M
         np.subtract(255, images, out=images)
         notice(f"{images_path} holds dark digits on white, where M2NIST's are white on black: inverted")
     _put_background_last(images, labels, truth_path, notice)
+    if (found := orientation(*cut_out(images, labels))) != "upright":
+        turned = turn_upright(images, found)
+        if turned.shape == images.shape:
+            notice(f"the digits in {images_path} are {found}: images and truth are turned upright")
+            return M2nist(turned, turn_upright(labels, found))
+        notice(f"the digits in {images_path} are {found}, and are learned so: compose the images of upright digits")
     return M2nist(images, labels)
 
 
