@@ -4,6 +4,7 @@ Figures are laid out in pixels from the top left, so that maps are shown pixel f
 the user's matplotlib settings. A folder that cannot be written to, or a full disk, is a DataError.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 
 try:
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # where there is no home, it warns about folders that figures do not need
     import matplotlib
 except Exception:
     # MPLBACKEND names a backend that is not there, or a matplotlibrc cannot be read, be it in the working folder. Once
@@ -37,6 +41,8 @@ from matplotlib.patches import Rectangle
 
 from tinyfcn.files import make_folder, new_file
 from tinyfcn.images import PALETTE, WAY_OUT, class_colours, class_names
+
+logger.setLevel(level)
 
 DPI = 160
 MARGIN, HEADER = 40, 150  # pixels: around a figure; above its first panel, for title and note

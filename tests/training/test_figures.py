@@ -197,6 +197,7 @@ SETTINGS = {
     "a matplotlibrc that is not there": {"MATPLOTLIBRC": "nowhere"},
     "a broken matplotlibrc in the working folder": {},
     "a folder that cannot be written to": {"MPLCONFIGDIR": "broken/below"},
+    "no home": {"HOME": "broken/below", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": ""},
 }
 
 
@@ -209,14 +210,16 @@ def test_no_setting_of_the_environment_prevents_figures(tmp_path, name):
     program = (
         "import json, sys; from tinyfcn import figures; figures.learning_curves('there.png', json.load(sys.stdin))"
     )
-    subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program],
         input=json.dumps(RUN),
         env={**os.environ, **SETTINGS[name]},
         cwd=tmp_path,
         text=True,
         check=True,
+        stderr=subprocess.PIPE,
     )
+    assert result.stderr == ""
     np.testing.assert_array_equal(pixels(tmp_path / "here.png"), pixels(tmp_path / "there.png"))
 
 
