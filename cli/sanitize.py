@@ -49,7 +49,7 @@ def sanitize(kernel: str | None, seeds: int) -> None:
 
     report = Report()
     for operation in operations:
-        report.add(check(operation, range(seeds), progress=progress(operation)))
+        report.add(check(operation, range(seeds), KERNELS, progress=progress(operation)))
 
     if kernel is None or kernel in operations:
         shown = {each.name for each in declared.values() if each.operation in operations}

@@ -35,7 +35,18 @@ from tinyfcn.runs import STATE, Run
 from tinyfcn.training.classifier import ClassifierTrainer
 from tinyfcn.training.fcn import FcnTrainer
 
-COMMANDS = ["train-cnn", "train-fcn", "evaluate", "predict", "make-m2nist", "gradcheck", "sanitize", "bench", "info"]
+COMMANDS = [
+    "train-cnn",
+    "train-fcn",
+    "evaluate",
+    "predict",
+    "make-m2nist",
+    "check",
+    "gradcheck",
+    "sanitize",
+    "bench",
+    "info",
+]
 CLASSIFIER = ["train-cnn", "--epochs", "2", "--batch", "20", "--threads", "1", "--device", "cpu"]
 FCN = ["train-fcn", "--steps", "3", "--evaluations", "1", "--batch", "2", "--threads", "1", "--device", "cpu"]
 FIGURES = {"digit_miou", "miou", "pixel_accuracy", "article_iou", "ink_iou", "iou_per_class", "loss"}
