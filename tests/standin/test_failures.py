@@ -66,7 +66,8 @@ def calls() -> dict[str, int]:
 
 
 def test_the_lists_are_complete() -> None:
-    assert {*PASSED_OVER, *OF_A_CAPTURE, *REFUSED, *OF_THE_BRIDGE} >= calls().keys() >= {*OF_A_CAPTURE, *REFUSED}
+    called = {*calls(), "cuModuleUnload"}  # which Python's garbage collection calls sooner or later
+    assert {*PASSED_OVER, *OF_A_CAPTURE, *REFUSED, *OF_THE_BRIDGE} >= called >= {*OF_A_CAPTURE, *REFUSED}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of CuPy's destructors
