@@ -47,7 +47,7 @@ def run(*command: object, step: str, cwd: Path | None = None, **environment: str
         [*map(str, command)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, errors="replace"
     )
     if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if "rror" in line] or ["no reason given"]
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if "error" in line.lower()] or ["no reason given"]
         raise CannotBuild(f"{lines[0].strip()[:200]}; next step: {step}")
     return done.stdout
 
