@@ -42,13 +42,13 @@ class CannotBuild(Exception):
 
 
 def run(*command: object, step: str, cwd: Path | None = None, **environment: str) -> str:
-    """The output of a command. Raises CannotBuild, with the last line of its errors."""
+    """The output of a command. Raises CannotBuild, with the first line of its errors."""
     done = subprocess.run(
         [*map(str, command)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, errors="replace"
     )
     if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if "rror" in line] or ["no reason given"]
-        raise CannotBuild(f"{lines[0].strip()[:200]}; next step: {step}")
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if "error" in line.lower()]
+        raise CannotBuild(f"{(lines or ['no reason given'])[0].strip()[:200]}; next step: {step}")
     return done.stdout
 
 

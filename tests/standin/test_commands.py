@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from standin import bridge
 from tinyfcn.bench import steps
 from tinyfcn.cli import main
 from tinyfcn.data import Digits
+from tinyfcn.devices.cuda import Cuda
+from tinyfcn.devices.device import Launch
 from tinyfcn.runs import Run
 
 CNN = ["train-cnn", "--epochs", "1", "--batch", "40", "--device", "cuda"]
@@ -29,14 +33,26 @@ def run(*arguments: object) -> Result:
     return result
 
 
+prepared: list[tuple[Cuda, set[str]]] = []  # devices, and what they had compiled after the first step
+
+
+def noting(capture: Callable[..., Any]) -> Callable[..., Any]:
+    def note_and_capture(device: Cuda, launches: list[Launch]) -> Any:
+        prepared.append((device, {*device._functions}))
+        return capture(device, launches)
+
+    return note_and_capture
+
+
 @pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where both networks are trained: few images, whole runs, figures too."""
     folder = tmp_path_factory.mktemp("runs")
     write_tiny_digits(folder / "digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("tinyfcn.training.sources.TEST_COUNT", 12)
+        patch.setattr(Cuda, "capture", noting(Cuda.capture))
         for command in (CNN, FCN):
             printed = run(*command, "--data-dir", "digits")
             assert "parameters on cuda" in printed.stdout and "one by one" not in printed.stderr
@@ -50,6 +66,12 @@ def test_both_trainings_are_whole(folder: Path) -> None:
         assert np.isfinite(losses).all()
     assert any(name.startswith("compose") for name in bridge.launched)
     assert len(bridge.launched) > 20
+
+
+def test_no_kernel_is_compiled_after_the_first_step() -> None:
+    assert len(prepared) >= 2
+    for device, before in prepared:
+        assert {*device._functions} == before
 
 
 def test_a_second_training_gives_the_same_bits(folder: Path) -> None:

@@ -8,8 +8,7 @@ import pytest
 from helpers.closeness import assert_equal
 from standin import bridge
 
-import tinyfcn
-from tinyfcn.devices.cuda import Cuda
+from tinyfcn.devices import cuda
 from tinyfcn.devices.device import Array
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.ops import Operations
@@ -22,7 +21,7 @@ ORDERS = [("eager", 0), ("lazy", 0), ("lazy", 1), *(("random", seed) for seed in
 def ops(request: pytest.FixtureRequest) -> Iterator[Operations]:
     """A device of its own, which has compiled nothing yet, in one order of the work."""
     bridge.start(*request.param)
-    yield Operations(Cuda())
+    yield Operations(cuda.Cuda())
     bridge.start("lazy")
 
 
@@ -131,9 +130,14 @@ def test_instances_of_a_template_are_told_apart(ops: Operations) -> None:
     assert_equal(*(each.to_numpy(each.softmax(each.asarray(logits))) for each in (ops, EMULATOR)))
 
 
-def test_kernels_of_all_files_at_once() -> None:
-    """Compiled by several threads."""
-    ops = tinyfcn.on("cuda")
+def test_kernels_are_compiled_by_several_threads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes seconds at first, and a user sees how far it is."""
+    monkeypatch.setattr(cuda, "NOTICE_SECONDS", 0)
+    ops = Operations(cuda.Cuda())
     recording = ops.device.record(Step(ops))
     ops.device.compile(launch.kernel for launch in recording.launches)
-    assert {*ops.device._functions} >= {launch.kernel.expression for launch in recording.launches}
+    wanted = {launch.kernel.expression for launch in recording.launches}
+    assert {*ops.device._functions} == wanted
+    assert f"{len(wanted)} of {len(wanted)} kernels are compiled" in capsys.readouterr().err

@@ -179,6 +179,9 @@ class Cuda(Device):
         with self.cupy.cuda.using_allocator(pool.malloc):
             return GraphRecording(self, super().record(work).launches, pool)
 
+    def prepare(self, work: Callable[[], Any]) -> None:
+        self.compile(launch.kernel for launch in self.record(work).launches)
+
     def compile(self, kernels: Iterable[kernel_source.Kernel]) -> None:
         """Compiles kernels, several at once. Says how far it is while it takes long, as when none is cached yet."""
         with self.errors("the current GPU"):

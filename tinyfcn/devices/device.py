@@ -145,6 +145,10 @@ class Device(ABC):
             thread.recording = None
         return recording
 
+    def prepare(self, work: Callable[[], Any]) -> None:
+        """Where a compiler is slow, compiles the kernels that `work` launches, several at once. Nothing runs."""
+        return
+
     def side_stream(self) -> AbstractContextManager[None]:
         """Work launched inside may overlap later launches until `join`.
 

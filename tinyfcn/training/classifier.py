@@ -43,6 +43,17 @@ class ClassifierTrainer(Trainer):
         no_l2 = np.zeros(self.network.parameters.shape, np.float32)
         self.state = self.adam_state(no_l2)
 
+    def measure(self) -> None:
+        part, device = slice(EVALUATION_BATCH[self.network.ops.device_name]), self.network.ops.device
+        classify(self.network, self.test_images[part], self.test_labels[part])
+        digits, labels = (device.empty(array.shape, np.uint8) for array in (self.test.images, self.test.labels))
+        self._scored(digits, labels, device.empty((1,), np.int32))
+
+    def _scored(self, digits: Array, labels: Array, step: int | Array = 0) -> tuple[Array, Array]:
+        """An image composed of digits, (1, 1, 64, 84), and the probabilities at its positions, (1, 10, h, w)."""
+        images, _ = self.network.ops.compose_m2nist(digits, labels, TEST_SEED, step, 1)
+        return images, self.network.ops.softmax(self.network.forward(images))
+
     def evaluate(self) -> dict[str, Any]:
         result, self.probabilities = evaluate_classifier(self.parallel, self.test_images, self.test_labels)
         return result
@@ -58,10 +69,8 @@ class ClassifierTrainer(Trainer):
         confidence = self.probabilities.max(axis=1)
         figures.mistakes(run.folder / "mistakes.png", self.test.images, self.test.labels, predicted, confidence)
         ops = self.network.ops
-        digits, labels = ops.asarray(self.test.images), ops.asarray(self.test.labels)
-        images, _ = ops.compose_m2nist(digits, labels, TEST_SEED, 0, 1)
-        scores = ops.to_numpy(ops.softmax(self.network.forward(images)))
-        figures.score_map(run.folder / "score-map.png", as_bytes(ops.to_numpy(images))[0], scores[0])
+        images, scores = map(ops.to_numpy, self._scored(ops.asarray(self.test.images), ops.asarray(self.test.labels)))
+        figures.score_map(run.folder / "score-map.png", as_bytes(images)[0], scores[0])
 
     def config(self) -> dict[str, Any]:
         return {
@@ -79,12 +88,17 @@ def evaluate_classifier(parallel: ParallelNetwork, images: Array, labels: Array)
     ops = parallel.ops
 
     def work(network: Network, part: slice) -> tuple[Array, Array]:
-        logits = network.forward(images[part])[:, :, 0, 0]
-        loss, _ = ops.softmax_cross_entropy(logits, labels[part])
-        return ops.softmax(logits), loss
+        return classify(network, images[part], labels[part])
 
     done = parallel.map(work, len(labels), EVALUATION_BATCH[ops.device_name])
     probabilities = np.concatenate([ops.to_numpy(part) for part, _ in done])
     accuracy = float((probabilities.argmax(axis=1) == ops.to_numpy(labels)).mean())
     loss = sum(float(ops.to_numpy(loss)[0]) * len(part) for part, loss in done) / len(labels)
     return {"accuracy": accuracy, "loss": loss}, probabilities
+
+
+def classify(network: Network, images: Array, labels: Array) -> tuple[Array, Array]:
+    """The probabilities (N, 10) of a batch of test digits, and the loss."""
+    logits = network.forward(images)[:, :, 0, 0]
+    loss, _ = network.ops.softmax_cross_entropy(logits, labels)
+    return network.ops.softmax(logits), loss

@@ -82,6 +82,16 @@ class FcnTrainer(Trainer):
         if self.settings.cnn is not None:
             self.network.load(pretrained_weights(self.network, Path(self.settings.cnn)))
 
+    def measure(self) -> None:
+        design, part = self.settings.design, slice(EVALUATION_BATCH[self.network.ops.device_name])
+        score = SegmentationScore(design.classes, design.background)
+        count_pixels(self.network, score, design.ignore_index, self.test_images[part], self.test_labels[part])
+        self._shown()
+
+    def _shown(self) -> Array:
+        """The probabilities of the images in the figures, (N, classes, H, W)."""
+        return self.network.ops.softmax(self.network.forward(self.test_images[:SHOWN]))
+
     def evaluate(self) -> dict[str, Any]:
         return evaluate_fcn(self.parallel, self.settings.design, self.test_images, self.test_labels)
 
@@ -93,9 +103,8 @@ class FcnTrainer(Trainer):
         from tinyfcn import figures  # late, since matplotlib is slow to import
 
         ops, design = self.network.ops, self.settings.design
-        shown = self.test_images[:SHOWN]
-        p = ops.to_numpy(ops.softmax(self.network.forward(shown)))
-        images, labels = as_bytes(ops.to_numpy(shown)), ops.to_numpy(self.test_labels[:SHOWN])
+        p = ops.to_numpy(self._shown())
+        images, labels = as_bytes(ops.to_numpy(self.test_images[:SHOWN])), ops.to_numpy(self.test_labels[:SHOWN])
         figures.learning_curves(run.folder / "learning-curves.png", run.metrics())
         true = np.stack([labels == channel for channel in range(p.shape[1])], axis=1).astype(np.float32)
         figures.mask_grid(run.folder / "masks.png", images, p, true)
@@ -176,10 +185,17 @@ def evaluate_fcn(parallel: ParallelNetwork, design: Design, images: Array, label
     score = SegmentationScore(design.classes, design.background)
 
     def work(network: Network, part: slice) -> tuple[Array, Array, Array]:
-        logits = network.forward(images[part])
-        loss, _ = ops.softmax_cross_entropy(logits, labels[part], design.ignore_index)
-        return *score.count(ops, logits, labels[part]), loss
+        return count_pixels(network, score, design.ignore_index, images[part], labels[part])
 
     for confusion, overlap, loss in parallel.map(work, len(labels), EVALUATION_BATCH[ops.device_name]):
         score.add(ops.to_numpy(confusion), ops.to_numpy(overlap), float(ops.to_numpy(loss)[0]))
     return score.result()
+
+
+def count_pixels(
+    network: Network, score: SegmentationScore, ignore_index: int | None, images: Array, labels: Array
+) -> tuple[Array, Array, Array]:
+    """What `score` counts in a batch of test images, and the loss."""
+    logits = network.forward(images)
+    loss, _ = network.ops.softmax_cross_entropy(logits, labels, ignore_index)
+    return *score.count(network.ops, logits, labels), loss

@@ -102,6 +102,10 @@ class Trainer(ABC):
         return
 
     @abstractmethod
+    def measure(self) -> None:
+        """Launches once what `evaluate` and `draw` launch, so that no kernel is compiled after the first step."""
+
+    @abstractmethod
     def evaluate(self) -> dict[str, Any]:
         """The figures measured on the test images."""
 
@@ -140,6 +144,7 @@ class Trainer(ABC):
             self.work()
             return
         if self.recording is None:
+            device.prepare(self.measure)
             self.recording = device.record(self.work)
         self.recording.replay()
 
