@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 HALO = 32  # grey levels that compression and paper add to black, of an ink of 255
+FAINT = 64  # of 255: less ink on a pixel of paper is noise or compression, or the outermost rim of a stroke
 NEIGHBOURHOOD = 12  # pixels; about half the height of a digit
 WINDOWS = (9, 1.5)  # the first window, wider than most strokes of MNIST, and the ratio of each to the last
 PLATEAU, GRADUAL = 1.1, 1.6  # a window half as wide again finds so little more that the narrower one held the strokes
@@ -78,7 +79,7 @@ def remove_background(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     strength, is_ink = _ink(_pairs(background, pixels), noise)
     strength = max(strength, 3 * SPREADS * noise / 255)  # noise on a blank sheet is not stretched to black ink
     ink = np.rint(np.minimum(255 / strength * _COVER, 255))
-    ink[~is_ink | (ink <= HALO)] = 0
+    ink[~is_ink | (ink <= FAINT)] = 0
     low, high = np.percentile(background, [1, 99])
     return _look_up(ink.astype(np.uint8), background, pixels), (int(low), int(high))
 

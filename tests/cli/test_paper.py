@@ -54,6 +54,19 @@ def test_ink_is_kept_and_paper_is_not_taken_for_it(kind: str, size: str, tmp_pat
         assert kept >= 0.95 and taken <= 0.01, (seed, kept, taken)
 
 
+@pytest.mark.parametrize("quality", [60, 75, 90])
+@pytest.mark.parametrize("kind", ["even", "gradient", "vignette"])
+def test_compression_is_not_taken_for_ink(kind: str, quality: int, tmp_path: Path) -> None:
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        ink = scene(random, 64, 84, 1)
+        photo = light(random, kind, 64, 84) * (1 - random.uniform(0.6, 0.95) * ink)
+        Image.fromarray(np.rint(photo).astype(np.uint8)).save(tmp_path / "photo.jpg", quality=quality)
+        pixels = read_image(tmp_path / "photo.jpg", notice=lambda text: None)
+        kept, taken = (pixels[ink > 0.5] > 0).mean(), (pixels[ink == 0] > 0).mean()
+        assert kept >= 0.95 and taken <= 0.01, (seed, kept, taken)
+
+
 @pytest.mark.parametrize("invert", [False, True])
 def test_clean_images_stay_as_they_are(invert: bool, tmp_path: Path) -> None:
     composed, _ = compose_m2nist(DIGITS, np.zeros(len(DIGITS), np.uint8), 1, 0, 20)
