@@ -19,8 +19,10 @@ from hypothesis import HealthCheck, settings
 import tinyfcn
 from tinyfcn.devices import cuda
 
-# A shell runs background jobs with Ctrl-C ignored; the tests press it.
+# A shell runs background jobs with Ctrl-C ignored, and nohup ignores the end of the terminal; the tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 WHY_NO_GPU = cuda.why_not()
 KERNEL_DEVICES = ["emulator"] if WHY_NO_GPU else ["emulator", "cuda"]
