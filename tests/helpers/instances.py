@@ -46,4 +46,4 @@ def compile_one(device: Emulator, kernel: Kernel) -> None:
     """Compiles one kernel. An error is ignored here, because the launch of the kernel raises it again."""
     instance = kernel if kernel.instance else None
     with suppress(KernelError):
-        build.library(kernel.operation, device.kernels, device.check, device.double, instance)
+        build.library(kernel.operation, device.kernels, device.mode, device.double, instance)

@@ -4,12 +4,15 @@ pyelftools reads them, since an image with Python alone has no binutils. It read
 tools themselves are called, which is untried.
 """
 
+import bisect
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from elftools.dwarf.ranges import BaseAddressEntry
 from elftools.elf.elffile import ELFFile
@@ -18,6 +21,10 @@ from elftools.elf.sections import SymbolTableSection
 from tinyfcn.errors import DeviceError
 
 _LETTERS = {".bss": "b", ".data": "d", ".rodata": "r", ".data.rel.ro": "r", ".text": "t"}
+LINES = ".lines"  # the suffix of the file that `write_lines` writes beside a library
+
+# addr2line prints "/the folder/conv2d.cu:57", or "/the folder/conv2d.cu:57 (discriminator 3)".
+_LOCATION = re.compile(r"([^/\n]+):(\d+)(?: \(discriminator \d+\))?$", re.MULTILINE)
 _COMPONENT = re.compile(r"L?(\d+)")
 
 
@@ -68,45 +75,75 @@ def _components(name: str, at: int) -> tuple[list[str], int]:
     return found, at
 
 
-def addr2line(library: Path, offsets: list[str]) -> str:
-    """As addr2line --inlines: "/file:line" of each instruction, and of the calls by which it was inlined.
+class Code(NamedTuple):
+    """A range of instructions, and the places "file:line" that they come from: the innermost of inlined calls first."""
+
+    start: int
+    end: int
+    places: tuple[str, ...]
+
+
+def write_lines(library: Path, file: Path) -> None:
+    """Keeps what `places` needs, which takes a while to find."""
+    file.write_text(json.dumps(_codes(library)), encoding="utf-8")
+
+
+def places(library: Path, address: int) -> tuple[str, ...]:
+    """As addr2line --inlines: "file:line" of an instruction, and of the calls by which it was inlined.
 
     The innermost comes first.
     """
     if sys.platform == "darwin":
-        return _output("addr2line", "--exe", str(library), "--inlines", *offsets)
+        text = _output("addr2line", "--exe", str(library), "--inlines", hex(address))
+        return tuple(f"{file}:{line}" for file, line in _LOCATION.findall(text))
+    codes = _lines_of(library)
+    code = codes[bisect.bisect_right(codes, address, key=lambda code: code.start) - 1] if codes else None
+    return code.places if code and code.start <= address < code.end else ()
+
+
+@cache
+def _lines_of(library: Path) -> list[Code]:
+    kept = library.with_suffix(LINES)
+    if kept.is_file():
+        return [Code(start, end, tuple(of)) for start, end, of in json.loads(kept.read_text(encoding="utf-8"))]
+    return _codes(library)
+
+
+def _codes(library: Path) -> list[Code]:
+    """The instructions of a library, in order."""
+    codes = []
     with open(library, "rb") as file:
         elf = ELFFile(file)
         dwarf = elf.get_dwarf_info() if elf.has_dwarf_info() else None
-        return "\n".join(line for offset in offsets for line in _lines(dwarf, int(offset, 16))) if dwarf else ""
-
-
-def _lines(dwarf: Any, address: int) -> Iterator[str]:
-    for unit in dwarf.iter_CUs():
-        program = dwarf.line_program_for_CU(unit)
-        before = None
-        for state in (entry.state for entry in program.get_entries() if entry.state):
-            if before and before.address <= address < state.address:
-                yield f"{_file(program, before.file)}:{before.line}"
-                calls = [die for die in unit.iter_DIEs() if _is_call(die) and _holds(dwarf, die, unit, address)]
-                for call in reversed(calls):  # those within others come after them
-                    attributes = call.attributes
-                    yield f"{_file(program, attributes['DW_AT_call_file'].value)}:{attributes['DW_AT_call_line'].value}"
-                return
-            before = None if state.end_sequence else state
+        for unit in dwarf.iter_CUs() if dwarf else ():
+            program = dwarf.line_program_for_CU(unit)
+            calls = [
+                (start, end, f"{_file(program, die.attributes['DW_AT_call_file'].value)}:"
+                 f"{die.attributes['DW_AT_call_line'].value}")
+                for die in unit.iter_DIEs() if _is_call(die) for start, end in _ranges(dwarf, die, unit)
+            ]  # fmt: skip
+            before = None
+            for state in (entry.state for entry in program.get_entries() if entry.state):
+                if before and before.address < state.address:
+                    # Those within others come after them.
+                    outer = [place for start, end, place in reversed(calls) if start <= before.address < end]
+                    own = f"{_file(program, before.file)}:{before.line}"
+                    codes.append(Code(before.address, state.address, (own, *outer)))
+                before = None if state.end_sequence else state
+    return sorted(codes)
 
 
 def _file(program: Any, number: int) -> str:
     first = 1 if program.header.version < 5 else 0
-    return "/" + program.header.file_entry[number - first].name.decode(errors="replace").rpartition("/")[2]
+    return str(program.header.file_entry[number - first].name.decode(errors="replace").rpartition("/")[2])
 
 
 def _is_call(die: Any) -> bool:
     return die.tag == "DW_TAG_inlined_subroutine" and "DW_AT_call_line" in die.attributes
 
 
-def _holds(dwarf: Any, die: Any, unit: Any, address: int) -> bool:
-    """Whether an instruction belongs to an inlined call."""
+def _ranges(dwarf: Any, die: Any, unit: Any) -> Iterator[tuple[int, int]]:
+    """The instructions of an inlined call, from a start to an end."""
     attributes = die.attributes
     if "DW_AT_ranges" in attributes:
         base = unit.get_top_DIE().attributes.get("DW_AT_low_pc")
@@ -114,13 +151,11 @@ def _holds(dwarf: Any, die: Any, unit: Any, address: int) -> bool:
         for entry in dwarf.range_lists().get_range_list_at_offset(attributes["DW_AT_ranges"].value, unit):
             if isinstance(entry, BaseAddressEntry):
                 start = entry.base_address
-            elif start + entry.begin_offset <= address < start + entry.end_offset:
-                return True
-        return False
-    if "DW_AT_low_pc" not in attributes:
-        return False
-    low, high = attributes["DW_AT_low_pc"].value, attributes["DW_AT_high_pc"]
-    return bool(low <= address < (high.value if high.form == "DW_FORM_addr" else low + high.value))
+            else:
+                yield start + entry.begin_offset, start + entry.end_offset
+    elif "DW_AT_low_pc" in attributes:
+        low, high = attributes["DW_AT_low_pc"].value, attributes["DW_AT_high_pc"]
+        yield low, high.value if high.form == "DW_FORM_addr" else low + high.value
 
 
 def _output(*command: str) -> str:

@@ -58,6 +58,13 @@ CLANG_FLAGS = shlex.split(
 # The runtime is needed even if a kernel uses nothing of it. An unknown function is an error here, not at the launch.
 LINK_FLAGS = ["-Wl,--no-as-needed,-z,defs"] if sys.platform == "linux" else []
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
+# Calls of the functions in profile.cpp too. No basic block is copied or joined with another one.
+PROFILE_FLAGS = [*CHECK_FLAGS, "-fsanitize-coverage=trace-pc", "-DEMULATOR_PROFILE=1"]
+GCC_PROFILE_FLAGS = shlex.split(
+    "-fno-reorder-blocks -fno-reorder-blocks-and-partition -fno-crossjumping -fno-tree-tail-merge -fno-thread-jumps "
+    "-fno-peel-loops -fno-split-paths -fno-code-hoisting -fno-guess-branch-probability -fno-if-conversion "
+    "-fno-tree-loop-if-convert -Wno-error=maybe-uninitialized"
+)
 DOUBLE_FLAGS = ["-DEMULATOR_DOUBLE"]
 
 ZIG = ["-m", "ziglang", "c++"]
@@ -120,13 +127,13 @@ def _writable(folder: Path) -> Path:
 def library(
     operation: str,
     kernels: Path,
-    check: bool = False,
+    mode: str = "trap",
     double: bool = False,
     instance: kernel_source.Kernel | None = None,
 ) -> Path:
     """The shared library with the kernels of one operation; `translate` says which kernels. Compiled only once.
 
-    Beside the library lies a list of its symbols, with the suffix .symbols.
+    Beside the library lies a list of its symbols, with the suffix .symbols. `mode` is one of the emulator's.
 
     Several threads and several processes may call this at the same time. If they ask for the same library, the first
     one compiles it and the others wait.
@@ -137,8 +144,9 @@ def library(
     """
     source, runtime = translate(operation, kernels, double, instance), _runtime()
     parsed = kernel_source.source(operation, kernels)
-    of_compiler = CLANG_FLAGS if "clang" in version(*compiler()) else GCC_FLAGS
-    flags = [*FLAGS, *KERNEL_FLAGS, *of_compiler, *CHECK_FLAGS * check, *DOUBLE_FLAGS * double]
+    is_clang = "clang" in version(*compiler())
+    of_mode = {"check": CHECK_FLAGS, "profile": [*PROFILE_FLAGS, *GCC_PROFILE_FLAGS * (not is_clang)]}.get(mode, [])
+    flags = [*FLAGS, *KERNEL_FLAGS, *(CLANG_FLAGS if is_clang else GCC_FLAGS), *of_mode, *DOUBLE_FLAGS * double]
 
     def compile_kernels(path: Path) -> None:
         cpp, compiled = path.with_suffix(".cpp"), path.with_suffix(".o")
@@ -155,8 +163,11 @@ def library(
         if error:
             raise KernelError(f"{operation}.cu does not link:\n{without_namespaces(error)}")
         path.with_suffix(".symbols").write_text(binutils.nm(path), encoding="utf-8")
+        if mode == "profile":
+            binutils.write_lines(path, path.with_suffix(binutils.LINES))
 
-    return _build_once(_cache_path(operation, source, str(runtime), *flags, *LINK_FLAGS), compile_kernels, ".symbols")
+    suffixes = [".symbols", *[binutils.LINES] * (mode == "profile")]
+    return _build_once(_cache_path(operation, source, str(runtime), *flags, *LINK_FLAGS), compile_kernels, *suffixes)
 
 
 def _runtime() -> Path:

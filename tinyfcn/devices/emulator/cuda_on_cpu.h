@@ -52,7 +52,17 @@ extern const dim3 blockDim, gridDim;
 #define EMULATOR_JOIN(a, b) a##b
 
 // --- Vectors, aligned as on the GPU. uint3 is in runtime.h. ---
-#ifdef __clang__  // tests the alignment of what a reference refers to, but not that of a struct which is copied whole
+#ifdef EMULATOR_PROFILE  // a vector is read and written as a whole
+extern "C" void emulator_copy(void* to, const void* from, size_t bytes);
+#define EMULATOR_COPIES(type, parameters, members, copies, assignments) \
+    type() = default; \
+    constexpr type parameters : members {} \
+    __forceinline__ type(const type& other) { emulator_copy(this, &other, sizeof other); } \
+    __forceinline__ type& operator=(const type& other) { \
+        emulator_copy(this, &other, sizeof other); \
+        return *this; \
+    }
+#elif defined __clang__  // tests the alignment of a reference, but not that of a struct which is copied whole
 #define EMULATOR_COPIES(type, parameters, members, copies, assignments) \
     type() = default; \
     constexpr type parameters : members {} \
@@ -227,7 +237,11 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize,
 }
 
 // --- Atomics. No other thread runs at the same time, so plain arithmetic is enough. Each returns the old value. ---
+#if EMULATOR_PROFILE && __has_attribute(no_sanitize_coverage)
+#define EMULATOR_UNWATCHED __attribute__((noinline, no_sanitize_thread, no_sanitize_coverage))
+#else
 #define EMULATOR_UNWATCHED __attribute__((noinline, no_sanitize_thread))
+#endif
 #define EMULATOR_ON_ACCESS emulator::on_access(address, sizeof *address, emulator::ATOMIC, __builtin_return_address(0))
 #define EMULATOR_ATOMIC(name, updated) \
     template <typename T, typename V> \

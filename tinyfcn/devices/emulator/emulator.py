@@ -15,12 +15,13 @@ import numpy as np
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device, Launch
-from tinyfcn.devices.emulator import build
+from tinyfcn.devices.emulator import build, profile
 from tinyfcn.devices.emulator.library import NO_FILL_BYTE, ORDERS, Library, Memory
+from tinyfcn.devices.emulator.profile import LaunchProfile, Sample
 from tinyfcn.devices.launch import is_structure
 from tinyfcn.errors import KernelError
 
-MODES = ("trap", "check")
+MODES = ("trap", "check", "profile")
 PRECISIONS = ("single", "double")
 
 # A new array is filled with one byte, which marks the elements that no kernel has written.
@@ -52,11 +53,13 @@ class Emulator(Device):
 
     Args:
         kernels: a folder with `common.cuh` and one `.cu` file per operation; or a single `.cu` file.
-        mode: "trap" finds accesses out of bounds and deadlocks; "check" also finds races, uninitialised reads, NaNs.
+        mode: "trap" finds accesses out of bounds and deadlocks; "check" also finds races, uninitialised reads, NaNs;
+            "profile" counts what accesses ask of a GPU's memory, in some of each launch's blocks.
         order: the order of the blocks, and of a block's threads between two barriers: "forward", "reverse" or "random".
         seed: the seed of the random order.
         precision: "single", or "double", which widens every float of the kernels; the arrays are then float64.
         naive: use the plain kernels even where there are fast ones.
+        sample: in profile mode, the blocks of each launch to run. The results of a launch are then incomplete.
 
     Raises:
         DeviceError: this machine has no C++ compiler.
@@ -74,14 +77,16 @@ class Emulator(Device):
         seed: int = 0,
         precision: str = "single",
         naive: bool = False,
+        sample: Sample = Sample(blocks=16, accesses=500_000),  # noqa: B008  # it is frozen
     ) -> None:
         super().__init__(kernels, naive)
         for what, given, known in ("mode", mode, MODES), ("order", order, ORDERS), ("precision", precision, PRECISIONS):
             if given not in known:
                 raise ValueError(f"no {what} named {given!r}; there are {', '.join(known)}")
         build.compiler()
-        self.check, self.double = mode == "check", precision == "double"
-        self.order, self.seed = order, seed
+        self.mode, self.check, self.double = mode, mode == "check", precision == "double"
+        self.order, self.seed, self.sample = order, seed, sample
+        self.profiles: list[LaunchProfile] = []  # of the launches in profile mode
         if self.double:
             self.dtypes = {**self.dtypes, "float": np.dtype(np.float64)}
         self.statistics = {name: Statistics() for name in self._declared}
@@ -91,7 +96,7 @@ class Emulator(Device):
         self._writers: dict[int, tuple[kernel_source.Kernel, np.ndarray]] = {}
 
     def settings(self) -> dict[str, Any]:
-        modes = {"mode": MODES[self.check], "order": self.order, "seed": self.seed}
+        modes = {"mode": self.mode, "order": self.order, "seed": self.seed}
         return {**super().settings(), **modes, "precision": PRECISIONS[self.double]}
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> np.ndarray:
@@ -101,7 +106,7 @@ class Emulator(Device):
     def asarray(self, array: np.ndarray) -> np.ndarray:
         self._expect_no_recording("an array is brought to the device")
         array = np.asarray(array)
-        copy = self._allocate(array.shape, array.dtype)
+        copy = self._allocate(array.shape, array.dtype, _offset(array))
         copy[...] = array
         return copy
 
@@ -147,11 +152,14 @@ class Emulator(Device):
         library = self._library(kernel)
         return f"{kernel.name} at {library.line(f'{int(codes[index]) - library.base:x}')}"
 
-    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array with protected memory behind it, at most 15 bytes after its end."""
+    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype, offset: int = 0) -> np.ndarray:
+        """An array with protected memory behind it, at most 15 bytes after its end.
+
+        In profile mode it begins as on a GPU instead: at a multiple of 256 bytes, or `offset` bytes after one.
+        """
         size = math.prod(shape) * dtype.itemsize
-        before = -size % mmap.PAGESIZE // ALIGNMENT * ALIGNMENT
-        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        before = offset if self.mode == "profile" else -size % mmap.PAGESIZE // ALIGNMENT * ALIGNMENT
+        length = -(-(before + size) // mmap.PAGESIZE) * mmap.PAGESIZE
         memory = mmap.mmap(-1, length + GUARD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         bytes_ = np.frombuffer(memory, np.uint8)
         _protect(bytes_.ctypes.data + length, GUARD)
@@ -191,7 +199,13 @@ class Emulator(Device):
                 self.order,
                 self.seed,
                 self.check,
+                self.sample if self.mode == "profile" else None,
             )
+            if self.mode == "profile" and not outcome.message:
+                regions = [(m.name.decode(), m.bytes, m.is_shared) for m in memory]
+                counts = profile.read(outcome.profile, regions, lambda at: library.places(f"{at - library.base:x}"))
+                blocks = outcome.blocks_run, math.prod(grid)
+                self.profiles.append(LaunchProfile(launch, *blocks, outcome.accesses, *counts))
         statistics = self.statistics[kernel.name]
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)
@@ -226,7 +240,7 @@ class Emulator(Device):
         name = kernel.expression if instance else kernel.operation
         if name not in self._libraries:
             self._libraries[name] = Library(
-                kernel.operation, self.kernels, self.check, self.double, self.dtypes, instance
+                kernel.operation, self.kernels, self.mode, self.double, self.dtypes, instance
             )
         return self._libraries[name]
 
@@ -235,6 +249,14 @@ def _fill_byte(dtype: np.dtype) -> int:
     """The fill byte that marks an unwritten element, or NO_FILL_BYTE for bytes and structures, which may have any."""
     is_marked = dtype.itemsize >= 4 and dtype.kind != "V"
     return FLOAT_FILL_BYTE if dtype.kind == "f" else INTEGER_FILL_BYTE if is_marked else NO_FILL_BYTE
+
+
+def _offset(array: np.ndarray) -> int:
+    """How far an array lies behind a multiple of 256 bytes, counted from the start of the memory that it is part of."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return (array.ctypes.data - owner.ctypes.data) % 256
 
 
 def _protect(address: int, size: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.declarations import full_name
 from tinyfcn.devices.emulator import binutils, build
+from tinyfcn.devices.emulator.profile import Result, Sample
 from tinyfcn.devices.launch import element_of
 from tinyfcn.errors import DeviceError
 
@@ -26,9 +27,6 @@ NO_FILL_BYTE = -1  # of memory whose elements may have any value, so that an unw
 _VARIABLE = re.compile(r"^(\w+) (\w+) ([bBdDrR]) (.*)::(\w+)$", re.MULTILINE)
 _FUNCTION = re.compile(r"(\w+)(?:<[^()]*>)?(?:\(|$)")
 _KERNEL = re.compile(r"^(\w+) \w+ T kernel_(\w+)$", re.MULTILINE)
-
-# addr2line prints "/the folder/conv2d.cu:57", or "/the folder/conv2d.cu:57 (discriminator 3)".
-_LOCATION = re.compile(r"([^/\n]+):(\d+)(?: \(discriminator \d+\))?$", re.MULTILINE)
 
 # As in shadow.cpp.
 _ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), ("kind", "i2"), ("code", "u8")]
@@ -76,11 +74,15 @@ class _Launch(ctypes.Structure):
         ("order", ctypes.c_int),
         ("seed", ctypes.c_uint),
         ("check", ctypes.c_int),
+        ("profile", ctypes.c_void_p),
+        ("least_blocks", ctypes.c_uint),
+        ("enough", ctypes.c_ulonglong),
         ("stoppable", ctypes.c_int),
         ("regions", ctypes.c_void_p),
         ("region_count", ctypes.c_int),
         ("accesses", ctypes.c_ulonglong),
         ("stopped", ctypes.c_int),
+        ("blocks_run", ctypes.c_uint),
     ]
 
 
@@ -89,31 +91,34 @@ class Outcome:
     """The result of a launch.
 
     message: why the launch failed, or an empty text. stopped: whether Ctrl-C ended it. accesses: the number of accesses
-    that check mode examined. records: check mode's records, for each Memory of the launch.
+    that check mode or profile mode examined. records: check mode's records, for each Memory of the launch. profile: the
+    counts of profile mode, which the next launch overwrites.
     """
 
     message: str
     stopped: bool
     accesses: int
     records: list[np.ndarray]
+    blocks_run: int
+    profile: Result
 
 
 class Library:
     """A kernel file, compiled and loaded: all its kernels that are not templates, or one `instance` of a template.
 
-    `dtypes` gives the NumPy dtype of each type that a kernel names, for the precision that is compiled.
+    `mode` is one of the emulator's. `dtypes` gives the NumPy dtype of each type that a kernel names, for the precision that is compiled.
     """
 
     def __init__(
         self,
         operation: str,
         kernels: Path,
-        check: bool,
+        mode: str,
         double: bool,
         dtypes: Mapping[str, np.dtype],
         instance: kernel_source.Kernel | None = None,
     ) -> None:
-        self.path = build.library(operation, kernels, check, double, instance)
+        self.path = build.library(operation, kernels, mode, double, instance)
         try:
             library = ctypes.CDLL(str(self.path))
         except OSError as error:
@@ -177,8 +182,12 @@ class Library:
         order: str,
         seed: int,
         check: bool,
+        sample: Sample | None = None,
     ) -> Outcome:
-        """Runs a kernel. `memory` is all memory that the kernel may use."""
+        """Runs a kernel. `memory` is all memory that the kernel may use.
+
+        sample: the blocks to run in profile mode.
+        """
         # A kernel takes an array as its address, which is 0 for None. The launch takes a pointer to each argument.
         given = (np.uint64(0) if a is None else a for a in arguments)
         values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in given]
@@ -187,6 +196,7 @@ class Library:
         regions = (_Region * len(memory))(
             *(_Region(*m, record.ctypes.data) for m, record in zip(memory, records, strict=True))
         )
+        result = Result()
         launch = _Launch(
             self.kernels[kernel],
             ctypes.addressof(pointers),
@@ -196,20 +206,27 @@ class Library:
             ORDERS.index(order),
             seed,
             check,
+            ctypes.addressof(result) if sample else None,
+            sample.blocks if sample else 0,
+            sample.accesses if sample else 0,
             signal.getsignal(signal.SIGINT) is signal.default_int_handler,  # otherwise Ctrl-C has another handler
             ctypes.addressof(regions),
             len(regions),
         )
         text = self._launch(ctypes.byref(launch)).decode()
         message = re.sub("<([0-9a-f,]+)>", lambda offsets: self.line(offsets[1]), text)
-        return Outcome(message, bool(launch.stopped), launch.accesses, records)
+        return Outcome(message, bool(launch.stopped), launch.accesses, records, launch.blocks_run, result)
 
     def line(self, offsets: str) -> str:
         """The source line of an instruction, such as "conv2d.cu:57".
 
         Of several instructions (hexadecimal offsets, separated by commas), the first that comes from a kernel file.
         """
-        return line(self.path, offsets, self._files)
+        return next((place for offset in offsets.strip(",").split(",") for place in self.places(offset)), "an unknown line")
+
+    def places(self, offset: str) -> list[str]:
+        """The lines of kernel files that an instruction comes from: its own one first, then those that call it."""
+        return [place for place in binutils.places(self.path, int(offset, 16)) if place.partition(":")[0] in self._files]
 
 
 def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tuple[str, int]:
@@ -255,14 +272,6 @@ def symbols(library: Path, shared: frozenset[str]) -> tuple[dict[str, int], list
             place = int(offset, 16), int(size, 16)
             variables.append(Variable(name, function[1] if function else "", *place, is_shared, is_kept))
     return kernels, variables
-
-
-@cache
-def line(library: Path, offsets: str, files: frozenset[str]) -> str:
-    """As `Library.line`, for the library at a path, which is made from these files."""
-    locations = binutils.addr2line(library, offsets.strip(",").split(","))
-    found = (f"{file}:{number}" for file, number in _LOCATION.findall(locations) if file in files)
-    return next(found, "an unknown line")
 
 
 def _address(function: Any) -> int:

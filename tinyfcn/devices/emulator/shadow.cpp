@@ -288,6 +288,7 @@ void shadow_block_ends() {
 }
 
 void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
+    if (launch->profile) return profile_access(address, bytes, kind, code);
     if (!launch->check || on_a_stack(address)) return;
     compare_writes();
     if (message[0]) leave_kernel();
@@ -343,6 +344,10 @@ void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
     return memcpy(to, from, bytes);
 }
 void __tsan_init() {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
+void __tsan_func_entry(void* caller) {
+    if (launch && launch->profile) profile_call(caller);
+}
+void __tsan_func_exit() {
+    if (launch && launch->profile) profile_return();
+}
 }

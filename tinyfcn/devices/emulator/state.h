@@ -1,5 +1,5 @@
-// Declarations that the parts of the runtime share. threads.cpp runs the threads, faults.cpp reports faults, and
-// shadow.cpp examines every access in check mode.
+// Declarations that the parts of the runtime share. threads.cpp runs the threads, faults.cpp reports faults, shadow.cpp
+// examines every access in check mode, and profile.cpp counts what accesses cost in profile mode.
 #pragma once
 
 #undef _FORTIFY_SOURCE     // its longjmp refuses to jump from a fiber's stack to another one
@@ -18,6 +18,9 @@ constexpr size_t MAX_SHARED = 96 * 1024;  // bytes: 48 KiB of floats, widened to
 constexpr long FAR = 1 << 24;             // bytes of protected memory that emulator.py puts behind each array
 
 struct Record;
+struct Count;
+struct Total;
+struct Context;
 
 // Memory that a kernel may use: an array, or a variable of the kernel file. library.py has the same structure.
 struct Region {
@@ -32,6 +35,14 @@ struct Region {
 
 enum Order { FORWARD, REVERSE, RANDOM };
 
+// What profile mode has counted. profile.py has the same structure.
+struct Profile {
+    const Count* counts;      // of each instruction
+    const Total* totals;      // of each region
+    const Context* contexts;  // of each call
+    unsigned long long count_count, context_count;
+};
+
 // A launch. library.py has the same structure.
 struct Launch {
     void (*kernel)(void** arguments);
@@ -40,11 +51,15 @@ struct Launch {
     int order;
     unsigned seed;
     int check;
+    Profile* profile;             // in profile mode: where to put the result; otherwise null
+    unsigned least_blocks;        // in profile mode: blocks are run until there are so many of them,
+    unsigned long long enough;    // and so many accesses
     int stoppable;                // whether Ctrl-C may end it
     Region* regions;
     int region_count;
-    unsigned long long accesses;  // result: the number of accesses that check mode examined
+    unsigned long long accesses;  // result: the number of accesses that check mode or profile mode has examined
     int stopped;                  // result: whether Ctrl-C ended it
+    unsigned blocks_run;          // result
 };
 
 extern Launch* launch;
@@ -73,5 +88,14 @@ void shadow_block_begins();
 void shadow_block_ends();
 void shadow_barrier();
 void shadow_syncwarp(const int* waiting, int count);
+
+// profile.cpp
+void profile_begins();
+void profile_block_begins();
+void profile_barrier();  // also at the end of a block
+void profile_ends();
+void profile_access(const void* address, size_t bytes, Kind kind, const void* code);
+void profile_call(const void* code);
+void profile_return();
 
 }  // namespace emulator

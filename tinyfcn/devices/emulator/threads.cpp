@@ -22,6 +22,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -62,7 +63,7 @@ static int order[MAX_THREADS];  // the threads in the order in which they run un
 static int started;             // the number of threads of this block that have started
 static int exited;              // the number of threads of this block that have exited
 static int block_count;
-static std::vector<int> blocks;  // in random order: the blocks in the order in which they run
+static std::vector<int> blocks;  // in random order or profile mode: the blocks in the order in which they run
 static unsigned random_state;    // of a linear congruential generator (Numerical Recipes)
 
 static Fiber fibers[MAX_THREADS];
@@ -76,7 +77,7 @@ static size_t page;
 
 uint3 thread_index(int thread) { return threads[thread].index; }
 uint3 block_index(int number) {
-    const unsigned block = launch->order == RANDOM    ? blocks[number - 1]
+    const unsigned block = !blocks.empty()            ? blocks[number - 1]
                            : launch->order == REVERSE ? block_count - number
                                                       : number - 1;
     return {block % gridDim.x, block / gridDim.x % gridDim.y, block / gridDim.x / gridDim.y};
@@ -102,6 +103,14 @@ static void arrange(int* numbers, int count) {
     for (int i = 0; i < count; i++) numbers[i] = launch->order == REVERSE ? count - 1 - i : i;
     if (launch->order == RANDOM)
         for (int i = count - 1; i > 0; i--) std::swap(numbers[i], numbers[random_below(i + 1)]);
+}
+
+// Writes the numbers of all blocks such that the first few of them lie evenly among all: multiples of the golden ratio.
+static void spread(std::vector<int>& numbers) {
+    const unsigned count = unsigned(numbers.size());
+    unsigned step = unsigned(count * 0.6180339887498949);
+    while (std::gcd(step, count) != 1) step++;
+    for (unsigned i = 0; i < count; i++) numbers[i] = int((unsigned long long)i * step % count);
 }
 
 // Switches from the scheduler to a fiber. Returns when the fiber pauses.
@@ -202,6 +211,7 @@ static bool release_block() {
         threads[t].value = votes;
     }
     shadow_barrier();
+    profile_barrier();
     return true;
 }
 
@@ -304,6 +314,7 @@ static void run_block() {
     for (int r = 0; r < launch->region_count; r++)  // to NaN, so that no block finds the values of the block before it
         if (launch->regions[r].shared) memset(launch->regions[r].start, 0xff, launch->regions[r].bytes);
     shadow_block_begins();
+    profile_block_begins();
     arrange(order, thread_count);
     started = exited = 0;
     for (int t = 0; t < thread_count; t++) {
@@ -321,6 +332,7 @@ static void run_block() {
             if (threads[order[i]].state == READY) resume(threads[order[i]].fiber);
     }
     if (!message[0]) shadow_block_ends();
+    if (!message[0]) profile_barrier();
 }
 
 // Allocates the stacks and the dynamic shared memory at the first launch. Returns false, with a message, if that fails.
@@ -369,15 +381,20 @@ extern "C" const char* emulator_launch(Launch* it) {
             for (unsigned x = 0; x < it->block[0]; x++) threads[t++].index = {x, y, z};
 
     block_count = it->grid[0] * it->grid[1] * it->grid[2];
-    blocks.resize(it->order == RANDOM ? block_count : 0);
-    arrange(blocks.data(), blocks.size());
+    blocks.resize(it->order == RANDOM || it->profile ? block_count : 0);
+    if (it->profile) spread(blocks);
+    else arrange(blocks.data(), blocks.size());
+    profile_begins();
     install_handlers();
     for (block_number = 1; block_number <= block_count && !message[0]; block_number++) {
+        if (it->profile && it->blocks_run >= it->least_blocks && it->accesses >= it->enough) break;
         blockIdx = block_index(block_number);
         run_block();
+        it->blocks_run++;
         if (message[0]) report("; in block (%u,%u,%u)", blockIdx.x, blockIdx.y, blockIdx.z);
     }
     restore_handlers();
+    profile_ends();
 
     if (message[0]) {  // some threads still wait, so their fibers start again
         idle_count = 0;
