@@ -60,6 +60,7 @@ LINK_FLAGS = ["-Wl,--no-as-needed,-z,defs"] if sys.platform == "linux" else []
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 # Calls of the functions in profile.cpp too. No basic block is copied or joined with another one.
 PROFILE_FLAGS = [*CHECK_FLAGS, "-fsanitize-coverage=trace-pc", "-DEMULATOR_PROFILE=1"]
+CLANG_PROFILE_FLAGS = ["-fsanitize-coverage=no-prune", "-fno-unroll-loops"]
 GCC_PROFILE_FLAGS = shlex.split(
     "-fno-reorder-blocks -fno-reorder-blocks-and-partition -fno-crossjumping -fno-tree-tail-merge -fno-thread-jumps "
     "-fno-peel-loops -fno-split-paths -fno-code-hoisting -fno-guess-branch-probability -fno-if-conversion "
@@ -145,7 +146,8 @@ def library(
     source, runtime = translate(operation, kernels, double, instance), _runtime()
     parsed = kernel_source.source(operation, kernels)
     is_clang = "clang" in version(*compiler())
-    of_mode = {"check": CHECK_FLAGS, "profile": [*PROFILE_FLAGS, *GCC_PROFILE_FLAGS * (not is_clang)]}.get(mode, [])
+    of_profile = [*PROFILE_FLAGS, *(CLANG_PROFILE_FLAGS if is_clang else GCC_PROFILE_FLAGS)]
+    of_mode = {"check": CHECK_FLAGS, "profile": of_profile}.get(mode, [])
     flags = [*FLAGS, *KERNEL_FLAGS, *(CLANG_FLAGS if is_clang else GCC_FLAGS), *of_mode, *DOUBLE_FLAGS * double]
 
     def compile_kernels(path: Path) -> None:

@@ -121,7 +121,8 @@ static int sectors_of(const int64_t* at, int bytes, int region, int kind, int* f
 
 // Lanes with 8 bytes are served by half warps, lanes with 16 bytes by quarters. Two of these parts are served at once if
 // all pairs of lanes, next to each other or two apart, want the same (NVIDIA's forum, of compute capability 7.0 to 7.5).
-static int wavefronts_of(const int64_t* at, int bytes, int* fewest) {
+// Lanes that read or write one word share a wavefront. Atomics on one word come one after another.
+static int wavefronts_of(const int64_t* at, int bytes, int kind, int* fewest) {
     int phases = std::max(1, bytes / WORD);
     bool pairs[2] = {true, true};
     for (int l = 0; l < warpSize; l++)
@@ -138,7 +139,8 @@ static int wavefronts_of(const int64_t* at, int bytes, int* fewest) {
             for (int64_t word = at[l] / WORD; word <= (at[l] + bytes - 1) / WORD; word++) {
                 int64_t* of_bank = words[word % BANKS];
                 int& count = word_counts[word % BANKS];
-                if (std::find(of_bank, of_bank + count, word) == of_bank + count) of_bank[count++] = word;
+                const bool is_new = std::find(of_bank, of_bank + count, word) == of_bank + count;
+                if (is_new || kind == ATOMIC) of_bank[count++] = word;
                 most = std::max(most, count);
             }
         }
@@ -179,7 +181,7 @@ static void request(const Event* const* events, int present) {
     const int number = int(region - launch->regions), kind = first->kind;
     if (active) {
         int fewest;
-        const int parts = region->shared ? wavefronts_of(at, first->bytes, &fewest)
+        const int parts = region->shared ? wavefronts_of(at, first->bytes, kind, &fewest)
                                          : sectors_of(at, first->bytes, number, kind, &fewest);
         Count& count = count_of(*first, number);
         count.requests++;
