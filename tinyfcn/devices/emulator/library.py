@@ -222,11 +222,15 @@ class Library:
 
         Of several instructions (hexadecimal offsets, separated by commas), the first that comes from a kernel file.
         """
-        return next((place for offset in offsets.strip(",").split(",") for place in self.places(offset)), "an unknown line")
+        return next(
+            (place for offset in offsets.strip(",").split(",") for place in self.places(offset)), "an unknown line"
+        )
 
     def places(self, offset: str) -> list[str]:
         """The lines of kernel files that an instruction comes from: its own one first, then those that call it."""
-        return [place for place in binutils.places(self.path, int(offset, 16)) if place.partition(":")[0] in self._files]
+        return [
+            place for place in binutils.places(self.path, int(offset, 16)) if place.partition(":")[0] in self._files
+        ]
 
 
 def _elements(name: str, types: set[str], dtypes: Mapping[str, np.dtype]) -> tuple[str, int]:

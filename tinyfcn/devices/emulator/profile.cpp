@@ -15,6 +15,7 @@
 // come together again where the code does. A function that is not inlined has other basic blocks for each call of it.
 #include "state.h"
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -26,6 +27,7 @@ namespace emulator {
 
 constexpr int SECTOR = 32, WORD = 4, BANKS = 32;     // bytes, bytes, words that shared memory gives at once
 constexpr size_t MOST_EVENTS = 50 * 1000 * 1000;     // that a block may have between two barriers: a gigabyte
+constexpr double TOLERANCE = 0.02;                   // of the number of requests that a few blocks tell
 constexpr int DEPTH = 32;                            // numbers of a time
 
 // One access, or the start of a basic block. Then `address` is null, and `context` is the number of the basic block.
@@ -83,6 +85,7 @@ static std::vector<Context> contexts;
 static std::map<std::pair<const void*, long long>, int> context_numbers;
 static Lane lanes[MAX_THREADS];
 static size_t event_count;
+static double request_count, before_block, squares;  // all requests, those before this block, the squares of the blocks'
 
 static std::map<std::pair<const char*, std::pair<int, int>>, int> count_numbers;
 static std::vector<Count> counts;
@@ -185,6 +188,7 @@ static void request(const Event* const* events, int present) {
                                          : sectors_of(at, first->bytes, number, kind, &fewest);
         Count& count = count_of(*first, number);
         count.requests++;
+        request_count++;
         count.lanes += active;
         count.present += present;
         count.parts += parts;
@@ -423,8 +427,20 @@ void profile_barrier() {
     event_count = 0;
 }
 
+// The standard error of the mean of the blocks' requests (it is smaller, since the blocks lie evenly among all).
+static double relative_error(double blocks) {
+    const double mean = request_count / blocks, last = request_count - before_block;
+    return sqrt(std::max(0.0, (squares + last * last) / blocks - mean * mean) / blocks) / mean;
+}
+
+bool profile_suffices() {
+    return launch->accesses >= launch->enough && !(relative_error(launch->blocks_run) > TOLERANCE);
+}
+
 void profile_block_begins() {
     if (!launch->profile) return;
+    squares += (request_count - before_block) * (request_count - before_block);
+    before_block = request_count;
     event_count = 0;
     for (int t = 0; t < thread_count; t++) {
         lanes[t].context = lanes[t].block = 0;
@@ -440,6 +456,7 @@ void profile_begins() {
     context_numbers.clear();
     count_numbers.clear();
     counts.clear();
+    request_count = before_block = squares = 0;
     totals.assign(launch->region_count, {});
     unordered = true;
     for (auto& last : last_blocks) {

@@ -52,8 +52,8 @@ struct Launch {
     unsigned seed;
     int check;
     Profile* profile;             // in profile mode: where to put the result; otherwise null
-    unsigned least_blocks;        // in profile mode: blocks are run until there are so many of them,
-    unsigned long long enough;    // and so many accesses
+    unsigned least_blocks;        // in profile mode: blocks are run until there are so many of them, so many
+    unsigned long long enough;    // accesses, and until the blocks tell the number of requests to 2 %
     int stoppable;                // whether Ctrl-C may end it
     Region* regions;
     int region_count;
@@ -94,6 +94,7 @@ void profile_begins();
 void profile_block_begins();
 void profile_barrier();  // also at the end of a block
 void profile_ends();
+bool profile_suffices();  // whether enough blocks were run
 void profile_access(const void* address, size_t bytes, Kind kind, const void* code);
 void profile_call(const void* code);
 void profile_return();

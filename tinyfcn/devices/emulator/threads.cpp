@@ -105,10 +105,10 @@ static void arrange(int* numbers, int count) {
         for (int i = count - 1; i > 0; i--) std::swap(numbers[i], numbers[random_below(i + 1)]);
 }
 
-// Writes the numbers of all blocks such that the first few of them lie evenly among all: multiples of the golden ratio.
+// Writes the numbers of all blocks such that the first few of them lie evenly among all: multiples of an irrational part.
 static void spread(std::vector<int>& numbers) {
     const unsigned count = unsigned(numbers.size());
-    unsigned step = unsigned(count * 0.6180339887498949);
+    unsigned step = unsigned(count * 0.5698402909980532);
     while (std::gcd(step, count) != 1) step++;
     for (unsigned i = 0; i < count; i++) numbers[i] = int((unsigned long long)i * step % count);
 }
@@ -387,7 +387,7 @@ extern "C" const char* emulator_launch(Launch* it) {
     profile_begins();
     install_handlers();
     for (block_number = 1; block_number <= block_count && !message[0]; block_number++) {
-        if (it->profile && it->blocks_run >= it->least_blocks && it->accesses >= it->enough) break;
+        if (it->profile && it->blocks_run >= it->least_blocks && profile_suffices()) break;
         blockIdx = block_index(block_number);
         run_block();
         it->blocks_run++;
