@@ -18,6 +18,7 @@ from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
 from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.predict import predict
+from tinyfcn.cli.profile import profile
 from tinyfcn.cli.sanitize import sanitize
 from tinyfcn.cli.train_cnn import train_cnn
 from tinyfcn.cli.train_fcn import train_fcn
@@ -75,10 +76,11 @@ def main() -> None:
     tinyfcn train-fcn               train the FCN on its weights (some minutes)
     tinyfcn predict runs/fcn-1 photo.png
     tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
+    tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
     """
 
 
-for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, check, gradcheck, sanitize, bench, info):
+for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, check, gradcheck, sanitize, profile, bench, info):
     main.add_command(command)

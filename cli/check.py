@@ -144,15 +144,19 @@ def _is_right(operation: str, seeds: int) -> bool:
     return is_right
 
 
-def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launch: dict[str, Any]) -> bool:
-    """Checks a person's own file and prints what was found."""
+def calls_of(file: Path, cases: Path | None, kernel: str | None, launch: dict[str, Any]) -> list[own_file.Call]:
+    """The launches that the command line asks for, or a Python file. UsageError if there is no such file."""
     if not file.is_file():
         raise click.UsageError(f"{file} does not exist")
     beside = file.with_suffix(".py")
     if cases or (beside.is_file() and not launch["arguments"]):
-        calls = own_file.read_calls(cases or beside)
-    else:
-        calls = [own_file.parse_call(file, kernel, **launch)]
+        return own_file.read_calls(cases or beside)
+    return [own_file.parse_call(file, kernel, **launch)]
+
+
+def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launch: dict[str, Any]) -> bool:
+    """Checks a person's own file and prints what was found."""
+    calls = calls_of(file, cases, kernel, launch)
     outcome = own_file.check_calls(file, calls)
     instances = {call.kernel: own_file.instance(file, call) for call in calls}
     refused, nvrtc_says = _compiled(file.stem, file, [each for each in instances.values() if each])

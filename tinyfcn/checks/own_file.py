@@ -17,7 +17,7 @@ One array object in several calls is one array on the device, so what one call w
 import re
 import runpy
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import numpy as np
 from tinyfcn.checks.gradcheck import relative_error
 from tinyfcn.checks.watched import Found, Watched
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.device import Array
+from tinyfcn.devices.device import Array, Device
 from tinyfcn.devices.emulator.emulator import ORDERS
 from tinyfcn.devices.kernel_source import Kernel, Parameter
 from tinyfcn.devices.launch import element_of
@@ -213,8 +213,11 @@ def check_calls(file: Path, calls: Sequence[Call], orders: Sequence[str] = ORDER
     return outcome
 
 
-def _run(device: Watched, calls: Sequence[Call]) -> Iterable[dict[str, np.ndarray]]:
-    """The arrays that each call could write. Raises Found for an error, or for a result that is not as expected."""
+def launch_calls(device: Device, calls: Sequence[Call]) -> Iterator[tuple[Call, Kernel, dict[str, Array]]]:
+    """Each call after its launch, the kernel, and the arrays that it could write.
+
+    Raises DataError, KernelError as check_calls.
+    """
     known: dict[int, Array] = {}
     for call in calls:
         kernel = device.declared(call.kernel).instantiated(call.template)
@@ -233,6 +236,12 @@ def _run(device: Watched, calls: Sequence[Call]) -> Iterable[dict[str, np.ndarra
         unknown = [name for name in call.expected if name not in written]
         if unknown:
             raise KernelError(f"{call.kernel} writes no array named {unknown[0]}: it writes {', '.join(written)}")
+        yield call, kernel, written
+
+
+def _run(device: Watched, calls: Sequence[Call]) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays that each call could write. Raises Found for an error, or for a result that is not as expected."""
+    for call, kernel, written in launch_calls(device, calls):
         copies = device.copies(written)
         for name, expected in call.expected.items():
             expected = np.asarray(expected)
@@ -241,7 +250,7 @@ def _run(device: Watched, calls: Sequence[Call]) -> Iterable[dict[str, np.ndarra
         yield copies
 
 
-def _on_device(device: Watched, parameter: Parameter, value: np.ndarray | Empty) -> Array:
+def _on_device(device: Device, parameter: Parameter, value: np.ndarray | Empty) -> Array:
     dtype = dtype_of(parameter)
     if isinstance(value, Empty):
         shape = (value.shape,) if isinstance(value.shape, int) else value.shape

@@ -13,7 +13,7 @@ from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,6 +135,14 @@ class Source:
         """The file and line of a position in the text: "conv2d.cu:57"."""
         start, line, name = self._parts[max(bisect(self._parts, position, key=lambda part: part[0]) - 1, 0)]
         return f"{name}:{line + self.text.count(chr(10), start, position)}"
+
+    def line(self, place: str) -> str:
+        """The text of a line, "conv2d.cu:57"; "" if there is none."""
+        file, _, number = place.rpartition(":")
+        for start, first, name in reversed(self._parts):
+            if name == file and first <= int(number):
+                return next(islice(self.text[start:].splitlines(), int(number) - first, None), "").strip()
+        return ""
 
 
 def operations(folder: Path = KERNELS) -> list[str]:

@@ -114,7 +114,7 @@ def _codes(library: Path) -> list[Code]:
     codes = []
     with open(library, "rb") as file:
         elf = ELFFile(file)
-        dwarf = elf.get_dwarf_info() if elf.has_dwarf_info() else None
+        dwarf: Any = elf.get_dwarf_info() if elf.has_dwarf_info() else None
         for unit in dwarf.iter_CUs() if dwarf else ():
             program = dwarf.line_program_for_CU(unit)
             calls = [

@@ -205,7 +205,7 @@ class Emulator(Device):
                 regions = [(m.name.decode(), m.bytes, m.is_shared) for m in memory]
                 counts = profile.read(outcome.profile, regions, lambda at: library.places(f"{at - library.base:x}"))
                 blocks = outcome.blocks_run, math.prod(grid)
-                self.profiles.append(LaunchProfile(launch, *blocks, outcome.accesses, *counts))
+                self.profiles.append(LaunchProfile(launch, self.kernels, *blocks, outcome.accesses, *counts))
         statistics = self.statistics[kernel.name]
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)

@@ -106,7 +106,8 @@ class Outcome:
 class Library:
     """A kernel file, compiled and loaded: all its kernels that are not templates, or one `instance` of a template.
 
-    `mode` is one of the emulator's. `dtypes` gives the NumPy dtype of each type that a kernel names, for the precision that is compiled.
+    `mode` is one of the emulator's. `dtypes` gives the NumPy dtype of each type that a kernel names, for the precision
+    that is compiled.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tinyfcn.devices.device import Launch
@@ -105,6 +106,7 @@ class LaunchProfile:
     """The counts of one launch. `blocks` of its `block_count` blocks were run."""
 
     launch: Launch
+    kernels: Path  # the folder, or the file
     blocks: int
     block_count: int
     accesses: int
@@ -126,7 +128,8 @@ def read(
         while context and len(found) < 2:
             found += places(result.contexts[context].call)
             context = result.contexts[context].parent
-        return (found + ["an unknown line", ""])[0], next((line for line in found[1:] if line != found[0]), "")
+        own = found[0] if found else "an unknown line"
+        return own, next((line for line in found[1:] if line != own), "")
 
     by_line: dict[tuple[Any, ...], Requests] = {}
     for count in result.counts[: result.count_count]:

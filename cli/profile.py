@@ -1,0 +1,289 @@
+"""tinyfcn profile"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tinyfcn.checks.profile import (
+    COUNTED,
+    SAMPLE,
+    Profiled,
+    ask_nvrtc,
+    chain,
+    profile_calls,
+    profile_operation,
+    profile_part,
+    total,
+    what_is_wrong,
+)
+from tinyfcn.cli.check import calls_of, own_file_options
+from tinyfcn.cli.options import FILE, Whole
+from tinyfcn.cli.sanitize import expect_known
+from tinyfcn.cli.tables import show, table
+from tinyfcn.devices import kernel_source, nvrtc
+from tinyfcn.devices.device import Launch
+from tinyfcn.devices.emulator.profile import LANES, SECTOR, Requests, Sample
+from tinyfcn.files import new_file
+from tinyfcn.networks import DESIGNS
+from tinyfcn.operations import on, operation_names
+from tinyfcn.ops import Operations
+
+EVERY_BLOCK = Sample(blocks=1 << 30, accesses=0)
+WORST = 8  # lines of a step that are shown
+
+
+@click.command(short_help="Count what kernels ask of a GPU's memory: requests, sectors, bank conflicts.")
+@click.argument("name", required=False, metavar="[OPERATION|FILE.cu]")
+@click.option("--step", is_flag=True, help="All launches of a training step, one line each.")
+@click.option("--design", type=click.Choice([*DESIGNS]), default="skip", show_default=True, help="Whose step.")
+@click.option("--batch", type=Whole(1, 4096), default=16, show_default=True, help="Images in the step.")
+@click.option("--naive", is_flag=True, help="The naive kernels instead of the fast ones.")
+@click.option("--layer", help="Only the launches of this layer, such as context or up1.")
+@click.option("--against", type=click.Choice(["naive"]), help="Lay the counts beside those of the naive kernels.")
+@click.option("--blocks", type=Whole(1, 1 << 30), help="Count at least so many blocks of each launch. [default: 16]")
+@click.option("--all", "every_block", is_flag=True, help="Count every block, which takes longer.")
+@click.option("--arch", type=click.Choice(nvrtc.ARCHITECTURES), default="sm_90", show_default=True, help="NVRTC's GPU.")
+@click.option("--json", "json_file", type=FILE, help="Write all counts to this file.")
+@own_file_options
+def profile(
+    name: str | None,
+    step: bool,
+    design: str,
+    batch: int,
+    naive: bool,
+    layer: str | None,
+    against: str | None,
+    blocks: int | None,
+    every_block: bool,
+    arch: str,
+    json_file: Path | None,
+    cases: Path | None,
+    kernel: str | None,
+    **launch: Any,
+) -> None:
+    """Count what kernels ask of a GPU's memory, without a GPU: the answer to "why is it slow?".
+
+    A request is one access of a warp. In global memory it costs sectors of 32 bytes, in shared memory wavefronts, of
+    which lanes that want different words of one bank take one each. Each source line is shown with its cost, the least
+    that it could cost, and what is wrong. docs/profile.md explains it.
+
+    The kernels run on the emulator, as they do in a training step; some blocks stand for all. No time is measured.
+
+    FILE.cu instead of OPERATION is a file of your own, launched as for tinyfcn check.
+
+    \b
+    tinyfcn profile conv2d --layer context
+    tinyfcn profile conv2d --layer context --against naive
+    tinyfcn profile --step --json step.json
+    tinyfcn profile saxpy.cu --grid 4 --block 256 --arg n=1000 --arg a=2 --arg x=1000 --arg y=random:1000
+    """
+    if (name is None) != step:
+        raise click.UsageError("name an OPERATION or a FILE.cu, or ask for a whole step with --step")
+    if every_block and blocks:
+        raise click.UsageError("--all counts every block: leave out --blocks")
+    sample = EVERY_BLOCK if every_block else Sample(blocks, accesses=0) if blocks else SAMPLE
+    is_own = name is not None and name.endswith(".cu")
+    if is_own and (naive or layer or against):
+        raise click.UsageError("--naive, --layer and --against belong to the operations of tinyfcn, not to FILE.cu")
+
+    form = design, batch, layer, sample
+    if is_own:
+        launches = profile_calls(Path(str(name)), calls_of(Path(str(name)), cases, kernel, launch), sample)
+        profiled = [*_each(launches, show=_show_launch)]
+    else:
+        profiled = [*_each(_operations(name, naive, *form), show=None if step or against else _show_launch)]
+    if against:
+        _show_against(profiled, [*_operations(name, True, *form)])
+    elif step:
+        _show_step(profiled)
+    if not is_own:
+        _show_resources(profiled, arch, ask_nvrtc(profiled, arch))
+    sums: dict[str, Any] = dict(total(profiled))
+    if step:
+        launches_of_step = _recorded_step(design, batch)
+        sums |= {"graph_nodes": len(launches_of_step), "graph_chain": chain(launches_of_step), "instructions": None}
+    _show_totals(sums)
+    if json_file is not None:
+        content = {"counted": COUNTED, "design": design, "batch": batch, "naive": naive, "total": sums}
+        content["launches"] = [each.as_json() for each in profiled]
+        with new_file(json_file, "name another file with --json") as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
+        click.echo(f"written: {json_file}")
+
+
+def _each(profiled: Iterable[Profiled], show: Callable[[Profiled], None] | None) -> Iterator[Profiled]:
+    for each in profiled:
+        if show:
+            show(each)
+        yield each
+
+
+def _operations(
+    name: str | None, naive: bool, design: str, batch: int, layer: str | None, sample: Sample
+) -> Iterator[Profiled]:
+    """The launches of a step, or those of one operation, kernel or file in it."""
+    from tinyfcn.bench.parts import parts_of
+    from tinyfcn.bench.steps import Task
+
+    if name is not None:
+        declared = kernel_source.kernels(kernel_source.KERNELS)
+        name = declared[name].operation if name in declared else name
+        expect_known(name)
+    parts = parts_of(Task(design, batch), on("cpu"))
+    of_name = [
+        part
+        for part in parts
+        if name in (None, operation_names()[part.operation], *(each.kernel.operation for each in part.launches))
+    ]
+    chosen = [part for part in of_name if layer in (None, part.layer)]
+    if layer is not None and not chosen:
+        layers = {part.layer: None for part in of_name if part.layer}
+        raise click.UsageError(
+            f"{name or design} has no layer named {layer}; {design} has {', '.join(layers) or 'none'}"
+        )
+    if not chosen and name is not None:
+        click.echo(f"a step of {design} has no {name}: the largest of some random inputs is taken", err=True)
+        yield from profile_operation(name, naive, sample)
+    for number, part in enumerate(chosen, 1):
+        click.echo(f"{number} of {len(chosen)}: {part}", err=True)
+        yield from profile_part(part, naive, sample)
+
+
+def _recorded_step(design: str, batch: int) -> list[Launch]:
+    """The launches of a step as a GPU gets them, with their streams."""
+    from tinyfcn.bench.parts import Recorder
+    from tinyfcn.bench.steps import Step, Task
+
+    ops = Operations(Recorder())
+    step = Step(Task(design, batch), ops, composed=DESIGNS[design].per_pixel)
+    return ops.device.record(step.work).launches
+
+
+def _place(line: Requests) -> str:
+    return f"{line.place} < {line.caller.rpartition(':')[2]}" if line.caller else line.place
+
+
+def _access(line: Requests) -> str:
+    width = f" x{line.bytes // 4}" if line.bytes > 4 else f" ({line.bytes} B)" if line.bytes < 4 else ""
+    return f"{line.kind} {line.array}{width}"
+
+
+def _show_launch(profiled: Profiled) -> None:
+    """The lines of a launch, and its arrays."""
+    profile, kernel = profiled.profile, profiled.launch.kernel
+    counted = "all" if profile.blocks == profile.block_count else f"{profile.blocks}"
+    click.echo(f"\n{profiled.name}")
+    click.echo(f"{kernel.expression} in {kernel.operation}.cu")
+    threads = prod(profiled.launch.block)
+    click.echo(f"{profile.block_count:,} blocks of {threads} threads, {counted} of them counted")
+    if profiled.multiply_adds:
+        of_warps = profiled.multiply_adds / LANES
+        figures = {
+            "global requests": profiled.sum("requests", shared=False),
+            "shared requests": profiled.sum("requests", shared=True),
+            "shared wavefronts": profiled.sum("parts", shared=True),
+        }
+        told = ", ".join(f"{value / of_warps:.3g} {what}" for what, value in figures.items() if value)
+        click.echo(f"{profiled.multiply_adds:,} multiply-adds; for each one of a warp {told}")
+
+    for is_shared, unit in ((False, "sectors"), (True, "wavefronts")):
+        lines = [line for line in profile.requests if line.is_shared == is_shared]
+        where = "shared memory" if is_shared else "global memory"
+        rows = table(where, "access", "requests>", "lanes>", f"{unit}>", "at best>", "worst>")
+        for line in lines:
+            each = f"{line.lanes / line.requests:.1f}", f"{line.parts / line.requests:.2f}"
+            best = f"{line.fewest / line.requests:.2f}"
+            requests = f"{profiled.scale * line.requests:,.0f}"
+            rows.add_row(_place(line), _access(line), requests, *each, best, f"{line.worst}")
+        if lines:
+            click.echo()
+            show(rows)
+    for number, line in enumerate(profiled.wasteful()):
+        click.echo("\n" * (not number) + f"{_place(line)}, {_access(line)}: {what_is_wrong(line)}")
+        click.echo(f"    {_source_line(profiled, line)}")
+
+    arrays = table("bytes", "access", "size>", "by lanes>", "L1>", "L2>", "DRAM>", "by lanes>", "by blocks>")
+    for traffic in profile.traffic:
+        if traffic.is_shared:
+            continue
+        l1, l2 = (SECTOR * profiled.scale * count for count in (traffic.parts, traffic.of_blocks))
+        by_lanes = profiled.scale * traffic.by_lanes
+        cells = [f"{value:,.0f}" for value in (traffic.size, by_lanes, l1, l2, profiled.dram_bytes(traffic))]
+        times = [f"{value / traffic.size:,.2f}x" for value in (by_lanes, l2)]
+        arrays.add_row(traffic.array, traffic.kind, *cells, *times)
+    click.echo()
+    show(arrays)
+
+
+def _source_line(profiled: Profiled, line: Requests) -> str:
+    return kernel_source.source(profiled.launch.kernel.operation, profiled.profile.kernels).line(line.place)
+
+
+def _show_step(profiled: list[Profiled]) -> None:
+    """A row for each launch of a step."""
+    rows = table("for", "kernel", "blocks>", "M FMA>", "lanes>", "sectors>", "excess>", "wavefronts>", "conflicts>")
+    worst = []
+    for each in profiled:
+        sums, shared = each.totals(), each.sum("parts", shared=True)
+        rows.add_row(
+            each.name,
+            each.launch.kernel.name,
+            f"{each.profile.block_count:,}",
+            f"{each.multiply_adds / 1e6:.1f}" if each.multiply_adds else "",
+            f"{each.sum('lanes') / max(each.sum('requests'), 1):.1f}",
+            f"{sums['sectors']:,.0f}",
+            _excess(sums["sectors"], sums["sectors_ideal"]),
+            f"{shared:,.0f}" if shared else "",
+            _excess(shared, sums["shared_wavefronts_ideal"]),
+        )
+        worst += [(each.scale * (line.parts - line.fewest), each, line) for line in each.wasteful() if line.is_shared]
+    click.echo()
+    show(rows)
+    click.echo("\nthe lines with the most bank conflicts, in wavefronts beyond the fewest")
+    for excess, each, line in sorted(worst, key=lambda row: -row[0])[:WORST]:
+        click.echo(f"  {excess:>9,.0f}  {each.name}: {_place(line)}, {_access(line)}: {what_is_wrong(line)}")
+
+
+def _excess(parts: float, fewest: float) -> str:
+    """The share of the parts that the fewest would have saved."""
+    return f"{1 - fewest / parts:.0%}" if parts else ""
+
+
+def _show_against(mine: list[Profiled], naive: list[Profiled]) -> None:
+    """The totals of both forms side by side."""
+    rows = table("of all launches", "fast>", "naive>", "naive / fast>")
+    for (name, fast), plain in zip(total(mine).items(), total(naive).values(), strict=True):
+        rows.add_row(name.replace("_", " "), f"{fast:,}", f"{plain:,}", f"{plain / fast:,.2f}" if fast else "")
+    click.echo()
+    show(rows)
+
+
+def _show_resources(profiled: list[Profiled], architecture: str, refused: str) -> None:
+    """What NVRTC says of each kernel."""
+    if refused:
+        return click.echo(f"\nregisters, spills and occupancy: NVRTC was not asked: {refused}")
+    rows = table("kernel", "threads>", "registers>", "shared B>", "spilled B>", "blocks at once>", "occupancy>")
+    for kernel, each in {each.launch.kernel.expression: each for each in profiled}.items():
+        threads, dynamic = prod(each.launch.block), each.launch.shared_bytes
+        assert each.resources is not None, "NVRTC has compiled it"
+        blocks, occupancy = each.resources.occupancy(architecture, threads, dynamic)
+        found = each.resources.registers, each.resources.shared_bytes + dynamic, each.resources.spilled_bytes
+        rows.add_row(kernel, f"{threads}", *map(str, found), f"{blocks}", f"{occupancy:.0%}")
+    click.echo(f"\ncompiled by NVRTC for {architecture}")
+    show(rows)
+
+
+def _show_totals(sums: dict[str, Any]) -> None:
+    conflicts = _excess(sums["shared_wavefronts"], sums["shared_wavefronts_ideal"]) or "none"
+    click.echo(f"\nall launches: {sums['multiply_adds']:,} multiply-adds, {sums['requests']:,} requests")
+    click.echo(f"  {sums['sectors']:,} sectors ({sums['sectors_ideal']:,} at best)")
+    click.echo(f"  {sums['shared_wavefronts']:,} shared wavefronts, of which bank conflicts make {conflicts}")
+    megabytes = (f"{sums[f'{level}_bytes'] / 1e6:,.1f} MB {level.upper()}" for level in ("l1", "l2", "dram"))
+    click.echo(f"  {', '.join(megabytes)}")
+    if "graph_nodes" in sums:
+        click.echo(f"  as a graph {sums['graph_nodes']} launches, {sums['graph_chain']} of them one after another")
+    click.echo(COUNTED)

@@ -1,0 +1,240 @@
+"""What launches ask of a GPU's memory, counted on the emulator. docs/profile.md says how, and what it cannot tell."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.checks.conflicts import launched_before
+from tinyfcn.checks.own_file import Call, launch_calls
+from tinyfcn.checks.pieces import cases_of
+from tinyfcn.devices import nvrtc
+from tinyfcn.devices.device import Launch
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.emulator.profile import SECTOR, LaunchProfile, Requests, Sample, Traffic
+from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.devices.nvrtc import Resources
+from tinyfcn.errors import DeviceError
+from tinyfcn.ops import Operations
+
+BANKS, WORD = 32, 4  # of shared memory; bytes
+# A line is marked if it costs more than the fewest parts by this factor. Rows of an image seldom begin at a sector.
+WASTEFUL = {False: 1.5, True: 1.05}  # by whether the memory is shared
+SAMPLE = Sample(blocks=16, accesses=500_000)
+COUNTED = "counted on the emulator from the source; no time was measured"
+
+
+@dataclass
+class Profiled:
+    """The profile of a launch. name: the part of a step that it belongs to. multiply_adds: that its results need."""
+
+    name: str
+    profile: LaunchProfile
+    multiply_adds: int = 0
+    resources: Resources | None = None
+
+    @property
+    def launch(self) -> Launch:
+        return self.profile.launch
+
+    @property
+    def scale(self) -> float:
+        """How many blocks each block that was run stands for."""
+        return self.profile.block_count / self.profile.blocks
+
+    def sum(self, count: str, shared: bool | None = None) -> float:
+        """The sum of a count of all lines, for the whole launch: of shared memory, of global memory, or of both."""
+        lines = (line for line in self.profile.requests if shared in (None, line.is_shared))
+        return self.scale * sum(getattr(line, count) for line in lines)
+
+    def dram_bytes(self, traffic: Traffic) -> float:
+        """The bytes of an array that come from memory, or go there, if the L2 cache holds what blocks share.
+
+        If only some of the blocks were run, their sum over all blocks is limited by the size of the array.
+        """
+        if self.scale == 1:
+            return SECTOR * traffic.of_launch
+        return min(SECTOR * self.scale * traffic.of_blocks, -(-traffic.size // SECTOR) * SECTOR)
+
+    def totals(self) -> dict[str, float]:
+        """Sums for the whole launch. l1_bytes: of all sectors. l2_bytes: of the sectors that differ, for each block."""
+        in_memory = [each for each in self.profile.traffic if not each.is_shared]
+        return {
+            "requests": self.sum("requests"),
+            "sectors": self.sum("parts", shared=False),
+            "sectors_ideal": self.sum("fewest", shared=False),
+            "shared_wavefronts": self.sum("parts", shared=True),
+            "shared_wavefronts_ideal": self.sum("fewest", shared=True),
+            "l1_bytes": SECTOR * self.sum("parts", shared=False),
+            "l2_bytes": SECTOR * self.scale * sum(each.of_blocks for each in in_memory),
+            "dram_bytes": sum(map(self.dram_bytes, in_memory)),
+            "multiply_adds": self.multiply_adds,
+        }
+
+    def wasteful(self) -> list[Requests]:
+        """The lines that cost more than they would have to, those with the most to win first."""
+        lines = [line for line in self.profile.requests if is_wasteful(line)]
+        return sorted(lines, key=lambda line: line.fewest - line.parts)
+
+    def as_json(self) -> dict[str, Any]:
+        profile, launch = self.profile, self.launch
+        return {
+            "for": self.name,
+            "kernel": launch.kernel.expression,
+            "file": f"{launch.kernel.operation}.cu",
+            "grid": launch.grid,
+            "block": launch.block,
+            "blocks_counted": profile.blocks,
+            "blocks": profile.block_count,
+            "total": _rounded(self.totals()),
+            "resources": None if self.resources is None else asdict(self.resources),
+            "lines": [self._line_as_json(line) for line in profile.requests],
+            "arrays": [self._traffic_as_json(traffic) for traffic in profile.traffic],
+        }
+
+    def _line_as_json(self, line: Requests) -> dict[str, Any]:
+        unit = "wavefronts" if line.is_shared else "sectors"
+        return {
+            "line": line.place,
+            "caller": line.caller or None,
+            "array": line.array,
+            "memory": "shared" if line.is_shared else "global",
+            "access": line.kind,
+            "bytes": line.bytes,
+            **_rounded({"requests": self.scale * line.requests}),
+            "lanes_active": line.lanes / line.requests,
+            **_rounded({unit: self.scale * line.parts, f"{unit}_ideal": self.scale * line.fewest}),
+            "worst_request": {unit: line.worst, "offsets": line.worst_at},
+            "wrong": what_is_wrong(line) or None,
+        }
+
+    def _traffic_as_json(self, traffic: Traffic) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "array": traffic.array,
+            "memory": "shared" if traffic.is_shared else "global",
+            "access": traffic.kind,
+            "size": traffic.size,
+        }
+        counts = {"bytes_by_lanes": self.scale * traffic.by_lanes}
+        if traffic.is_shared:
+            return found | _rounded({**counts, "wavefronts": self.scale * traffic.parts})
+        l1, l2 = SECTOR * self.scale * traffic.parts, SECTOR * self.scale * traffic.of_blocks
+        return found | _rounded({**counts, "l1_bytes": l1, "l2_bytes": l2, "dram_bytes": self.dram_bytes(traffic)})
+
+
+class Profiler(Emulator):
+    """The emulator in profile mode. After a launch its results are complete, though only some blocks were counted."""
+
+    def __init__(self, kernels: Path = KERNELS, naive: bool = False, sample: Sample = SAMPLE) -> None:
+        super().__init__(kernels, mode="profile", naive=naive, sample=sample)
+        self.plain = Emulator(kernels)
+
+    def _launch(self, launch: Launch) -> None:
+        given = zip(launch.kernel.parameters, launch.arguments, strict=True)
+        written = [array for parameter, array in given if parameter.is_array and not parameter.is_const]
+        before = [(array, array.copy()) for array in written if array is not None]
+        super()._launch(launch)
+        for array, values in before:
+            array[...] = values
+        self.plain._launch(launch)
+
+
+def profile_part(part: Any, naive: bool, sample: Sample) -> list[Profiled]:
+    """The launches of a part of a step, whose arguments are those of the step."""
+    device = Emulator(mode="profile", naive=naive, sample=sample)
+    function, arguments = getattr(Operations(device), part.operation), part.copied_arguments(device.asarray)
+    recording = device.record(lambda: function(**arguments))
+    recording.launches[:] = part.own(recording.launches)
+    recording.replay()
+    profiles = [Profiled(str(part), each) for each in device.profiles]
+    if part.operation.startswith("conv"):  # by its first launch; others add up what that has left
+        profiles[0].multiply_adds = part.products()
+    return profiles
+
+
+def profile_operation(operation: str, naive: bool, sample: Sample) -> list[Profiled]:
+    """The launches of an operation on the largest of some random inputs."""
+    random = np.random.default_rng(0)
+    cases = [case for _ in range(20) for case in cases_of(operation).sanitize_cases(random) if case.naive == naive]
+    largest = max(cases, key=lambda case: sum(np.size(value) for value in case.inputs.values()))
+    device = Profiler(naive=naive, sample=sample)
+    largest.run(Operations(device))
+    shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in largest.inputs.items() if np.ndim(value))
+    return [Profiled(f"{operation}: {shapes}", each) for each in device.profiles]
+
+
+def profile_calls(file: Path, calls: Sequence[Call], sample: Sample) -> list[Profiled]:
+    """The launches of a person's own file. Raises as check_calls."""
+    device = Profiler(file, sample=sample)
+    for _ in launch_calls(device, calls):
+        pass
+    return [Profiled(each.launch.kernel.name, each) for each in device.profiles]
+
+
+def is_wasteful(line: Requests) -> bool:
+    return line.parts > WASTEFUL[line.is_shared] * line.fewest
+
+
+def what_is_wrong(line: Requests) -> str:
+    """Why a line costs more than it would have to, from its costliest request; "" if it does not.
+
+    "36 floats apart: 8 of 32 banks", "1024 floats apart: 32 sectors for 128 bytes"
+    """
+    if not is_wasteful(line):
+        return ""
+    at = [offset for offset in line.worst_at if offset is not None]
+    steps = Counter(int(step) for step in np.diff(at))
+    step, times = steps.most_common(1)[0] if steps else (0, 0)
+    in_step = times >= len(at) / 2
+    if line.is_shared:
+        words = {offset // WORD + k for offset in at for k in range(-(-line.bytes // WORD))}
+        banks = len({word % BANKS for word in words})
+        where = f"{abs(step) / WORD:g} floats apart" if in_step and abs(step) > line.bytes else f"{len(words)} words"
+        if line.kind == "atomic" and len(words) < len(at):
+            return f"{len(at)} lanes update {len(words)} words one after another"
+        return f"{where}: {banks} of {BANKS} banks"
+    if in_step and abs(step) > line.bytes:
+        unit, size = ("floats", WORD) if line.bytes % WORD == 0 else ("bytes", 1)
+        return f"{abs(step) / size:g} {unit} apart: {_sectors(line, at)}"
+    pieces = 1 + sum(count for each, count in steps.items() if each not in (0, line.bytes))
+    return (
+        f"{pieces} pieces: {_sectors(line, at)}" if pieces > 1 else f"it begins within a sector: {_sectors(line, at)}"
+    )
+
+
+def _sectors(line: Requests, at: Sequence[int]) -> str:
+    return f"{line.worst} sectors for {len(set(at)) * line.bytes} bytes"
+
+
+def total(profiled: Iterable[Profiled]) -> dict[str, float]:
+    """The sums over launches."""
+    sums: Counter[str] = Counter()
+    for each in profiled:
+        sums.update(each.totals())
+    return _rounded(sums)
+
+
+def chain(launches: Sequence[Launch]) -> int:
+    """The number of launches in the longest chain in which each has to wait for the one before."""
+    lengths: list[int] = []
+    for before in launched_before(launches):
+        lengths.append(1 + max((lengths[number] for number in before), default=0))
+    return max(lengths, default=0)
+
+
+def ask_nvrtc(profiled: Sequence[Profiled], architecture: str) -> str:
+    """Fills in what each launch uses of a GPU of this architecture. Returns why not, or an empty text."""
+    try:
+        compiled = nvrtc.compile_launched((each.launch for each in profiled), architecture)
+    except DeviceError as error:
+        return str(error)
+    for each in profiled:
+        each.resources = compiled[each.launch.kernel.expression]
+    return ""
+
+
+def _rounded(counts: Any) -> dict[str, Any]:
+    return {name: round(value) for name, value in counts.items()}
