@@ -17,7 +17,9 @@ from tinyfcn.checks.profile import (
     profile_calls,
     profile_operation,
     profile_part,
+    sectors,
     total,
+    wavefronts,
     what_is_wrong,
 )
 from tinyfcn.cli.check import calls_of, own_file_options
@@ -47,6 +49,8 @@ WORST = 8  # lines of a step that are shown
 @click.option("--blocks", type=Whole(1, 1 << 30), help="Count at least so many blocks of each launch. [default: 16]")
 @click.option("--all", "every_block", is_flag=True, help="Count every block, which takes longer.")
 @click.option("--arch", type=click.Choice(nvrtc.ARCHITECTURES), default="sm_90", show_default=True, help="NVRTC's GPU.")
+@click.option("--draw", metavar="FILE.cu:LINE", help="Draw the 32 lanes of a warp over memory at this line.")
+@click.option("-o", "--out", type=FILE, default=Path("warp.png"), show_default=True, help="The picture of --draw.")
 @click.option("--json", "json_file", type=FILE, help="Write all counts to this file.")
 @own_file_options
 def profile(
@@ -60,6 +64,8 @@ def profile(
     blocks: int | None,
     every_block: bool,
     arch: str,
+    draw: str | None,
+    out: Path,
     json_file: Path | None,
     cases: Path | None,
     kernel: str | None,
@@ -102,6 +108,8 @@ def profile(
         _show_step(profiled)
     if not is_own:
         _show_resources(profiled, arch, ask_nvrtc(profiled, arch))
+    if draw is not None:
+        _draw(profiled, draw, out)
     sums: dict[str, Any] = dict(total(profiled))
     if step:
         launches_of_step = _recorded_step(design, batch)
@@ -248,6 +256,24 @@ def _show_step(profiled: list[Profiled]) -> None:
         click.echo(f"  {excess:>9,.0f}  {each.name}: {_place(line)}, {_access(line)}: {what_is_wrong(line)}")
 
 
+def _draw(profiled: list[Profiled], place: str, out: Path) -> None:
+    """Draws the costliest request of a line, or of its accesses the one that costs most."""
+    found = [(line.worst / max(line.fewest / line.requests, 1), each, line) for each in profiled
+             for line in each.profile.requests if place in (line.place, line.caller)]  # fmt: skip
+    if not found:
+        places = {line.place: None for each in profiled for line in each.profile.requests}
+        raise click.UsageError(f"no request at {place}: there are some at {', '.join(places)}")
+    from tinyfcn import figures
+
+    _, each, line = max(found, key=lambda row: row[0])
+    rows = wavefronts(line) if line.is_shared else sectors(line)
+    title = f"{each.launch.kernel.name}: {_place(line)}, {_access(line)}"
+    cost = f"{line.worst} wavefronts: " * line.is_shared + what_is_wrong(line)
+    note = f"{_source_line(each, line)}\n{cost.removesuffix(': ') or f'{line.worst} sectors'}"
+    path = figures.memory(out, title, note, [(row.label, row.lanes) for row in rows], line.is_shared)
+    click.echo(f"\ndrawn: {path}")
+
+
 def _excess(parts: float, fewest: float) -> str:
     """The share of the parts that the fewest would have saved."""
     return f"{1 - fewest / parts:.0%}" if parts else ""
@@ -279,11 +305,13 @@ def _show_resources(profiled: list[Profiled], architecture: str, refused: str) -
 
 def _show_totals(sums: dict[str, Any]) -> None:
     conflicts = _excess(sums["shared_wavefronts"], sums["shared_wavefronts_ideal"]) or "none"
-    click.echo(f"\nall launches: {sums['multiply_adds']:,} multiply-adds, {sums['requests']:,} requests")
+    products = f"{sums['multiply_adds']:,} multiply-adds, " if sums["multiply_adds"] else ""
+    click.echo(f"\nall launches: {products}{sums['requests']:,} requests")
     click.echo(f"  {sums['sectors']:,} sectors ({sums['sectors_ideal']:,} at best)")
-    click.echo(f"  {sums['shared_wavefronts']:,} shared wavefronts, of which bank conflicts make {conflicts}")
-    megabytes = (f"{sums[f'{level}_bytes'] / 1e6:,.1f} MB {level.upper()}" for level in ("l1", "l2", "dram"))
-    click.echo(f"  {', '.join(megabytes)}")
+    if sums["shared_wavefronts"]:
+        click.echo(f"  {sums['shared_wavefronts']:,} shared wavefronts, of which bank conflicts make {conflicts}")
+    moved = (f"{sums[f'{level}_bytes']:,} bytes {level.upper()}" for level in ("l1", "l2", "dram"))
+    click.echo(f"  {', '.join(moved)}")
     if "graph_nodes" in sums:
         click.echo(f"  as a graph {sums['graph_nodes']} launches, {sums['graph_chain']} of them one after another")
     click.echo(COUNTED)

@@ -48,6 +48,8 @@ DPI = 160
 MARGIN, HEADER = 40, 150  # pixels: around a figure; above its first panel, for title and note
 INK, GREY, PALE = "#22252b", "#6b7280", "#e2e4e8"
 LINES = ["#0b62a8", "#d1570e", "#1b8a5a", "#b0468f", "#c79a00", "#4aa3d8"]  # after Okabe and Ito
+LANES = LinearSegmentedColormap.from_list("lanes", ["#cfe3f5", "#8fc7a8", "#f3d38b"])  # the first to the last
+UNWANTED = "#f6dcd7"
 REDS = LinearSegmentedColormap.from_list("reds", ["#ffffff", "#f4b6a6", "#c8402f", "#7d1128"])
 STYLE = {
     "figure.dpi": DPI,
@@ -295,6 +297,48 @@ def new_page(path: str | Path, width: int, height: int, title: str, note: str = 
         make_folder(Path(path).parent, WAY_OUT)
         with new_file(Path(path), WAY_OUT) as file:
             figure.savefig(file, format="png")
+
+
+def memory(path: str | Path, title: str, note: str, rows: Sequence[tuple[str, Sequence[Any]]], shared: bool) -> Path:
+    """The words of 4 bytes that a warp's lanes want of memory.
+
+    rows: a label and 32 cells, each with the lanes that want the word, or None where nothing is fetched. In shared
+    memory a row is a wavefront, and a column a bank. In global memory a row is 128 bytes, of four sectors.
+    """
+    size, left = 46, 190
+    height = HEADER + 50 + len(rows) * size + 110
+    with new_page(path, left + 32 * size + MARGIN, height, title, note) as figure:
+        axes = add_axes(figure, left, HEADER + 50, 32 * size, len(rows) * size)
+        axes.set(xlim=(0, 32), ylim=(len(rows), 0), xticks=[], yticks=[])
+        for edge in axes.spines.values():
+            edge.set_visible(False)
+        for y, (label, cells) in enumerate(rows):
+            axes.text(-0.3, y + 0.5, label, ha="right", va="center", fontsize=9, color=GREY)
+            for x, lanes in enumerate(cells):
+                missing = lanes is None
+                colour = "#ffffff" if missing else UNWANTED if not lanes else LANES(lanes[0] / 31)
+                axes.add_patch(
+                    Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, facecolor=colour, edgecolor=PALE, linewidth=0.8)
+                )
+                if lanes:
+                    text = f"{lanes[0]}" if len(lanes) == 1 else f"{lanes[0]}+{len(lanes) - 1}"
+                    size_of_text = 8 if len(text) < 3 else 6
+                    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size_of_text, color=INK)
+        for x in range(0, 33, 32 if shared else 8):
+            axes.plot((x, x), (0, len(rows)), color=GREY, linewidth=1.2, clip_on=False)
+        for x in range(0, 32, 4 if shared else 8):
+            where = f"{x}" if shared else f"+{4 * x} bytes"
+            axes.text(x + 0.5 * shared, -0.15, where, ha="center" if shared else "left", fontsize=9, color=GREY)
+        axes.text(-0.3, -0.15, "wavefront \\ bank" if shared else "byte", ha="right", fontsize=9, color=GREY)
+        below = HEADER + 50 + len(rows) * size + 40
+        told = "A number is a lane; 4+3 is lane 4 and 3 more that want the same word. "
+        told += (
+            "Each row takes a turn: a bank gives one word."
+            if shared
+            else "Pale red: fetched with its sector, wanted by nobody."
+        )
+        _words(figure, MARGIN, below, told, color=GREY)
+    return Path(path)
 
 
 def _panel(figure: Figure, x: int, y: int, panel: np.ndarray, size: int, scale: str = "fixed") -> None:

@@ -14,7 +14,7 @@ from tinyfcn.checks.pieces import cases_of
 from tinyfcn.devices import nvrtc
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.devices.emulator.profile import SECTOR, LaunchProfile, Requests, Sample, Traffic
+from tinyfcn.devices.emulator.profile import LANES, SECTOR, LaunchProfile, Requests, Sample, Traffic
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.nvrtc import Resources
 from tinyfcn.errors import DeviceError
@@ -158,8 +158,9 @@ def profile_part(part: Any, naive: bool, sample: Sample) -> list[Profiled]:
 def profile_operation(operation: str, naive: bool, sample: Sample) -> list[Profiled]:
     """The launches of an operation on the largest of some random inputs."""
     random = np.random.default_rng(0)
-    cases = [case for _ in range(20) for case in cases_of(operation).sanitize_cases(random) if case.naive == naive]
-    largest = max(cases, key=lambda case: sum(np.size(value) for value in case.inputs.values()))
+    all_cases = [case for _ in range(20) for case in cases_of(operation).sanitize_cases(random)]
+    cases = [case for case in all_cases if case.naive == naive]
+    largest = max(cases or all_cases, key=lambda case: sum(np.size(value) for value in case.inputs.values()))
     device = Profiler(naive=naive, sample=sample)
     largest.run(Operations(device))
     shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in largest.inputs.items() if np.ndim(value))
@@ -207,6 +208,55 @@ def what_is_wrong(line: Requests) -> str:
 
 def _sectors(line: Requests, at: Sequence[int]) -> str:
     return f"{line.worst} sectors for {len(set(at)) * line.bytes} bytes"
+
+
+@dataclass
+class Row:
+    """A row of a picture of memory: 32 words of 4 bytes. lanes: those that want each word; None: nobody fetches it."""
+
+    label: str
+    lanes: list[list[int] | None]
+
+
+def wavefronts(line: Requests) -> list[Row]:
+    """The costliest request of a line to shared memory: a row for each wavefront, a column for each bank."""
+    phases = max(1, line.bytes // WORD)
+    at = line.worst_at
+    pairs = (
+        all(at[lane] == at[lane ^ apart] for lane in range(LANES) if None not in (at[lane], at[lane ^ apart]))
+        for apart in (1, 2)
+    )
+    phases = phases // 2 if phases > 1 and any(pairs) else phases
+    rows: list[Row] = []
+    for phase in range(phases):
+        words: list[dict[int, list[int]]] = [{} for _ in range(BANKS)]  # of each bank, with the lanes that want them
+        for lane in range(phase * LANES // phases, (phase + 1) * LANES // phases):
+            offset = at[lane]
+            for word in () if offset is None else range(offset // WORD, (offset + line.bytes - 1) // WORD + 1):
+                words[word % BANKS].setdefault(word if line.kind != "atomic" else (word << 8) + lane, []).append(lane)
+        for number in range(max(map(len, words))):
+            cells = [[*bank.values()][number] if number < len(bank) else None for bank in words]
+            rows.append(Row(f"{len(rows) + 1}", cells))
+    return rows
+
+
+def sectors(line: Requests) -> list[Row]:
+    """The costliest request of a line to global memory: a row for each 128 bytes; fetched are sectors of 8 words."""
+    wanted: dict[int, list[int]] = {}
+    for lane, offset in enumerate(line.worst_at):
+        for word in () if offset is None else range(offset // WORD, (offset + line.bytes - 1) // WORD + 1):
+            wanted.setdefault(word, []).append(lane)
+    fetched = {word * WORD // SECTOR for word in wanted}
+    return [
+        Row(
+            f"{start * WORD:,}",
+            [
+                wanted.get(word, []) if word * WORD // SECTOR in fetched else None
+                for word in range(start, start + LANES)
+            ],
+        )
+        for start in sorted({word // LANES * LANES for word in wanted})
+    ]
 
 
 def total(profiled: Iterable[Profiled]) -> dict[str, float]:
