@@ -23,7 +23,7 @@ from tinyfcn.checks.profile import (
     what_is_wrong,
 )
 from tinyfcn.cli.check import calls_of, own_file_options
-from tinyfcn.cli.options import FILE, Whole
+from tinyfcn.cli.options import FILE, Whole, was_given
 from tinyfcn.cli.sanitize import expect_known
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source, nvrtc
@@ -53,7 +53,9 @@ WORST = 8  # lines of a step that are shown
 @click.option("-o", "--out", type=FILE, default=Path("warp.png"), show_default=True, help="The picture of --draw.")
 @click.option("--json", "json_file", type=FILE, help="Write all counts to this file.")
 @own_file_options
+@click.pass_context
 def profile(
+    context: click.Context,
     name: str | None,
     step: bool,
     design: str,
@@ -95,6 +97,10 @@ def profile(
     is_own = name is not None and name.endswith(".cu")
     if is_own and (naive or layer or against):
         raise click.UsageError("--naive, --layer and --against belong to the operations of tinyfcn, not to FILE.cu")
+    foreign = [option for option in ("cases", "kernel", *launch) if not is_own and was_given(context, option)]
+    if foreign:
+        flag = {"arguments": "--arg", "shared_bytes": "--shared"}.get(foreign[0], f"--{foreign[0]}")
+        raise click.UsageError(f"{flag} belongs to a file of your own: tinyfcn profile FILE.cu")
 
     form = design, batch, layer, sample
     if is_own:

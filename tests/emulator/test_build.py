@@ -15,7 +15,7 @@ import pytest
 from helpers.kernel_folders import folder_with
 from helpers.small_kernels import launch, wrong_folder
 
-from tinyfcn.devices.emulator import Emulator, build, emulator, library
+from tinyfcn.devices.emulator import Emulator, build, emulator, library, profile
 from tinyfcn.errors import DeviceError, KernelError
 
 SCALE = """// Multiplies by a number.
@@ -317,6 +317,9 @@ def test_structures_are_as_large_in_python_as_in_cpp(tmp_path: Path) -> None:
     sizes = (ctypes.c_size_t * 5).in_dll(ctypes.CDLL(str(made.path)), "emulator_sizes")
     structures = [ctypes.sizeof(library._Launch), ctypes.sizeof(library._Region), library.RECORD.itemsize]
     assert [*sizes] == [*structures, 2 * emulator.MAX_SHARED, emulator.GUARD]
+    sizes = (ctypes.c_size_t * 4).in_dll(ctypes.CDLL(str(made.path)), "emulator_profile_sizes")
+    structures = [ctypes.sizeof(each) for each in (profile._Count, profile._Total, profile._Context, profile.Result)]
+    assert [*sizes] == structures
 
 
 @pytest.mark.parametrize("what", ["mode", "order", "precision"])

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.kernel_folders import folder_with
 
-from tests.helpers.kernel_folders import folder_with
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.emulator.profile import Sample

@@ -142,9 +142,9 @@ class Profiler(Emulator):
         self.plain._launch(launch)
 
 
-def profile_part(part: Any, naive: bool, sample: Sample) -> list[Profiled]:
+def profile_part(part: Any, naive: bool, sample: Sample, kernels: Path = KERNELS) -> list[Profiled]:
     """The launches of a part of a step, whose arguments are those of the step."""
-    device = Emulator(mode="profile", naive=naive, sample=sample)
+    device = Emulator(kernels, mode="profile", naive=naive, sample=sample)
     function, arguments = getattr(Operations(device), part.operation), part.copied_arguments(device.asarray)
     recording = device.record(lambda: function(**arguments))
     recording.launches[:] = part.own(recording.launches)

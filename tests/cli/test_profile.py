@@ -1,0 +1,109 @@
+"""tinyfcn profile on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from tinyfcn.cli import main
+
+SAXPY = """extern "C" __global__ void saxpy(int n, float a, const float* x, float* y) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i * 2 % n] += a * x[i];
+}
+"""
+LAUNCH = [
+    "--grid",
+    "4",
+    "--block",
+    "256",
+    "--arg",
+    "n=1000",
+    "--arg",
+    "a=2",
+    "--arg",
+    "x=1000",
+    "--arg",
+    "y=random:1000",
+]
+
+
+def profile(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, ["profile", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_an_operation_shows_its_lines_its_arrays_and_what_is_wrong(tmp_path: Path) -> None:
+    file, picture = tmp_path / "found.json", tmp_path / "warp.png"
+    place = "fast_conv.cu:203"
+    result = profile("conv2d", "--layer", "context", "--json", str(file), "--draw", place, "-o", str(picture))
+    assert result.exit_code == 0, result.output
+    assert f"{place}, write weight_tile: 36 floats apart: 8 of 32 banks" in result.output
+    assert "224 blocks of 160 threads, 16 of them counted" in result.output
+    assert "36,044,800 multiply-adds; for each one of a warp" in result.output
+    assert "no time was measured" in result.output
+    found = json.loads(file.read_text())
+    assert found["launches"][0]["for"] == "conv2d context"
+    assert found["total"]["requests"] == pytest.approx(
+        sum(each["total"]["requests"] for each in found["launches"]), abs=9
+    )
+    with Image.open(picture) as image:
+        assert image.width > 1000
+
+
+def test_an_own_file_is_launched_as_the_command_line_says(tmp_path: Path) -> None:
+    own = tmp_path / "saxpy.cu"
+    own.write_text(SAXPY)
+    result = profile(str(own), *LAUNCH)
+    assert result.exit_code == 0, result.output
+    assert "saxpy.cu:3, write y: 2 floats apart: 8 sectors for 128 bytes" in result.output
+    assert "if (i < n) y[i * 2 % n] += a * x[i];" in result.output
+
+
+def test_fast_beside_naive(tmp_path: Path) -> None:
+    result = profile("conv2d", "--layer", "score", "--against", "naive", "--blocks", "4")
+    assert result.exit_code == 0, result.output
+    row = next(line.split() for line in result.output.splitlines() if line.startswith("sectors "))
+    assert float(row[-1]) > 2
+
+
+@pytest.mark.slow
+def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None:
+    file = tmp_path / "step.json"
+    result = profile("--step", "--batch", "2", "--json", str(file))
+    assert result.exit_code == 0, result.output
+    found = json.loads(file.read_text())
+    names = {"requests", "sectors", "sectors_ideal", "shared_wavefronts", "shared_wavefronts_ideal", "l1_bytes"}
+    names |= {"l2_bytes", "dram_bytes", "multiply_adds", "graph_nodes", "graph_chain", "instructions"}
+    assert {*found["total"]} == names
+    lines = result.stdout.splitlines()
+    assert found["total"]["graph_nodes"] == len(found["launches"])
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("for "))
+    rows = lines[first + 1 : lines.index("", first)]
+    assert [row.split()[0] for row in rows] == [each["for"].split()[0] for each in found["launches"]]
+    assert "the lines with the most bank conflicts" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name an OPERATION or a FILE.cu, or ask for a whole step with --step"),
+        (["conv2d", "--step"], "name an OPERATION or a FILE.cu, or ask for a whole step with --step"),
+        (["conv2dd"], "no operation or kernel named 'conv2dd'; did you mean conv2d"),
+        (["conv2d", "--layer", "nix"], "conv2d has no layer named nix; skip has"),
+        (["relu", "--layer", "context"], "relu has no layer named context; skip has none"),
+        (["conv2d", "--all", "--blocks", "3"], "--all counts every block: leave out --blocks"),
+        (["none.cu"], "none.cu does not exist"),
+        (["none.cu", "--naive"], "--naive, --layer and --against belong to the operations of tinyfcn"),
+        (["relu", "--draw", "relu.cu:1"], "no request at relu.cu:1: there are some at relu.cu:27"),
+        (["conv2d", "--kernel", "k"], "--kernel belongs to a file of your own: tinyfcn profile FILE.cu"),
+        (["conv2d", "--grid", "4"], "--grid belongs to a file of your own: tinyfcn profile FILE.cu"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments: list[str], message: str) -> None:
+    result = profile(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
