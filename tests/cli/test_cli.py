@@ -44,6 +44,7 @@ COMMANDS = [
     "check",
     "gradcheck",
     "sanitize",
+    "profile",
     "bench",
     "info",
 ]
