@@ -160,6 +160,11 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
     outcome = own_file.check_calls(file, calls)
     instances = {call.kernel: own_file.instance(file, call) for call in calls}
     refused, nvrtc_says = _compiled(file.stem, file, [each for each in instances.values() if each])
+    if refused and kernel_source.source(file.stem, file).includes:
+        refused, nvrtc_says = (
+            False,
+            f"{nvrtc_says}\n    nvcc may compile it, which has the headers that the file includes",
+        )
 
     is_right = not (outcome.findings or refused)
     click.echo(f"{file.name}: {'right' if is_right else 'WRONG'}")

@@ -112,8 +112,7 @@ def profile(
         _show_against(profiled, [*_operations(name, True, *form)])
     elif step:
         _show_step(profiled)
-    if not is_own:
-        _show_resources(profiled, arch, ask_nvrtc(profiled, arch))
+    _show_resources(profiled, arch, ask_nvrtc(profiled, arch))
     if draw is not None:
         _draw(profiled, draw, out)
     sums: dict[str, Any] = dict(total(profiled))
@@ -297,7 +296,7 @@ def _show_against(mine: list[Profiled], naive: list[Profiled]) -> None:
 def _show_resources(profiled: list[Profiled], architecture: str, refused: str) -> None:
     """What NVRTC says of each kernel."""
     if refused:
-        return click.echo(f"\nregisters, spills and occupancy: NVRTC was not asked: {refused}")
+        return click.echo(f"\nregisters, spills and occupancy: NVRTC has no word: {refused}")
     rows = table("kernel", "threads>", "registers>", "shared B>", "spilled B>", "blocks at once>", "occupancy>")
     for kernel, each in {each.launch.kernel.expression: each for each in profiled}.items():
         threads, dynamic = prod(each.launch.block), each.launch.shared_bytes

@@ -36,6 +36,37 @@ def with_kernels(monkeypatch: pytest.MonkeyPatch):
     return use
 
 
+HOST_FILE = """#include <stdio.h>
+#include <cfloat>
+__global__ void twice(float* x, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] = 2.0f * x[i];
+}
+int main() { twice<<<1, 1>>>(nullptr, 0); printf("done\\n"); return 0; }
+"""
+
+
+@pytest.mark.cupy
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, "NVRTC      compiles own.cu for sm_75"),
+        ({"2.0f *": "FLT_MAX *"}, "nvcc may compile it, which has the headers that the file includes"),
+    ],
+)
+def test_a_file_with_host_code_and_headers_of_the_host(tmp_path: Path, change: dict[str, str], says: str) -> None:
+    text = HOST_FILE
+    for before, after in change.items():
+        text = text.replace(before, after)
+    (tmp_path / "own.cu").write_text(text)
+    launch = ["--grid", "4", "--block", "256", "--arg", "n=1000", "--arg", "x=ones:1000"]
+    result = check(str(tmp_path / "own.cu"), *launch)
+    assert result.exit_code == 0, result.output
+    assert says in result.output
+    (tmp_path / "own.cu").write_text("".join(text.splitlines(keepends=True)[2:]).replace("2.0f", "FLT_MAX"))
+    assert "refuses it" in check(str(tmp_path / "own.cu"), *launch).output
+
+
 @pytest.mark.cupy
 def test_a_right_operation() -> None:
     result = check("relu_forward", "--seeds", "4")

@@ -278,7 +278,8 @@ def chain(launches: Sequence[Launch]) -> int:
 def ask_nvrtc(profiled: Sequence[Profiled], architecture: str) -> str:
     """Fills in what each launch uses of a GPU of this architecture. Returns why not, or an empty text."""
     try:
-        compiled = nvrtc.compile_launched((each.launch for each in profiled), architecture)
+        kernels = profiled[0].profile.kernels
+        compiled = nvrtc.compile_launched((each.launch for each in profiled), architecture, kernels)
     except DeviceError as error:
         return str(error)
     for each in profiled:

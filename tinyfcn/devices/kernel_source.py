@@ -25,6 +25,7 @@ from tinyfcn.devices.tokens import PREDEFINED, PREDEFINED_BY_NVCC, Unreadable, t
 from tinyfcn.errors import KernelError
 
 KERNELS = Path(tinyfcn.kernels.__file__).parent
+COOPERATIVE_GROUPS = "cooperative_groups"  # how the names of the headers begin that NVRTC is given
 COMMON = "common.cuh"
 _HEADER = re.compile(r"[ \t]*([<\"])([^>\"\n]+)[>\"]")
 _INCLUDE_BESIDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)".*$', re.MULTILINE)
@@ -135,6 +136,17 @@ class Source:
         """The file and line of a position in the text: "conv2d.cu:57"."""
         start, line, name = self._parts[max(bisect(self._parts, position, key=lambda part: part[0]) - 1, 0)]
         return f"{name}:{line + self.text.count(chr(10), start, position)}"
+
+    @property
+    def for_nvrtc(self) -> str:
+        """The text without the code of the host and the headers of its libraries, in as many lines."""
+        if not self.for_nvcc:
+            return self.text
+        headers = (each for each in self.includes if not each.name.startswith(COOPERATIVE_GROUPS))
+        text = self.text
+        for start, end in [*((each.start, each.end) for each in headers), *self.host_code]:
+            text = text[:start] + re.sub(r"[^\n]", " ", text[start:end]) + text[end:]
+        return text
 
     def line(self, place: str) -> str:
         """The text of a line, "conv2d.cu:57"; "" if there is none."""

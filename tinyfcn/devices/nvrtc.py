@@ -96,7 +96,7 @@ def compile_for(
         KernelError: the file does not compile. The text is the compiler's, with file and line.
     """
     nvrtc = load_nvrtc()
-    text = kernel_source.source(operation, kernels).text
+    text = kernel_source.source(operation, kernels).for_nvrtc
     program = nvrtc.createProgram(text, f"{operation}.cu", (), ())
     for instance in instances:
         nvrtc.addNameExpression(program, instance)
@@ -116,12 +116,14 @@ def compile_for(
     return [replace(each, kernel=names.get(each.kernel, each.kernel)) for each in found]
 
 
-def compile_launched(launches: Iterable[Launch], architecture: str) -> dict[str, Resources]:
+def compile_launched(
+    launches: Iterable[Launch], architecture: str, kernels: Path = kernel_source.KERNELS
+) -> dict[str, Resources]:
     """What the kernels of some launches use, by expressions such as "conv2d_forward<8, 16>". Raises as compile_for."""
     names: dict[str, set[str]] = {}
     for kernel in (launch.kernel for launch in launches):
         names.setdefault(kernel.operation, set()).update([] if kernel.is_c else [kernel.expression])
-    compiled = (compile_for(file, architecture, instances=sorted(instances)) for file, instances in names.items())
+    compiled = (compile_for(file, architecture, kernels, sorted(instances)) for file, instances in names.items())
     return {each.kernel: each for found in compiled for each in found}
 
 

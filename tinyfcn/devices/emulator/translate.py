@@ -13,7 +13,6 @@ from tinyfcn.errors import KernelError
 
 # The namespaces that `translate` puts around a kernel, as g++ and clang++ write them in their messages.
 _NAMESPACES = re.compile(r"[{(]anonymous( namespace)?[)}]::kernels::")
-COOPERATIVE_GROUPS = "cooperative_groups"
 # Headers whose names nvcc knows without an #include; and those of CUDA, which cuda_on_cpu.h takes the place of.
 NVCC_HEADERS = ("stdlib.h", "stdint.h", "limits.h", "float.h", "math.h")
 _CUDA = re.compile(
@@ -81,8 +80,8 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
             if function or (token.kind == "number" and _FLOAT_LITERAL.fullmatch(token.text)):
                 edits.append(Edit(token.end - 1, token.end, ""))
     headers, predefined = ['#include "cuda_on_cpu.h"'], PREDEFINED
-    if any(include.name.startswith(COOPERATIVE_GROUPS) for include in source.includes):
-        headers.append(f'#include "{COOPERATIVE_GROUPS}.h"')
+    if any(include.name.startswith(kernel_source.COOPERATIVE_GROUPS) for include in source.includes):
+        headers.append(f'#include "{kernel_source.COOPERATIVE_GROUPS}.h"')
     if source.for_nvcc:
         library = (
             include.name for include in source.includes if not include.is_quoted and not _CUDA.match(include.name)
@@ -165,7 +164,7 @@ def _edits_for_nvcc(source: kernel_source.Source) -> Iterator[Edit]:
 
 def _left_out(source: kernel_source.Source) -> Iterator[kernel_source.Include]:
     for include in source.includes:
-        if not source.for_nvcc and not include.name.startswith(COOPERATIVE_GROUPS):
+        if not source.for_nvcc and not include.name.startswith(kernel_source.COOPERATIVE_GROUPS):
             raise KernelError(
                 f"{source.place(include.start)}: #include {include.name}: NVRTC, which compiles the kernels of tinyfcn "
                 "for GPUs, has no such header"
