@@ -172,7 +172,8 @@ def source(operation: str, folder: Path = KERNELS) -> Source:
     text, for_nvcc = _text(path), _is_for_nvcc(path)
     if for_nvcc:
         text = _with_headers(text, path, {COMMON})
-    return _parsed(text, operation, "" if folder.is_file() else _text(folder / COMMON), for_nvcc)
+    common = "" if folder.is_file() else _text((KERNELS if folder.parent.parent == KERNELS else folder) / COMMON)
+    return _parsed(text, operation, common, for_nvcc)
 
 
 def _with_headers(text: str, path: Path, read: set[str]) -> str:
@@ -191,9 +192,11 @@ def _with_headers(text: str, path: Path, read: set[str]) -> str:
 
 def _is_for_nvcc(path: Path) -> bool:
     """Whether a file is somebody's own: not in the folder KERNELS, and not a changed copy of a file there."""
+    if KERNELS in path.parents:
+        return False
     ours = KERNELS / path.name
-    if path.parent == KERNELS or not ours.is_file():
-        return path.parent != KERNELS
+    if not ours.is_file():
+        return True
     text = _text(path)
     return not any(kernel.name in text for kernel in source(path.stem).kernels)
 
