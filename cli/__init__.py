@@ -16,6 +16,7 @@ from tinyfcn.cli.check import check
 from tinyfcn.cli.evaluate import evaluate
 from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
+from tinyfcn.cli.ladder import ladder
 from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.predict import predict
 from tinyfcn.cli.profile import profile
@@ -77,10 +78,24 @@ def main() -> None:
     tinyfcn predict runs/fcn-1 photo.png
     tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
     tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
+    tinyfcn ladder conv2d           from the plainest kernel to the one that trains
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
     """
 
 
-for command in (train_cnn, train_fcn, evaluate, predict, make_m2nist, check, gradcheck, sanitize, profile, bench, info):
+for command in (
+    train_cnn,
+    train_fcn,
+    evaluate,
+    predict,
+    make_m2nist,
+    check,
+    gradcheck,
+    sanitize,
+    profile,
+    ladder,
+    bench,
+    info,
+):
     main.add_command(command)

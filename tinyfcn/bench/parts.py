@@ -14,11 +14,12 @@ import numpy as np
 from tinyfcn.bench.steps import Step, Task
 from tinyfcn.bench.timing import Clock, Run, TimeBudget, Timing, in_turn
 from tinyfcn.checks.gradcheck import relative_error
+from tinyfcn.checks.profile import multiply_adds
 from tinyfcn.devices.cpu import Cpu
 from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.launch import DTYPES, ceil_div
 from tinyfcn.errors import TinyfcnError
-from tinyfcn.operations import on, operation_names
+from tinyfcn.operations import operation_names
 from tinyfcn.ops import Operations
 
 READ_IN_PART = {"digits", "digit_labels"}  # arrays of which a launch reads at most a byte for each result
@@ -117,16 +118,13 @@ class Part:
         return 2 * self.products() + (arguments["dout"].size if self.what == "dweight" else 0)  # and the sums of dbias
 
     def products(self) -> int:
-        """The products that a convolution sums, but those with zeros around the image: a convolution of ones counts."""
+        """The products that a convolution sums, but those with zeros around the image."""
         arguments = self.arguments
-        (n, _, *size), (first, second, *kernel_size) = arguments["x"].shape, arguments["weight"].shape
         if self.operation == "conv2d_pool_backward":  # one gradient for each window, and no padding
             return arguments["dout"].size * arguments["weight"][0].size
-        ops, transposed = on("cpu"), self.operation.startswith("conv_transpose2d")
-        convolve = ops.conv_transpose2d if transposed else ops.conv2d
         strides = {name: arguments[name] for name in ("stride", "padding") if name in arguments}
-        one = convolve(np.ones((1, 1, *size)), np.ones((1, 1, *kernel_size)), np.zeros(1), **strides)
-        return n * first * second * int(one.sum())
+        transposed = self.operation.startswith("conv_transpose2d")
+        return multiply_adds(arguments["x"].shape, arguments["weight"].shape, **strides, transposed=transposed)
 
 
 def changed(arguments: Mapping[str, Any]) -> list[Any]:

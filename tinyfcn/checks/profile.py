@@ -18,6 +18,7 @@ from tinyfcn.devices.emulator.profile import LANES, SECTOR, LaunchProfile, Reque
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.nvrtc import Resources
 from tinyfcn.errors import DeviceError
+from tinyfcn.operations import on
 from tinyfcn.ops import Operations
 
 BANKS, WORD = 32, 4  # of shared memory; bytes
@@ -257,6 +258,20 @@ def sectors(line: Requests) -> list[Row]:
         )
         for start in sorted({word // LANES * LANES for word in wanted})
     ]
+
+
+def multiply_adds(
+    x: Sequence[int], weight: Sequence[int], stride: int = 1, padding: int = 0, transposed: bool = False
+) -> int:
+    """The products that a convolution of these shapes sums, but those with the zeros around the image.
+
+    A convolution of ones counts them.
+    """
+    (n, _, *size), (first, second, *kernel_size) = x, weight
+    ops = on("cpu")
+    convolve = ops.conv_transpose2d if transposed else ops.conv2d
+    one = convolve(np.ones((1, 1, *size)), np.ones((1, 1, *kernel_size)), np.zeros(1), stride, padding)
+    return n * first * second * int(one.sum())
 
 
 def total(profiled: Iterable[Profiled]) -> dict[str, float]:

@@ -1,11 +1,10 @@
 """Ladders: from the plainest kernel of an operation to the one that trains, one idea a rung.
 
-A rung is a file in kernels/ladder/OPERATION, or for the last one the kernels of tinyfcn themselves. This module launches
-them.
+A rung is a file in kernels/ladder/OPERATION, or for the last one the kernels of tinyfcn themselves. This module
+launches them.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import files
+from tinyfcn.checks.profile import SAMPLE, Profiled, ask_nvrtc, multiply_adds
 from tinyfcn.devices.device import THREADS, Array, Device
+from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.emulator.profile import LANES, Sample
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import KernelError
@@ -22,8 +24,6 @@ from tinyfcn.ops import Operations
 LADDERS = KERNELS / "ladder"
 TILE = 8, 20  # outputs of a block, in the rungs that have tiles: rows and columns
 SPLITS = 16  # of the sum over images and tiles
-
-Work = Callable[[Callable[[Path], Device]], Array]  # computes the result on the device of a folder of kernels
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ class Ladder:
 
     rungs: by the names of their files, how each is launched. trained: the operation itself. layer: the arguments of
     `inputs` for the layer that the table of counts is made with. inputs: makes random inputs of given sizes.
+    products: whose products the result sums, "conv2d" or "conv_transpose2d"; None if it sums none.
     """
 
     rungs: Mapping[str, Callable[..., Array]]
     trained: Callable[..., Array]
     layer: Mapping[str, int]
     inputs: Callable[..., dict[str, Any]]
+    products: str | None
 
 
 def on(device: Device, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,11 +96,14 @@ def conv_inputs(
 ) -> dict[str, Any]:
     """x, weight and bias of a convolution."""
     shapes = {"x": (n, c, h, w), "weight": (o, c, kernel, kernel), "bias": (o,)}
-    return {name: random.standard_normal(shape) for name, shape in shapes.items()} | {"stride": stride, "padding": padding}
+    return {name: random.standard_normal(shape) for name, shape in shapes.items()} | {
+        "stride": stride,
+        "padding": padding,
+    }
 
 
 def conv2d(name: str, channels: int = 1, groups: int = 1) -> Callable[..., Array]:
-    """Launches a rung of conv2d, whose threads compute `channels` outputs. groups: of threads, where there are tiles."""
+    """Launches a rung of conv2d, whose threads compute `channels` channels. groups: of threads that share a tile."""
 
     def run(device: Device, x: Array, weight: Array, bias: Array, stride: int, padding: int) -> Array:
         (n, c, h, w), (o, _, kernel, _) = x.shape, weight.shape
@@ -164,7 +169,9 @@ def gradient_inputs(random: np.random.Generator, **sizes: int) -> dict[str, Any]
     inputs = conv_inputs(random, **sizes)
     (n, _, h, w), (o, _, kernel, _) = inputs["x"].shape, inputs["weight"].shape
     outputs = ((size + 2 * sizes["padding"] - kernel) // sizes["stride"] + 1 for size in (h, w))
-    return {"dout": random.standard_normal((n, o, *outputs))} | {name: inputs[name] for name in inputs if name != "bias"}
+    return {"dout": random.standard_normal((n, o, *outputs))} | {
+        name: inputs[name] for name in inputs if name != "bias"
+    }
 
 
 def weight_gradient(name: str) -> Callable[..., Array]:
@@ -184,8 +191,8 @@ def weight_gradient(name: str) -> Callable[..., Array]:
             device.launch(kernel_name, grid, 64, [dout, x, dweight, *sizes, padding], template=template)
         else:
             workspace = device.empty((SPLITS, *weight.shape))
-            grid = ceil_div(c, 8), ceil_div(o, 8), SPLITS
-            device.launch(kernel_name, grid, 64, [dout, x, workspace, *sizes, padding], template=template)
+            split_grid = ceil_div(c, 8), ceil_div(o, 8), SPLITS
+            device.launch(kernel_name, split_grid, 64, [dout, x, workspace, *sizes, padding], template=template)
             device.launch_for_each("weight_gradient_reduce", dweight.size, [workspace, dweight, dweight.size, SPLITS])
         return dweight
 
@@ -232,12 +239,14 @@ LADDER: dict[str, Ladder] = {
         lambda ops, **inputs: ops.conv2d(**inputs),
         CONTEXT,
         conv_inputs,
+        "conv2d",
     ),
     "conv_transpose2d": Ladder(
         {name: conv_transpose2d(name) for name in ("scatter", "gather", "phase_only", "phases_per_thread", "shared")},
         lambda ops, **inputs: ops.conv_transpose2d(**inputs),
         UP2,
         transposed_inputs,
+        "conv_transpose2d",
     ),
     "weight_gradient": Ladder(
         {
@@ -247,11 +256,68 @@ LADDER: dict[str, Ladder] = {
         lambda ops, **inputs: ops.conv2d_backward(**inputs, need_dx=False)[1],
         CONTEXT,
         gradient_inputs,
+        "conv2d",
     ),
     "mean_loss": Ladder(
         {name: mean_loss(name) for name in ("one_thread", "tree", "shuffles")},
         lambda ops, **inputs: ops.softmax_cross_entropy(**inputs)[0],
         {"n": 16, "k": 11, "h": 64, "w": 84},
         loss_inputs,
+        None,
     ),
 }
+
+
+# --- What a rung costs ---
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the launches of a rung ask of memory, for the ladder's layer.
+
+    requests: to global memory, and wavefronts of shared memory: for each multiply-add of a warp, or for each 32 losses.
+    registers: the most that a kernel uses; None without NVRTC.
+    """
+
+    bytes_by_lanes: float
+    l1_bytes: float
+    requests: float
+    wavefronts: float
+    multiply_adds: int
+    registers: int | None
+    spilled_bytes: int | None
+
+
+def counts(rung: Rung, architecture: str, sample: Sample = SAMPLE) -> Counts:
+    """Counts a rung's launches in profile mode.
+
+    Raises:
+        DeviceError: there is no C++ compiler.
+    """
+    ladder = LADDER[rung.ladder]
+    devices: list[Emulator] = []
+
+    def device_of(kernels: Path) -> Device:
+        devices.append(Emulator(kernels, mode="profile", sample=sample))
+        return devices[-1]
+
+    inputs = ladder.inputs(np.random.default_rng(0), **ladder.layer)
+    rung.run(device_of, inputs)
+    profiled = [Profiled(rung.name, each) for each in devices[0].profiles]
+    ask_nvrtc(profiled, architecture)
+    products = 0
+    if ladder.products:
+        sizes = inputs["x"].shape, inputs["weight"].shape, inputs["stride"], inputs["padding"]
+        products = multiply_adds(*sizes, transposed=ladder.products == "conv_transpose2d")
+    of_warps = (products or inputs["labels"].size) / LANES
+    memory = [(each.scale, traffic) for each in profiled for traffic in each.profile.traffic if not traffic.is_shared]
+    resources = [each.resources for each in profiled if each.resources]
+    return Counts(
+        sum(scale * traffic.by_lanes for scale, traffic in memory),
+        sum(each.totals()["l1_bytes"] for each in profiled),
+        sum(each.sum("requests", shared=False) for each in profiled) / of_warps,
+        sum(each.sum("parts", shared=True) for each in profiled) / of_warps,
+        products,
+        max((each.registers for each in resources), default=None),
+        sum(each.spilled_bytes for each in resources) if resources else None,
+    )

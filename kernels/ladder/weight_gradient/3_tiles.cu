@@ -3,10 +3,10 @@
 // The rung before loads dout once for each input channel, and x once for each output channel and each weight.
 //
 // Here a block owns 8 input channels and 8 output channels, and a thread one pair of them. The block goes over all
-// images by tiles of 4 x 16 outputs. It loads the gradients of its output channels and the pixels of its input channels
+// images by tiles of 4 x 20 outputs. It loads the gradients of its output channels and the pixels of its input channels
 // once, and each number serves 8 threads. With so few blocks, most of a large GPU idles: the next rung is about that.
 
-constexpr int CHANNELS = 8, THREADS = CHANNELS * CHANNELS, TILE_H = 4, TILE_W = 16;
+constexpr int CHANNELS = 8, THREADS = CHANNELS * CHANNELS, TILE_H = 4, TILE_W = 20;
 
 template <int KH, int KW, int STRIDE>
 __global__ void weight_gradient_tiles(const float* __restrict__ dout, const float* __restrict__ x,

@@ -7,7 +7,7 @@
 // kernel adds them up in the order of the splits. Atomics would save that launch, and the order with it: the bits would
 // change from run to run. This is a split of the K of a matrix product, hence the name.
 
-constexpr int CHANNELS = 8, THREADS = CHANNELS * CHANNELS, TILE_H = 4, TILE_W = 16;
+constexpr int CHANNELS = 8, THREADS = CHANNELS * CHANNELS, TILE_H = 4, TILE_W = 20;
 
 template <int KH, int KW, int STRIDE>
 __global__ void weight_gradient_split_k(const float* __restrict__ dout, const float* __restrict__ x,
@@ -35,11 +35,12 @@ __global__ void weight_gradient_split_k(const float* __restrict__ dout, const fl
         }
         __syncthreads();  // until all threads have loaded their share
         for (int i = 0; i < TILE_H; ++i)
-            for (int j = 0; j < TILE_W; ++j)
+            for (int j = 0; j < TILE_W; ++j) {
+                float gradient = gradients[own_o][i][j];
 #pragma unroll
                 for (int k = 0; k < KH * KW; ++k)
-                    sums[k / KW][k % KW] +=
-                        gradients[own_o][i][j] * pixels[own_c][i * STRIDE + k / KW][j * STRIDE + k % KW];
+                    sums[k / KW][k % KW] += gradient * pixels[own_c][i * STRIDE + k / KW][j * STRIDE + k % KW];
+            }
         __syncthreads();  // until all threads have used the tiles
     }
     int o = first_o + own_o, c = first_c + own_c;

@@ -1,12 +1,12 @@
 // Odd pitches.
 //
-// In the rung before, the lanes of a warp read pixels of 8 channels, whose planes lie 120 floats apart for a 3x3
-// kernel: 8 float4s in 16 of the 32 banks, and a lane waits for another.
+// In the rung before, the lanes of a warp read pixels of 8 channels, whose planes lie 144 floats apart for a 3x3
+// kernel: 8 float4s in 8 of the 32 banks, so four of them come one after another.
 //
 // Here a plane is padded to an odd number of float4s. Then 8 planes begin in 8 different quarters of the banks. The
 // last rung is the kernel that trains: fast_conv_backward_weight.
 
-constexpr int CHANNELS = 8, THREADS = CHANNELS * CHANNELS, TILE_H = 4, TILE_W = 16;
+constexpr int CHANNELS = 8, THREADS = CHANNELS * CHANNELS, TILE_H = 4, TILE_W = 20;
 
 template <int KH, int KW, int STRIDE>
 __global__ void weight_gradient_odd_pitch(const float* __restrict__ dout, const float* __restrict__ x,
