@@ -167,7 +167,8 @@ def test_the_counts_of_the_table(rung: Rung):
     found = counts(rung, architecture="", sample=SAMPLE)
     expected = COUNTS[rung.ladder][rung.number - 1]
     values = found.bytes_by_lanes / 1e6, found.l1_bytes / 1e6, found.requests, found.wavefronts
-    assert values == pytest.approx(expected, rel=0.01, abs=0.05)
+    assert values[:2] == pytest.approx(expected[:2], rel=0.005, abs=0.05)
+    assert values[2:] == pytest.approx(expected[2:], rel=0.005, abs=0.0006)
 
 
 def test_the_ladders_and_their_rungs_are_those_of_the_files():
