@@ -27,7 +27,7 @@
 //                    \   |   /                   dx1 = w2 d0 + w1 d1 + w0 d2      (the weights in reverse: the gradient
 //   y, dout        d0   d1   d2   d3            dw0 = d1 x0 + d2 x1 + d3 x2       of a convolution is a transposed one)
 //
-// Read next: conv_transpose2d.cu, the same sums with forward and backward exchanged; then fast_conv.cu, the fast forms.
+// Read next: conv_transpose2d.cu, its backward pass as a layer; then the rungs of ladder/conv2d, up to fast_conv.cu.
 
 extern "C" __global__ void conv2d_forward_naive(const float* __restrict__ x, const float* __restrict__ weight,
                                                 const float* __restrict__ bias, float* __restrict__ y, int N, int C,

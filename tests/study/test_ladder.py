@@ -161,6 +161,14 @@ COUNTS = {
 }
 
 
+def test_the_page_has_the_numbers_of_the_table():
+    page = (Path(__file__).parents[2] / "docs" / "profile.md").read_text(encoding="utf-8")
+    for rung, (lanes, l1, requests, wavefronts) in zip(rungs("conv2d"), COUNTS["conv2d"], strict=True):
+        shared = f"{wavefronts:.3f}" if wavefronts else ""
+        row = f"| {rung.number} | {rung.idea} | {lanes:.1f} | {l1:.1f} | {requests:.3f} | {shared} |"
+        assert row.replace("  |", " |") in page
+
+
 @pytest.mark.slow
 @every_rung
 def test_the_counts_of_the_table(rung: Rung):

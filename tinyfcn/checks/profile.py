@@ -227,7 +227,7 @@ def wavefronts(line: Requests) -> list[Row]:
         all(at[lane] == at[lane ^ apart] for lane in range(LANES) if None not in (at[lane], at[lane ^ apart]))
         for apart in (1, 2)
     )
-    phases = phases // 2 if phases > 1 and any(pairs) else phases
+    phases = phases // 2 if phases > 1 and line.kind == "read" and any(pairs) else phases
     rows: list[Row] = []
     for phase in range(phases):
         words: list[dict[int, list[int]]] = [{} for _ in range(BANKS)]  # of each bank, with the lanes that want them

@@ -122,8 +122,8 @@ static int sectors_of(const int64_t* at, int bytes, int region, int kind, int* f
     return sector_count;
 }
 
-// Lanes with 8 bytes are served by half warps, lanes with 16 bytes by quarters. Two of these parts are served at once if
-// all pairs of lanes, next to each other or two apart, want the same (NVIDIA's forum, of compute capability 7.0 to 7.5).
+// Lanes with 8 bytes are served by half warps, lanes with 16 bytes by quarters. Two of these parts are read at once if all
+// pairs of lanes, next to each other or two apart, want the same (as measured: docs/measured/h200-shared-memory.json).
 // Lanes that read or write one word share a wavefront. Atomics on one word come one after another.
 static int wavefronts_of(const int64_t* at, int bytes, int kind, int* fewest) {
     int phases = std::max(1, bytes / WORD);
@@ -131,7 +131,7 @@ static int wavefronts_of(const int64_t* at, int bytes, int kind, int* fewest) {
     for (int l = 0; l < warpSize; l++)
         for (int apart = 1; apart <= 2; apart++)
             if (at[l] >= 0 && at[l ^ apart] >= 0 && at[l] != at[l ^ apart]) pairs[apart - 1] = false;
-    if (phases > 1 && (pairs[0] || pairs[1])) phases /= 2;
+    if (phases > 1 && kind == READ && (pairs[0] || pairs[1])) phases /= 2;
     int wavefronts = 0;
     *fewest = 0;
     for (int phase = 0; phase < phases; phase++) {
