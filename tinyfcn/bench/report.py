@@ -62,6 +62,8 @@ def part_rows(kernels: Found) -> list[Row]:
         name = f"{part['operation'].removesuffix('_backward')} {part['what']}".strip()
         start = {"operation": name, "layer": part["layer"], "input": part["sizes"].split(",")[0]}
         roofline, pytorch = {"roofline>": in_words(part["roofline"])}, {"PyTorch>": median(part["torch"])}
+        if kernels.get("predicted_step"):
+            roofline["model>"] = in_words(part["predicted"])
         if kernels["peaks"]["source"] == MEASURED:
             forms = {"fast>": median(part["fast"]), "naive>": median(part["naive"])}
             shares = {"bandwidth>": percent(part.get("of_bandwidth")), "FMA>": percent(part.get("of_flops"))}
@@ -74,6 +76,7 @@ def part_rows(kernels: Found) -> list[Row]:
     parts = kernels["parts"]
     total: dict[str, Any] = {"operation": "all of them", "what": "", "layer": "", "sizes": "", "torch": None}
     total |= {name: sum(part[name] for part in parts) for name in ("flops", "bytes", "roofline")}
+    total["predicted"] = sum(part.get("predicted") or 0 for part in parts)
     for form in ("fast", "naive", "numpy"):
         total[form] = {"seconds": sum(part[form]["seconds"] for part in parts if part.get(form))}
     return [*map(row, parts), row(total)]
@@ -101,10 +104,14 @@ def about_rooflines(kernels: Found) -> str:
     peaks = kernels["peaks"]
     rates = f"{peaks['bandwidth'] / 1e12:.2f} TB/s and {peaks['flops'] / 1e12:.1f} TFLOP/s"
     what = "roofline: the least time that a part's flops, or its bytes, take"
+    model = ""
+    if kernels.get("predicted_step"):
+        of_step = in_words(kernels["predicted_step"])
+        model = f"model: the time to expect on an {kernels['predicted_for']}, from counts; the step: {of_step}\n"
     if peaks["source"] == MEASURED:
-        return f"{what} at {rates}, {MEASURED}; bandwidth, FMA: the fast form's shares of those"
+        return f"{model}{what} at {rates}, {MEASURED}; bandwidth, FMA: the fast form's shares of those"
     return (
-        f"{what}\non an {peaks['name']}: {rates} ({peaks['source']}). "
+        f"{model}{what}\non an {peaks['name']}: {rates} ({peaks['source']}). "
         "A bound, not a measurement: there is no GPU here\n"
         "NumPy, PyTorch: the same operations on this machine, measured, on one thread each; ratio: PyTorch / NumPy\n"
         "with dx: NumPy gives a layer's dx and dweight at once, so the row of dx has the time of both, on both sides"

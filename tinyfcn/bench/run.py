@@ -5,19 +5,21 @@ Results are dictionaries, lists, numbers and texts, as --json writes them. Times
 
 import gc
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from tinyfcn.bench import pytorch, steps
+from tinyfcn.bench.model import predict_step
 from tinyfcn.bench.parts import Form, Part, parts_of, time_parts
-from tinyfcn.bench.roofline import CARDS, Peaks, kernel_resources, measure_peaks
+from tinyfcn.bench.roofline import CARDS, Card, Peaks, kernel_resources, measure_peaks
 from tinyfcn.bench.steps import Step, Task
 from tinyfcn.bench.timing import TimeBudget, Timing, fit_line, gpu_clock, in_turn, wall_clock
 from tinyfcn.devices import cuda
-from tinyfcn.errors import TinyfcnError
+from tinyfcn.errors import DeviceError, TinyfcnError
 from tinyfcn.machine import gpu, processor
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
@@ -146,15 +148,19 @@ class Bench:
         task, budget = Task("skip", self.plan.kernel_batch), self.plan.for_kernels
         self.free_memory()
         self.say(f"{task}: its kernels")
-        parts, peaks, forms = parts_of(task, on(self.device)), CARDS[card_name], {"numpy": Form(self.ops)}
+        parts, forms = parts_of(task, on(self.device)), {"numpy": Form(self.ops)}
+        card: Card | None = CARDS[card_name]
+        peaks: Peaks = CARDS[card_name]
         if self.on_gpu:
             forms = {"fast": Form(self.ops), "naive": Form(on(self.device, naive=True))}
             self.say("the highest rates of memory and multiply-adds")
             peaks = Peaks(*gpu(), *measure_peaks(self.ops.device, self.clock, budget))
+            card = next((card for key, card in CARDS.items() if key.upper() in peaks.name.upper()), None)
         if self.modes:
             forms["torch"] = pytorch.TorchForm(self.ops)
         self.say(f"the kernels compiled for {peaks.architecture}")
         used = kernel_resources(parts, peaks.architecture)  # first: where it fails, no measurement is lost
+        predicted, of_step = self.predicted(task, card)
         self.say(f"{task}: timing its parts, {', '.join(forms)}")
         pytorch.switch(pytorch.OPERATIONS, threads=1)
         timings = time_parts(parts, forms, self.clock, budget, self.say)
@@ -162,9 +168,24 @@ class Bench:
             "task": str(task),
             "peaks": asdict(peaks),
             "threads": None if self.on_gpu else 1,
-            "parts": [part_row(part, times, peaks) for part, times in zip(parts, timings, strict=True)],
+            "parts": [
+                part_row(part, times, peaks) | {"predicted": seconds}
+                for part, times, seconds in zip(parts, timings, predicted, strict=False)
+            ],
+            "predicted_step": of_step,
+            "predicted_for": card.name if card and of_step else None,
             "used": used,
         }
+
+    def predicted(self, task: Task, card: Card | None) -> tuple[Iterable[float | None], float | None]:
+        """What the model says of each part and of the step; None for a card that it does not know, or no compiler."""
+        if card is not None:
+            self.say(f"{task}: counting what its kernels ask of memory, for the model of a {card.name}")
+            try:
+                return predict_step(task, card)
+            except DeviceError as error:
+                self.say(f"no prediction: {error}")
+        return repeat(None), None
 
     def sweep(self) -> list[dict[str, Any]]:
         """How a step's time grows with the batch, and with the size of the images."""

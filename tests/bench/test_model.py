@@ -1,0 +1,77 @@
+"""The model of a launch's time against what was measured on an H200."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyfcn.bench import model
+from tinyfcn.bench.model import Prediction, predict, predict_step, step_seconds
+from tinyfcn.bench.parts import Recorder, parts_of
+from tinyfcn.bench.roofline import CARDS
+from tinyfcn.bench.steps import Step, Task
+from tinyfcn.checks.profile import SAMPLE, Profiled, profile_part
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+MEASURED = Path(__file__).parents[2] / "docs" / "measured" / "h200-step.csv"
+STEP_MICROSECONDS = 231  # of skip at batch 16, as a graph: docs/speed.md
+SKIP = Task("skip", 16)
+
+
+@pytest.fixture(scope="module")
+def profiled() -> list[Profiled]:
+    """The launches of a step."""
+    return [each for part in parts_of(SKIP, on("cpu")) for each in profile_part(part, naive=False, sample=SAMPLE)]
+
+
+@pytest.mark.slow
+def test_a_launch_takes_about_as_long_as_the_model_says(profiled: list[Profiled]) -> None:
+    with open(MEASURED, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    errors, sums = [], np.zeros(2)
+    for each in profiled:
+        kernel, grid = each.launch.kernel.expression, str(each.launch.grid)
+        row = next(row for row in rows if (row["kernel"], row["grid"]) == (kernel, grid))
+        rows.remove(row)
+        pair = np.array([1e6 * predict(each, CARDS["h200"]).seconds, float(row["microseconds"])])
+        errors.append(pair[0] / pair[1] - 1)
+        sums += pair
+    assert rows == []
+    assert np.sqrt(np.mean(np.square(errors))) < 0.22
+    assert max(np.abs(errors)) < 0.5
+    assert sums[0] == pytest.approx(sums[1], rel=0.06)
+
+
+@pytest.mark.slow
+def test_a_step_takes_as_long_as_its_longest_chain(profiled: list[Profiled]) -> None:
+    step = Step(SKIP, Operations(Recorder()), composed=True)
+    launches = step.ops.device.record(step.work).launches
+    seconds = {name: step_seconds(launches, profiled, card) for name, card in CARDS.items()}
+    assert 1e6 * seconds["h200"] == pytest.approx(STEP_MICROSECONDS, rel=0.06)
+    page = (MEASURED.parents[1] / "speed.md").read_text(encoding="utf-8")
+    for name, card in CARDS.items():
+        assert f"\n| {card.name} | {1e6 * seconds[name]:.0f} µs |" in page
+    assert seconds["h200"] == seconds["h100"] < seconds["a100"] < seconds["t4"] < seconds["rtx4060-laptop"]
+    of_launches = sum(predict(each, CARDS["h200"]).seconds for each in profiled)
+    assert seconds["h200"] < 0.7 * of_launches  # what runs beside the chain takes no time of its own
+
+
+@pytest.mark.slow
+def test_each_part_and_the_step_are_predicted() -> None:
+    task = Task("skip", 1)
+    of_parts, of_step = predict_step(task, CARDS["t4"])
+    assert len(of_parts) == len(parts_of(task, on("cpu")))
+    assert max(of_parts) < of_step < sum(of_parts)
+
+
+def test_the_longest_term_is_named() -> None:
+    assert Prediction(1e-6, 5e-6, 2e-6, 1e-6).bound == "shared"
+    assert Prediction(1e-6, 5e-6, 2e-6, 1e-6).seconds == pytest.approx(model.START + 6e-6)
+    assert Prediction(0, 0, 0, 0).bound == "start"
+    assert Prediction(0, 0, 0, 9e-6).bound == "waiting"
+
+
+def test_every_card_has_the_clock_of_a_gpu() -> None:
+    assert all(1.3e9 < card.clock < 2.6e9 for card in CARDS.values())

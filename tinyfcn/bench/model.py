@@ -1,0 +1,100 @@
+"""How long a launch should take on a GPU: a model of four terms, from what profile mode counts.
+
+A launch takes its start, and then as long as the busiest multiprocessor needs: for its instructions, for its wavefronts
+of shared memory or for the L2 cache to move its bytes, whichever takes longest, and for its warps to wait for their
+loads. docs/speed.md tells how far to trust it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from tinyfcn.bench.parts import Recorder, parts_of
+from tinyfcn.bench.roofline import Card
+from tinyfcn.bench.steps import Step, Task
+from tinyfcn.checks.conflicts import launched_before
+from tinyfcn.checks.profile import SAMPLE, Profiled, profile_part
+from tinyfcn.devices.device import Launch
+from tinyfcn.devices.emulator.profile import LANES
+from tinyfcn.devices.launch import ceil_div
+from tinyfcn.operations import on
+from tinyfcn.ops import Operations
+
+# Fitted by least squares to the instructions and times of the 39 launches in docs/measured/h200-step.csv. A warp's
+# instructions: for each multiply-add, each request to global memory, each to shared memory, and for the warp itself.
+INSTRUCTIONS = {"multiply-add": 1.08, "global": 4.4, "shared": 7.15, "warp": 49.0}
+SCHEDULERS = 4  # of a multiprocessor: each issues an instruction of a warp in a cycle
+START = 2.6e-6  # seconds
+SLOWER = 1.53  # than at full rate: warps wait for each other and for results
+LOAD_CYCLES = 105.0  # that a load of a block's warps delays the block, those that overlap taken off
+L2_BYTES_OF_A_CYCLE = 20.0  # for each multiprocessor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds that a launch should take, and of what: `issue`, `shared` and `l2` at the rate that is reached."""
+
+    issue: float
+    shared: float
+    l2: float
+    waiting: float
+
+    @property
+    def seconds(self) -> float:
+        return START + max(self.issue, self.shared, self.l2) + self.waiting
+
+    @property
+    def bound(self) -> str:
+        """What takes longest: "start", "issue", "shared", "l2" or "waiting"."""
+        terms = {"start": START, **vars(self)}
+        return max(terms, key=lambda name: terms[name])
+
+
+def predict(profiled: Profiled, card: Card) -> Prediction:
+    """How long a launch should take on a card."""
+    blocks = prod(profiled.launch.grid)
+    warps = blocks * ceil_div(prod(profiled.launch.block), LANES)
+    totals = profiled.totals()
+    products = profiled.multiply_adds / LANES
+    instructions = (
+        INSTRUCTIONS["multiply-add"] * products
+        + INSTRUCTIONS["global"] * profiled.sum("requests", shared=False)
+        + INSTRUCTIONS["shared"] * profiled.sum("requests", shared=True)
+        + INSTRUCTIONS["warp"] * warps
+    )
+    loads = profiled.scale * sum(
+        line.requests for line in profiled.profile.requests if line.kind == "read" and not line.is_shared
+    )
+    of_the_busiest = ceil_div(blocks, card.multiprocessors)  # blocks
+    busiest = of_the_busiest / blocks / card.clock  # of a sum over all blocks, in seconds of a cycle each
+    l2_rate = L2_BYTES_OF_A_CYCLE * card.multiprocessors * card.clock
+    return Prediction(
+        SLOWER * max(instructions / SCHEDULERS, products / (card.lanes / LANES)) * busiest,
+        SLOWER * totals["shared_wavefronts"] * busiest,
+        SLOWER * totals["l2_bytes"] / l2_rate,
+        LOAD_CYCLES * loads / warps * of_the_busiest / card.clock,
+    )
+
+
+def predict_step(task: Task, card: Card) -> tuple[list[float], float]:
+    """The seconds that each part of a step should take, its launches one after another; and those of the step.
+
+    Raises DeviceError where there is no C++ compiler, which counting takes.
+    """
+    profiled = [profile_part(part, naive=False, sample=SAMPLE) for part in parts_of(task, on("cpu"))]
+    of_parts = [sum(predict(each, card).seconds for each in launches) for launches in profiled]
+    step = Step(task, Operations(Recorder()), composed=task.design == "skip")
+    launches = step.ops.device.record(step.work).launches
+    return of_parts, step_seconds(launches, [each for found in profiled for each in found], card)
+
+
+def step_seconds(launches: Sequence[Launch], profiled: Sequence[Profiled], card: Card) -> float:
+    """How long a step should take as a graph: its longest chain of launches, each of which waits for the one before."""
+    waiting = list(profiled)
+    ends: list[float] = []
+    for launch, before in zip(launches, launched_before(launches), strict=True):
+        key = launch.kernel.expression, launch.grid
+        same = next(each for each in waiting if (each.launch.kernel.expression, each.launch.grid) == key)
+        waiting.remove(same)
+        ends.append(predict(same, card).seconds + max((ends[number] for number in before), default=0.0))
+    return max(ends)
