@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from tinyfcn.bench.roofline import CARDS
 from tinyfcn.cli.options import FILE, FOLDER, whole
-from tinyfcn.cli.tables import show, table
+from tinyfcn.cli.tables import print_rows
 from tinyfcn.fields import shown
 from tinyfcn.files import is_stream, make_folder, new_file
 from tinyfcn.training import FcnSettings
@@ -146,7 +145,7 @@ def bench(
         print_rows(report.part_rows(kernels))
         click.echo(report.about_rooflines(kernels))
         click.echo(f"\nwhat they use, compiled for {kernels['peaks']['architecture']}")
-        print_rows(report.used_rows(kernels))
+        print_rows(report.used_rows(kernels["used"]))
     if "sweep" in parts:
         found["sweep"] = measure.sweep()
         keep()
@@ -165,13 +164,3 @@ def bench(
         report.update_readme(readme, found["machine"], found["steps"])
         click.echo(f"updated: {readme}")
     sys.exit(1 if measure.disagreeing or any(step["equal_bits"] is False for step in found.get("steps", ())) else 0)
-
-
-def print_rows(rows: Sequence[Mapping[str, str]]) -> None:
-    """A table, an empty line before it."""
-    if rows:
-        made = table(*rows[0])
-        for row in rows:
-            made.add_row(*row.values())
-        click.echo()
-        show(made)

@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
+from tinyfcn.bench.report import used_rows
+from tinyfcn.bench.steps import Task, launches_of_step, parts_of
+from tinyfcn.checks.parts import kernel_resources
 from tinyfcn.checks.profile import (
     COUNTED,
     SAMPLE,
     Profiled,
-    ask_nvrtc,
     chain,
     profile_calls,
     profile_operation,
@@ -25,14 +27,13 @@ from tinyfcn.checks.profile import (
 from tinyfcn.cli.check import calls_of, own_file_options
 from tinyfcn.cli.options import FILE, Whole, was_given
 from tinyfcn.cli.sanitize import expect_known
-from tinyfcn.cli.tables import show, table
+from tinyfcn.cli.tables import print_rows, show, table
 from tinyfcn.devices import kernel_source, nvrtc
-from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator.profile import LANES, SECTOR, Requests, Sample
+from tinyfcn.errors import DeviceError
 from tinyfcn.files import new_file
 from tinyfcn.networks import DESIGNS
 from tinyfcn.operations import on, operation_names
-from tinyfcn.ops import Operations
 
 EVERY_BLOCK = Sample(blocks=1 << 30, accesses=0)
 WORST = 8  # lines of a step that are shown
@@ -112,17 +113,23 @@ def profile(
         _show_against(profiled, [*_operations(name, True, *form)])
     elif step:
         _show_step(profiled)
-    _show_resources(profiled, arch, ask_nvrtc(profiled, arch))
+    used: list[dict[str, Any]] | None = None
+    try:
+        used = kernel_resources(((each.name, each.launch) for each in profiled), arch, profiled[0].profile.kernels)
+        click.echo(f"\nwhat the kernels use, compiled for {arch}")
+        print_rows(used_rows(used))
+    except DeviceError as error:
+        click.echo(f"\nregisters, spills and occupancy are NVRTC's: {error}")
     if draw is not None:
         _draw(profiled, draw, out)
     sums: dict[str, Any] = dict(total(profiled))
     if step:
-        launches_of_step = _recorded_step(design, batch)
-        sums |= {"graph_nodes": len(launches_of_step), "graph_chain": chain(launches_of_step), "instructions": None}
+        graph = launches_of_step(Task(design, batch))
+        sums |= {"graph_nodes": len(graph), "graph_chain": chain(graph), "instructions": None}
     _show_totals(sums)
     if json_file is not None:
         content = {"counted": COUNTED, "design": design, "batch": batch, "naive": naive, "total": sums}
-        content["launches"] = [each.as_json() for each in profiled]
+        content |= {"launches": [each.as_json() for each in profiled], "kernels": used}
         with new_file(json_file, "name another file with --json") as file:
             file.write((json.dumps(content, indent=1) + "\n").encode())
         click.echo(f"written: {json_file}")
@@ -139,9 +146,6 @@ def _operations(
     name: str | None, naive: bool, design: str, batch: int, layer: str | None, sample: Sample
 ) -> Iterator[Profiled]:
     """The launches of a step, or those of one operation, kernel or file in it."""
-    from tinyfcn.bench.parts import parts_of
-    from tinyfcn.bench.steps import Task
-
     if name is not None:
         declared = kernel_source.kernels(kernel_source.KERNELS)
         name = declared[name].operation if name in declared else name
@@ -164,16 +168,6 @@ def _operations(
     for number, part in enumerate(chosen, 1):
         click.echo(f"{number} of {len(chosen)}: {part}", err=True)
         yield from profile_part(part, naive, sample)
-
-
-def _recorded_step(design: str, batch: int) -> list[Launch]:
-    """The launches of a step as a GPU gets them, with their streams."""
-    from tinyfcn.bench.parts import Recorder
-    from tinyfcn.bench.steps import Step, Task
-
-    ops = Operations(Recorder())
-    step = Step(Task(design, batch), ops, composed=DESIGNS[design].per_pixel)
-    return ops.device.record(step.work).launches
 
 
 def _place(line: Requests) -> str:
@@ -290,21 +284,6 @@ def _show_against(mine: list[Profiled], naive: list[Profiled]) -> None:
     for (name, fast), plain in zip(total(mine).items(), total(naive).values(), strict=True):
         rows.add_row(name.replace("_", " "), f"{fast:,}", f"{plain:,}", f"{plain / fast:,.2f}" if fast else "")
     click.echo()
-    show(rows)
-
-
-def _show_resources(profiled: list[Profiled], architecture: str, refused: str) -> None:
-    """What NVRTC says of each kernel."""
-    if refused:
-        return click.echo(f"\nregisters, spills and occupancy: NVRTC has no word: {refused}")
-    rows = table("kernel", "threads>", "registers>", "shared B>", "spilled B>", "blocks at once>", "occupancy>")
-    for kernel, each in {each.launch.kernel.expression: each for each in profiled}.items():
-        threads, dynamic = prod(each.launch.block), each.launch.shared_bytes
-        assert each.resources is not None, "NVRTC has compiled it"
-        blocks, occupancy = each.resources.occupancy(architecture, threads, dynamic)
-        found = each.resources.registers, each.resources.shared_bytes + dynamic, each.resources.spilled_bytes
-        rows.add_row(kernel, f"{threads}", *map(str, found), f"{blocks}", f"{occupancy:.0%}")
-    click.echo(f"\ncompiled by NVRTC for {architecture}")
     show(rows)
 
 

@@ -1,7 +1,9 @@
 """Tables on the terminal."""
 
 import sys
+from collections.abc import Mapping, Sequence
 
+import click
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -30,3 +32,13 @@ def show(filled: Table) -> None:
     for name, *cells in zip(*(column.cells for column in filled.columns), strict=True):
         words = [f"{column.header} {cell}".strip() for column, cell in zip(rest, cells, strict=True) if cell]
         console.print(f"[bold]{name}[/]", Padding("; ".join(words), (0, 0, 0, 2)), sep="\n")
+
+
+def print_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    """A table, an empty line before it."""
+    if rows:
+        made = table(*rows[0])
+        for row in rows:
+            made.add_row(*row.values())
+        click.echo()
+        show(made)

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from tinyfcn import on
 from tinyfcn.bench import pytorch, report, run, steps
-from tinyfcn.bench.parts import Part
 from tinyfcn.bench.steps import Task
 from tinyfcn.bench.timing import wall_clock
+from tinyfcn.checks.parts import Part
 from tinyfcn.cli import main
 
 USED = {"kernel": "relu<3>", "for": ["a dx", "b", "c"], "blocks": 1234, "threads": 256, "registers": 40}
@@ -51,7 +51,7 @@ def other_step(monkeypatch):
 def without_pytorch(patch):
     """Nor with a compiler's seconds."""
     patch.setattr(pytorch, "torch", None)
-    patch.setattr(run, "kernel_resources", lambda parts, architecture: [USED])
+    patch.setattr(run, "kernel_resources", lambda launches, architecture: [USED])
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_sweep_ends_where_steps_take_too_long_or_too_much_memory(alone, monkey
 @pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not installed")
 def test_operations_beside_pytorchs(monkeypatch):
     """All of a step's results agree, and all but images and rates have a time on both sides."""
-    monkeypatch.setattr(run, "kernel_resources", lambda parts, architecture: [])
+    monkeypatch.setattr(run, "kernel_resources", lambda launches, architecture: [])
     for part in bench().kernels("h200")["parts"]:
         has_torch = part["numpy"] and part["operation"] not in ("compose_m2nist", "adam_schedule")
         assert (part["torch"] is not None) == bool(has_torch) == ("ratio" in part)

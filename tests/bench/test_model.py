@@ -8,12 +8,10 @@ import pytest
 
 from tinyfcn.bench import model
 from tinyfcn.bench.model import Prediction, predict, predict_step, step_seconds
-from tinyfcn.bench.parts import Recorder, parts_of
 from tinyfcn.bench.roofline import CARDS
-from tinyfcn.bench.steps import Step, Task
+from tinyfcn.bench.steps import Task, launches_of_step, parts_of
 from tinyfcn.checks.profile import SAMPLE, Profiled, profile_part
 from tinyfcn.operations import on
-from tinyfcn.ops import Operations
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured" / "h200-step.csv"
 STEP_MICROSECONDS = 231  # of skip at batch 16, as a graph: docs/speed.md
@@ -46,9 +44,7 @@ def test_a_launch_takes_about_as_long_as_the_model_says(profiled: list[Profiled]
 
 @pytest.mark.slow
 def test_a_step_takes_as_long_as_its_longest_chain(profiled: list[Profiled]) -> None:
-    step = Step(SKIP, Operations(Recorder()), composed=True)
-    launches = step.ops.device.record(step.work).launches
-    seconds = {name: step_seconds(launches, profiled, card) for name, card in CARDS.items()}
+    seconds = {name: step_seconds(launches_of_step(SKIP), profiled, card) for name, card in CARDS.items()}
     assert 1e6 * seconds["h200"] == pytest.approx(STEP_MICROSECONDS, rel=0.06)
     page = (MEASURED.parents[1] / "speed.md").read_text(encoding="utf-8")
     for name, card in CARDS.items():

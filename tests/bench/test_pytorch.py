@@ -8,9 +8,10 @@ import pytest
 from tinyfcn import on
 from tinyfcn.adam_state import AdamState
 from tinyfcn.bench import pytorch, steps
-from tinyfcn.bench.parts import Form, Part, Recorder, expect_same_results, note_calls, split
+from tinyfcn.bench.parts import Form, expect_same_results
 from tinyfcn.bench.pytorch import TorchForm, TorchStep, switch
 from tinyfcn.bench.steps import Step, Task, expect_agreement
+from tinyfcn.checks.parts import Part, Recorder, note_calls, split
 
 pytestmark = pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not installed")
 

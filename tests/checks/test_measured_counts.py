@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tinyfcn.bench.parts import parts_of
-from tinyfcn.bench.steps import Task
+from tinyfcn.bench.steps import Task, parts_of
 from tinyfcn.checks.profile import Profiled, profile_part, wavefronts
 from tinyfcn.devices.emulator.profile import LANES, Requests, Sample
 from tinyfcn.operations import on

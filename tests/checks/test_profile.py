@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from helpers.planting import line_of, plant
 
-from tinyfcn.bench.parts import Part, parts_of
-from tinyfcn.bench.steps import Task
+from tinyfcn.bench.steps import Task, parts_of
 from tinyfcn.checks.own_file import Call, Empty
+from tinyfcn.checks.parts import Part
 from tinyfcn.checks.profile import (
     BANKS,
     SAMPLE,

@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from tinyfcn.bench.parts import Recorder, parts_of
 from tinyfcn.bench.roofline import Card
-from tinyfcn.bench.steps import Step, Task
+from tinyfcn.bench.steps import Task, launches_of_step, parts_of
 from tinyfcn.checks.conflicts import launched_before
 from tinyfcn.checks.profile import SAMPLE, Profiled, profile_part
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator.profile import LANES
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.operations import on
-from tinyfcn.ops import Operations
 
 # Fitted by least squares to the instructions and times of the 39 launches in docs/measured/h200-step.csv. A warp's
 # instructions: for each multiply-add, each request to global memory, each to shared memory, and for the warp itself.
@@ -83,9 +81,7 @@ def predict_step(task: Task, card: Card) -> tuple[list[float], float]:
     """
     profiled = [profile_part(part, naive=False, sample=SAMPLE) for part in parts_of(task, on("cpu"))]
     of_parts = [sum(predict(each, card).seconds for each in launches) for launches in profiled]
-    step = Step(task, Operations(Recorder()), composed=task.design == "skip")
-    launches = step.ops.device.record(step.work).launches
-    return of_parts, step_seconds(launches, [each for found in profiled for each in found], card)
+    return of_parts, step_seconds(launches_of_step(task), [each for found in profiled for each in found], card)
 
 
 def step_seconds(launches: Sequence[Launch], profiled: Sequence[Profiled], card: Card) -> float:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.bench.parts import Form, Part, changed
+from tinyfcn.bench.parts import Form
 from tinyfcn.bench.steps import BETA1, BETA2, COMPARED, EPSILON, RATE, Step, Trace, trace_of
 from tinyfcn.bench.timing import Run
+from tinyfcn.checks.parts import Part, changed
 
 torch: Any = None
 with contextlib.suppress(ImportError, OSError):

@@ -82,20 +82,20 @@ def part_rows(kernels: Found) -> list[Row]:
     return [*map(row, parts), row(total)]
 
 
-def used_rows(kernels: Found) -> list[Row]:
+def used_rows(used: Sequence[Found]) -> list[Row]:
     """A row for each kernel, of what it uses. A template's instances are told apart by what they are for."""
     return [
         {
-            "kernel": used["kernel"].split("<")[0],
-            "for": used["for"][0] + (f" +{len(used['for']) - 1}" if len(used["for"]) > 1 else ""),
-            "blocks>": f"{used['blocks']:,}",
-            "threads>": f"{used['threads']}",
-            "registers>": f"{used['registers']}",
-            "shared B>": f"{used['shared_bytes']:,}",
-            "spilled B>": f"{used['spilled_bytes']}",
-            "occupancy>": percent(used["occupancy"]),
+            "kernel": each["kernel"].split("<")[0],
+            "for": each["for"][0] + (f" +{len(each['for']) - 1}" if len(each["for"]) > 1 else ""),
+            "blocks>": f"{each['blocks']:,}",
+            "threads>": f"{each['threads']}",
+            "registers>": f"{each['registers']}",
+            "shared B>": f"{each['shared_bytes']:,}",
+            "spilled B>": f"{each['spilled_bytes']}",
+            "occupancy>": percent(each["occupancy"]),
         }
-        for used in kernels["used"]
+        for each in used
     ]
 
 

@@ -4,17 +4,12 @@ No program can work on arrays in memory in less time than memory takes to move t
 do the flops (Williams, Waterman & Patterson, "Roofline", 2009). What a cache holds from the kernel before comes faster.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from math import prod
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from tinyfcn.bench.parts import Part
 from tinyfcn.bench.timing import Clock, TimeBudget, in_turn
-from tinyfcn.devices import nvrtc
-from tinyfcn.devices.device import Device, Launch
+from tinyfcn.devices.device import Device
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.ops import peak
 from tinyfcn.reference import peak as peak_reference
@@ -86,26 +81,3 @@ def measure_peaks(
     times = in_turn({name: device.record(program).replay for name, program in programs.items()}, clock, budget)
     flop_count = 2 * peak_reference.CHAINS * rounds * threads
     return 2 * to_copy.nbytes / times["copy"]["seconds"], flop_count / times["multiply_add"]["seconds"]
-
-
-def kernel_resources(parts: Sequence[Part], architecture: str) -> list[dict[str, Any]]:
-    """What each kernel of the parts uses, compiled for "sm_XX", and how much of a multiprocessor it can fill.
-
-    Raises DeviceError without NVRTC, KernelError where a kernel does not compile.
-    """
-    by_kernel: dict[tuple[str, str, int], list[tuple[Launch, Part]]] = {}
-    for part in parts:
-        for launch in part.launches:
-            key = launch.kernel.operation, launch.kernel.expression, prod(launch.block)
-            by_kernel.setdefault(key, []).append((launch, part))
-    compiled = nvrtc.compile_launched((launch for part in parts for launch in part.launches), architecture)
-    rows = []
-    for (file, name, threads), launches in by_kernel.items():
-        row = {"file": f"{file}.cu", **asdict(compiled[name]), "threads": threads}
-        dynamic = launches[0][0].shared_bytes
-        row["shared_bytes"] += dynamic
-        row["for"] = [f"{part.layer} {part.what}".strip() for _, part in launches]
-        row["blocks"] = max(prod(launch.grid) for launch, _ in launches)
-        row["blocks_at_once"], row["occupancy"] = compiled[name].occupancy(architecture, threads, dynamic)
-        rows.append(row)
-    return rows

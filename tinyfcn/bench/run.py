@@ -14,10 +14,11 @@ import numpy as np
 
 from tinyfcn.bench import pytorch, steps
 from tinyfcn.bench.model import predict_step
-from tinyfcn.bench.parts import Form, Part, parts_of, time_parts
-from tinyfcn.bench.roofline import CARDS, Card, Peaks, kernel_resources, measure_peaks
-from tinyfcn.bench.steps import Step, Task
+from tinyfcn.bench.parts import Form, time_parts
+from tinyfcn.bench.roofline import CARDS, Card, Peaks, measure_peaks
+from tinyfcn.bench.steps import Step, Task, parts_of
 from tinyfcn.bench.timing import TimeBudget, Timing, fit_line, gpu_clock, in_turn, wall_clock
+from tinyfcn.checks.parts import Part, kernel_resources
 from tinyfcn.devices import cuda
 from tinyfcn.errors import DeviceError, TinyfcnError
 from tinyfcn.machine import gpu, processor
@@ -159,7 +160,8 @@ class Bench:
         if self.modes:
             forms["torch"] = pytorch.TorchForm(self.ops)
         self.say(f"the kernels compiled for {peaks.architecture}")
-        used = kernel_resources(parts, peaks.architecture)  # first: where it fails, no measurement is lost
+        launches = [(f"{part.layer} {part.what}".strip(), launch) for part in parts for launch in part.launches]
+        used = kernel_resources(launches, peaks.architecture)  # first: where it fails, no measurement is lost
         predicted, of_step = self.predicted(task, card)
         self.say(f"{task}: timing its parts, {', '.join(forms)}")
         pytorch.switch(pytorch.OPERATIONS, threads=1)

@@ -7,15 +7,17 @@ the memory of its batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 import numpy as np
 
 from tinyfcn.adam_state import AdamState
 from tinyfcn.checks.gradcheck import relative_error
+from tinyfcn.checks.parts import Part, Recorder, note_calls, split
 from tinyfcn.data import Digits
 from tinyfcn.data.builtin_digits import draw_digits
+from tinyfcn.devices.device import Launch
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.networks import Design
 from tinyfcn.networks.network import views
@@ -43,11 +45,16 @@ Trace = Mapping[str, Sequence[np.ndarray]]  # what a program did in the compared
 
 @dataclass(frozen=True)
 class Task:
-    """Which step: the design "classifier" or "skip", images a batch, and how often an image is repeated each way."""
+    """Which step: its design, images a batch, and how often an image is repeated each way."""
 
     design: str = "skip"
     batch: int = 16
     scale: int = 1
+
+    @property
+    def composed(self) -> bool:
+        """Whether training composes fresh images in each step."""
+        return self.design != "classifier"
 
     def __str__(self) -> str:
         larger = f", images of {64 * self.scale}x{84 * self.scale}" if self.scale > 1 else ""
@@ -124,6 +131,28 @@ class Step:
                 self()
         means = views(self.ops.to_numpy(self.state.m), self.network.parameter_shapes())
         return trace_of(self.initial, self.state.last_losses(self.ops, steps), means, self.network.numpy_parameters())
+
+
+def parts_of(task: Task, ops: Operations) -> list[Part]:
+    """All parts of a training step, in order; on the CPU with the launches that a GPU would get.
+
+    Arrays hold what they do in training, and parameters what they held before the step. `ops` must have no other user.
+    """
+    step = Step(task, ops, composed=task.composed)
+    calls = note_calls(ops)
+    with step.parallel.computing():
+        step.work()
+    step.start_again()
+    layers = {id(value): name.split(".")[0] for name, value in step.network.parameter.items()}
+    named = [replace(call, layer=layers.get(id(call.arguments.get("weight")), "")) for call in calls]
+    device = ops.device if ops.device.runs_kernels else Recorder()
+    return [part for call in named for part in split(call, device) if part.launches]
+
+
+def launches_of_step(task: Task) -> list[Launch]:
+    """The launches of a training step as a GPU gets them, with their streams."""
+    step = Step(task, Operations(Recorder()), composed=task.composed)
+    return step.ops.device.record(step.work).launches
 
 
 def trace_of(initial: Arrays, losses: np.ndarray, means: Arrays, parameters: Arrays) -> Trace:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,12 @@ import numpy as np
 
 from tinyfcn.checks.conflicts import launched_before
 from tinyfcn.checks.own_file import Call, launch_calls
+from tinyfcn.checks.parts import Part
 from tinyfcn.checks.pieces import cases_of
-from tinyfcn.devices import nvrtc
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.emulator.profile import LANES, SECTOR, LaunchProfile, Requests, Sample, Traffic
 from tinyfcn.devices.kernel_source import KERNELS
-from tinyfcn.devices.nvrtc import Resources
-from tinyfcn.errors import DeviceError
-from tinyfcn.operations import on
 from tinyfcn.ops import Operations
 
 BANKS, WORD = 32, 4  # of shared memory; bytes
@@ -35,7 +32,6 @@ class Profiled:
     name: str
     profile: LaunchProfile
     multiply_adds: int = 0
-    resources: Resources | None = None
 
     @property
     def launch(self) -> Launch:
@@ -91,7 +87,6 @@ class Profiled:
             "blocks_counted": profile.blocks,
             "blocks": profile.block_count,
             "total": _rounded(self.totals()),
-            "resources": None if self.resources is None else asdict(self.resources),
             "lines": [self._line_as_json(line) for line in profile.requests],
             "arrays": [self._traffic_as_json(traffic) for traffic in profile.traffic],
         }
@@ -143,7 +138,7 @@ class Profiler(Emulator):
         self.plain._launch(launch)
 
 
-def profile_part(part: Any, naive: bool, sample: Sample, kernels: Path = KERNELS) -> list[Profiled]:
+def profile_part(part: Part, naive: bool, sample: Sample, kernels: Path = KERNELS) -> list[Profiled]:
     """The launches of a part of a step, whose arguments are those of the step."""
     device = Emulator(kernels, mode="profile", naive=naive, sample=sample)
     function, arguments = getattr(Operations(device), part.operation), part.copied_arguments(device.asarray)
@@ -260,20 +255,6 @@ def sectors(line: Requests) -> list[Row]:
     ]
 
 
-def multiply_adds(
-    x: Sequence[int], weight: Sequence[int], stride: int = 1, padding: int = 0, transposed: bool = False
-) -> int:
-    """The products that a convolution of these shapes sums, but those with the zeros around the image.
-
-    A convolution of ones counts them.
-    """
-    (n, _, *size), (first, second, *kernel_size) = x, weight
-    ops = on("cpu")
-    convolve = ops.conv_transpose2d if transposed else ops.conv2d
-    one = convolve(np.ones((1, 1, *size)), np.ones((1, 1, *kernel_size)), np.zeros(1), stride, padding)
-    return n * first * second * int(one.sum())
-
-
 def total(profiled: Iterable[Profiled]) -> dict[str, float]:
     """The sums over launches."""
     sums: Counter[str] = Counter()
@@ -288,18 +269,6 @@ def chain(launches: Sequence[Launch]) -> int:
     for before in launched_before(launches):
         lengths.append(1 + max((lengths[number] for number in before), default=0))
     return max(lengths, default=0)
-
-
-def ask_nvrtc(profiled: Sequence[Profiled], architecture: str) -> str:
-    """Fills in what each launch uses of a GPU of this architecture. Returns why not, or an empty text."""
-    try:
-        kernels = profiled[0].profile.kernels
-        compiled = nvrtc.compile_launched((each.launch for each in profiled), architecture, kernels)
-    except DeviceError as error:
-        return str(error)
-    for each in profiled:
-        each.resources = compiled[each.launch.kernel.expression]
-    return ""
 
 
 def _rounded(counts: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ launches them.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import files
-from tinyfcn.checks.profile import SAMPLE, Profiled, ask_nvrtc, multiply_adds
+from tinyfcn.checks.parts import kernel_resources, multiply_adds
+from tinyfcn.checks.profile import SAMPLE, Profiled
 from tinyfcn.devices.device import THREADS, Array, Device
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.emulator.profile import LANES, Sample
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.launch import ceil_div
-from tinyfcn.errors import KernelError
+from tinyfcn.errors import DeviceError, KernelError
 from tinyfcn.ops import Operations
 
 LADDERS = KERNELS / "ladder"
@@ -304,20 +306,23 @@ def counts(rung: Rung, architecture: str, sample: Sample = SAMPLE) -> Counts:
     inputs = ladder.inputs(np.random.default_rng(0), **ladder.layer)
     rung.run(device_of, inputs)
     profiled = [Profiled(rung.name, each) for each in devices[0].profiles]
-    ask_nvrtc(profiled, architecture)
     products = 0
     if ladder.products:
         sizes = inputs["x"].shape, inputs["weight"].shape, inputs["stride"], inputs["padding"]
         products = multiply_adds(*sizes, transposed=ladder.products == "conv_transpose2d")
     of_warps = (products or inputs["labels"].size) / LANES
     memory = [(each.scale, traffic) for each in profiled for traffic in each.profile.traffic if not traffic.is_shared]
-    resources = [each.resources for each in profiled if each.resources]
+    resources = []
+    with suppress(DeviceError):  # without NVRTC
+        resources = kernel_resources(
+            [("", each.launch) for each in profiled], architecture, profiled[0].profile.kernels
+        )
     return Counts(
         sum(scale * traffic.by_lanes for scale, traffic in memory),
         sum(each.totals()["l1_bytes"] for each in profiled),
         sum(each.sum("requests", shared=False) for each in profiled) / of_warps,
         sum(each.sum("parts", shared=True) for each in profiled) / of_warps,
         products,
-        max((each.registers for each in resources), default=None),
-        sum(each.spilled_bytes for each in resources) if resources else None,
+        max((each["registers"] for each in resources), default=None),
+        sum(each["spilled_bytes"] for each in resources) if resources else None,
     )
