@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyfcn.checks.case import Case
+from tinyfcn.checks.parts import Recorder
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import Kernel
@@ -86,23 +88,14 @@ class Watched(Emulator):
         return f"{name}{index_text(worst, array.shape)} {values}: stored by {self.stored_by(array, worst)}"
 
 
-class _Noted(Emulator):
-    """Notes a launch of each kernel and of each instance of a template, and runs none."""
-
-    def __init__(self, kernels: Path) -> None:
-        super().__init__(kernels)
-        self.launched: dict[str, Launch] = {}
-
-    def _launch(self, launch: Launch) -> None:
-        self.launched[launch.kernel.expression] = launch
-
-
 def launches_of(cases: Iterable[Case], kernels: Path) -> list[Launch]:
     """For each kernel and each instance of a template that the cases launch: one launch, which is not run."""
-    noted = _Noted(kernels)
+    recorder = Recorder(kernels)
+    found: dict[str, Launch] = {}
     for case in cases:
-        case.run(Operations(noted))
-    return list(noted.launched.values())
+        recording = recorder.record(partial(case.run, Operations(recorder)))
+        found |= {launch.kernel.expression: launch for launch in recording.launches}
+    return list(found.values())
 
 
 def index_text(element: int, shape: tuple[int, ...]) -> str:
