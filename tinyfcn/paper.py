@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 HALO = 32  # grey levels that compression and paper add to black, of an ink of 255
 FAINT = 64  # of 255: less ink on a pixel of paper is noise or compression, or the outermost rim of a stroke
 NEIGHBOURHOOD = 12  # pixels; about half the height of a digit
-WINDOWS = (9, 1.5)  # the first window, wider than most strokes of MNIST, and the ratio of each to the last
+WINDOWS = (6, 1.45)  # the first window, wider than MNIST's thin strokes, and the ratio of each to the last
 PLATEAU, GRADUAL = 1.1, 1.6  # a window half as wide again finds so little more that the narrower one held the strokes
 LEAST = 0.02  # of the ink found by the widest window; less is noise, and the corners of wide strokes
 AS_DARK = 0.7  # of the ink: anything as dark and only a little wider than a stroke is ink as well

@@ -35,12 +35,14 @@ def light(random: np.random.Generator, kind: str, height: int, width: int) -> np
         "dim": np.full((height, width), random.uniform(60, 140)),
         "gradient": brightest * (1 - random.uniform(0.1, 0.55) * (across / 1.42 + 0.5)),
         "vignette": brightest * (1 - random.uniform(0.1, 0.5) * 2 * (x**2 + y**2)),
+        "band": np.where(np.abs(across) * height > random.uniform(10, 22) * height / 64, 1, random.uniform(0.5, 0.85))
+        * brightest,
         "shadow": np.where(across > random.uniform(-0.3, 0.3), brightest, brightest * random.uniform(0.5, 0.85)),
     }[kind]
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["even", "dim", "gradient", "vignette", "shadow"])
+@pytest.mark.parametrize("kind", ["even", "dim", "gradient", "vignette", "shadow", "band"])
 def test_ink_is_kept_and_paper_is_not_taken_for_it(kind: str, size: str, tmp_path: Path) -> None:
     height, width, scale = SIZES[size]
     for seed in range(24 // scale):
