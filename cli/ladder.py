@@ -2,19 +2,34 @@
 
 import difflib
 import sys
+from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
+from tinyfcn.bench.report import in_words
+from tinyfcn.bench.timing import Run, TimeBudget, gpu_clock, in_turn
+from tinyfcn.checks.parts import Part
 from tinyfcn.checks.profile import COUNTED
 from tinyfcn.cli.options import Whole
-from tinyfcn.cli.tables import show, table
-from tinyfcn.devices import nvrtc
+from tinyfcn.cli.tables import print_rows, show, table
+from tinyfcn.devices import cuda, nvrtc
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.environment import is_terminal
-from tinyfcn.study.ladder import LADDER, Counts, Rung, counts, rungs
+from tinyfcn.machine import gpu
+from tinyfcn.operations import on
+from tinyfcn.study.ladder import LADDER, Counts, Rung, counts, inputs_on, rungs
+
+# For each ladder: the operation that PyTorch does beside it, which of its results, and further arguments.
+TORCH: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "conv2d": ("conv2d", "", {}),
+    "conv_transpose2d": ("conv_transpose2d", "", {}),
+    "weight_gradient": ("conv2d_backward", "dweight", {"need_dx": False, "through_relu": False}),
+    "mean_loss": ("softmax_cross_entropy", "", {}),
+}
 
 
 @click.command(short_help="From the plainest kernel to the one that trains, one idea a rung.")
@@ -48,6 +63,9 @@ def ladder(name: str | None, number: int | None, arch: str) -> None:
     sizes = ", ".join(f"{size} {value}" for size, value in LADDER[name].layer.items())
     click.echo(f"\n{name} of {sizes}")
     _show_counts([(step, counts(step, arch)) for step in steps], arch)
+    if cuda.why_not() is None:
+        click.echo(f"\nmedian times of a launch graph on {gpu()[0]}")
+        print_rows([{"rung>": who, "time>": in_words(seconds)} for who, seconds in _times(steps).items()])
 
 
 def _show_difference(steps: list[Rung]) -> None:
@@ -65,6 +83,25 @@ def _show_difference(steps: list[Rung]) -> None:
         Console().print(Syntax(text, "diff" if before else "cuda", theme="ansi_light", background_color="default"))
     else:
         click.echo(text)
+
+
+def _times(steps: list[Rung]) -> dict[str, float]:
+    """Seconds of each rung on the GPU, for the ladder's layer, by its number; and of PyTorch, if it is installed."""
+    ladder = LADDER[steps[0].ladder]
+    inputs = ladder.inputs(np.random.default_rng(0), **ladder.layer)
+    programs: dict[str, Run] = {}
+    for step in steps:
+        device, work = step.prepared(cuda.Cuda, inputs)
+        programs[f"{step.number}"] = device.record(work).replay
+    from tinyfcn.bench import pytorch  # which imports PyTorch, and so takes its time
+
+    if pytorch.modes_on("cuda"):
+        ops = on("cuda")
+        operation, what, more = TORCH[steps[0].ladder]
+        part = Part(operation, what, "", inputs_on(ops.device, inputs) | more, None)
+        pytorch.switch(pytorch.OPERATIONS, threads=1)
+        programs["PyTorch"] = pytorch.TorchForm(ops).program(part, copies=1, rounds=1)
+    return {name: timing["seconds"] for name, timing in in_turn(programs, gpu_clock, TimeBudget(0.3)).items()}
 
 
 def _show_counts(found: list[tuple[Rung, Counts]], arch: str) -> None:

@@ -10,12 +10,13 @@ import click
 
 from tinyfcn.bench.report import used_rows
 from tinyfcn.bench.steps import Task, launches_of_step, parts_of
-from tinyfcn.checks.parts import kernel_resources
+from tinyfcn.checks.parts import Part, kernel_resources
 from tinyfcn.checks.profile import (
     COUNTED,
     SAMPLE,
     Profiled,
     chain,
+    compile_parts,
     profile_calls,
     profile_operation,
     profile_part,
@@ -31,12 +32,27 @@ from tinyfcn.cli.tables import print_rows, show, table
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.emulator.profile import LANES, SECTOR, Requests, Sample
 from tinyfcn.errors import DeviceError
+from tinyfcn.fields import shown
 from tinyfcn.files import new_file
 from tinyfcn.networks import DESIGNS
 from tinyfcn.operations import on, operation_names
+from tinyfcn.study.ladder import profile_rung, rungs
 
+# The ladder whose rungs compute what an operation does.
+LADDERS_OF = {"conv2d": "conv2d", "conv_transpose2d": "conv_transpose2d", "softmax_cross_entropy": "mean_loss"}
 EVERY_BLOCK = Sample(blocks=1 << 30, accesses=0)
 WORST = 8  # lines of a step that are shown
+
+
+class Against(click.ParamType):
+    """ "naive", or the number of a rung."""
+
+    name = "naive|RUNG"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != "naive" and not (value.isdecimal() and 0 < int(value) < 100):
+            self.fail(f"{shown(value)} is neither 'naive' nor the number of a rung of the ladder.", param, ctx)
+        return str(value)
 
 
 @click.command(short_help="Count what kernels ask of a GPU's memory: requests, sectors, bank conflicts.")
@@ -46,7 +62,9 @@ WORST = 8  # lines of a step that are shown
 @click.option("--batch", type=Whole(1, 4096), default=16, show_default=True, help="Images in the step.")
 @click.option("--naive", is_flag=True, help="The naive kernels instead of the fast ones.")
 @click.option("--layer", help="Only the launches of this layer, such as context or up1.")
-@click.option("--against", type=click.Choice(["naive"]), help="Lay the counts beside those of the naive kernels.")
+@click.option(
+    "--against", type=Against(), help="Lay the counts beside those of the naive kernels, or of a rung of the ladder."
+)
 @click.option("--blocks", type=Whole(1, 1 << 30), help="Count at least so many blocks of each launch. [default: 16]")
 @click.option("--all", "every_block", is_flag=True, help="Count every block, which takes longer.")
 @click.option("--arch", type=click.Choice(nvrtc.ARCHITECTURES), default="sm_90", show_default=True, help="NVRTC's GPU.")
@@ -87,6 +105,7 @@ def profile(
     \b
     tinyfcn profile conv2d --layer context
     tinyfcn profile conv2d --layer context --against naive
+    tinyfcn profile conv2d --layer context --against 5        rung 5 of the ladder
     tinyfcn profile --step --json step.json
     tinyfcn profile saxpy.cu --grid 4 --block 256 --arg n=1000 --arg a=2 --arg x=1000 --arg y=random:1000
     """
@@ -103,14 +122,19 @@ def profile(
         flag = {"arguments": "--arg", "shared_bytes": "--shared"}.get(foreign[0], f"--{foreign[0]}")
         raise click.UsageError(f"{flag} belongs to a file of your own: tinyfcn profile FILE.cu")
 
-    form = design, batch, layer, sample
+    show = None if step or against else _show_launch
     if is_own:
-        launches = profile_calls(Path(str(name)), calls_of(Path(str(name)), cases, kernel, launch), sample)
-        profiled = [*_each(launches, show=_show_launch)]
+        calls = calls_of(Path(str(name)), cases, kernel, launch)
+        profiled = [*_each(profile_calls(Path(str(name)), calls, sample), show)]
     else:
-        profiled = [*_each(_operations(name, naive, *form), show=None if step or against else _show_launch)]
-    if against:
-        _show_against(profiled, [*_operations(name, True, *form)])
+        parts = _parts(name, design, batch, layer)
+        if against not in (None, "naive"):
+            parts = _of_ladder(name, parts)
+        profiled = [*_each(_profiles(name, parts, naive, sample), show)]
+    if against == "naive":
+        _show_against(profiled, [*_profiles(name, parts, True, sample)], "naive")
+    elif against:
+        _show_against(profiled, _rung(str(name), against, parts, sample), f"rung {against}")
     elif step:
         _show_step(profiled)
     used: list[dict[str, Any]] | None = None
@@ -142,18 +166,15 @@ def _each(profiled: Iterable[Profiled], show: Callable[[Profiled], None] | None)
         yield each
 
 
-def _operations(
-    name: str | None, naive: bool, design: str, batch: int, layer: str | None, sample: Sample
-) -> Iterator[Profiled]:
-    """The launches of a step, or those of one operation, kernel or file in it."""
+def _parts(name: str | None, design: str, batch: int, layer: str | None) -> list[Part]:
+    """The parts of a step, or those of one operation, kernel or file in it; none if the step has no such operation."""
     if name is not None:
         declared = kernel_source.kernels(kernel_source.KERNELS)
         name = declared[name].operation if name in declared else name
         expect_known(name)
-    parts = parts_of(Task(design, batch), on("cpu"))
     of_name = [
         part
-        for part in parts
+        for part in parts_of(Task(design, batch), on("cpu"))
         if name in (None, operation_names()[part.operation], *(each.kernel.operation for each in part.launches))
     ]
     chosen = [part for part in of_name if layer in (None, part.layer)]
@@ -162,12 +183,38 @@ def _operations(
         raise click.UsageError(
             f"{name or design} has no layer named {layer}; {design} has {', '.join(layers) or 'none'}"
         )
-    if not chosen and name is not None:
+    if not chosen:
         click.echo(f"a step of {design} has no {name}: the largest of some random inputs is taken", err=True)
-        yield from profile_operation(name, naive, sample)
-    for number, part in enumerate(chosen, 1):
-        click.echo(f"{number} of {len(chosen)}: {part}", err=True)
+    return chosen
+
+
+def _profiles(name: str | None, parts: list[Part], naive: bool, sample: Sample) -> Iterator[Profiled]:
+    """The launches of the parts; of the operation on random inputs if there are none."""
+    if not parts:
+        yield from profile_operation(str(name), naive, sample)
+    if not naive:
+        compile_parts(parts)
+    for number, part in enumerate(parts, 1):
+        click.echo(f"{number} of {len(parts)}: {part}", err=True)
         yield from profile_part(part, naive, sample)
+
+
+def _of_ladder(name: str | None, parts: list[Part]) -> list[Part]:
+    """The forward passes among the parts, which the rungs of the operation's ladder compute too."""
+    if name not in LADDERS_OF:
+        raise click.UsageError(f"{name} has no ladder: there is one of {', '.join(LADDERS_OF)}")
+    return [part for part in parts if part.operation == name]
+
+
+def _rung(name: str, number: str, parts: list[Part], sample: Sample) -> list[Profiled]:
+    """The launches of a rung with the arguments of the parts."""
+    steps = rungs(LADDERS_OF[name])
+    if int(number) > len(steps):
+        raise click.UsageError(f"the ladder of {name} has {len(steps)} rungs, and {number} is none of them")
+    rung = steps[int(number) - 1]
+    names = ("logits", "labels") if "logits" in parts[0].arguments else ("x", "weight", "bias", "stride", "padding")
+    inputs = ({name: part.arguments[name] for name in names} for part in parts)
+    return [each for given in inputs for each in profile_rung(rung, given, sample)]
 
 
 def _place(line: Requests) -> str:
@@ -278,11 +325,13 @@ def _excess(parts: float, fewest: float) -> str:
     return f"{1 - fewest / parts:.0%}" if parts else ""
 
 
-def _show_against(mine: list[Profiled], naive: list[Profiled]) -> None:
-    """The totals of both forms side by side."""
-    rows = table("of all launches", "fast>", "naive>", "naive / fast>")
-    for (name, fast), plain in zip(total(mine).items(), total(naive).values(), strict=True):
-        rows.add_row(name.replace("_", " "), f"{fast:,}", f"{plain:,}", f"{plain / fast:,.2f}" if fast else "")
+def _show_against(mine: list[Profiled], others: list[Profiled], name: str) -> None:
+    """The totals of both side by side."""
+    rows = table("of all launches", "these>", f"{name}>", "ratio>")
+    for (count, value), other in zip(total(mine).items(), total(others).values(), strict=True):
+        if count != "multiply_adds":
+            ratio = f"{other / value:,.2f}" if value else ""
+            rows.add_row(count.replace("_", " "), f"{value:,}", f"{other:,}", ratio)
     click.echo()
     show(rows)
 

@@ -70,6 +70,15 @@ def test_fast_beside_naive(tmp_path: Path) -> None:
     assert float(row[-1]) > 2
 
 
+def test_fast_beside_a_rung_of_the_ladder() -> None:
+    """Rung 1 is the naive kernel, so the counts are those of the naive form, but for its ReLU."""
+    result = profile("conv2d", "--layer", "context", "--against", "1")
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[0]: line.split() for line in result.output.splitlines() if line.startswith("requests ")}
+    assert 6 < float(rows["requests"][-1]) < 8
+    assert "conv2d_backward" not in result.output
+
+
 @pytest.mark.slow
 def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None:
     file = tmp_path / "step.json"
@@ -97,6 +106,9 @@ def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None
         (["relu", "--layer", "context"], "relu has no layer named context; skip has none"),
         (["conv2d", "--all", "--blocks", "3"], "--all counts every block: leave out --blocks"),
         (["none.cu"], "none.cu does not exist"),
+        (["relu", "--against", "2"], "relu has no ladder: there is one of conv2d"),
+        (["conv2d", "--layer", "score", "--against", "9"], "the ladder of conv2d has 8 rungs, and 9 is none of them"),
+        (["conv2d", "--against", "fast"], "'fast' is neither 'naive' nor the number of a rung"),
         (["none.cu", "--naive"], "--naive, --layer and --against belong to the operations of tinyfcn"),
         (["relu", "--draw", "relu.cu:1"], "no request at relu.cu:1: there are some at relu.cu:27"),
         (["conv2d", "--kernel", "k"], "--kernel belongs to a file of your own: tinyfcn profile FILE.cu"),

@@ -128,3 +128,11 @@ def test_bench(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads((folder / "bench.json").read_text())
     assert [step["equal_bits"] for step in found["steps"]] == [True, True], result.output
     assert found["machine"]["name"].startswith("a stand-in")
+
+
+def test_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rung is timed, as a launch graph."""
+    monkeypatch.setattr("tinyfcn.bench.pytorch.torch", None)
+    text = run("ladder", "mean_loss").stdout
+    assert "median times of a launch graph on" in text
+    assert re.findall(r"^ +(\d) +[\d.]+ .?s$", text, re.MULTILINE) == ["1", "2", "3", "4"]

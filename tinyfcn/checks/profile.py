@@ -138,6 +138,11 @@ class Profiler(Emulator):
         self.plain._launch(launch)
 
 
+def compile_parts(parts: Iterable[Part]) -> None:
+    """Compiles the fast kernels of some parts on all cores, so that profile_part need not wait for the compiler."""
+    Emulator(mode="profile").compile(launch.kernel for part in parts for launch in part.launches)
+
+
 def profile_part(part: Part, naive: bool, sample: Sample, kernels: Path = KERNELS) -> list[Profiled]:
     """The launches of a part of a step, whose arguments are those of the step."""
     device = Emulator(kernels, mode="profile", naive=naive, sample=sample)

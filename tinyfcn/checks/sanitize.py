@@ -19,7 +19,7 @@ from tinyfcn.checks.case import Case
 from tinyfcn.checks.conflicts import conflicts
 from tinyfcn.checks.gradcheck import TOLERANCES, relative_error
 from tinyfcn.checks.pieces import cases_of
-from tinyfcn.checks.watched import Found, Watched, index_text
+from tinyfcn.checks.watched import Found, Watched, index_text, launches_of
 from tinyfcn.devices.device import Array
 from tinyfcn.devices.emulator.emulator import ORDERS, Emulator, Statistics
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
@@ -103,7 +103,8 @@ def check(
     draw = draw or cases_of(operation).sanitize_cases
     devices = {order: Watched(kernels, order=order) for order in orders}
     report = Report()
-    devices[orders[0]].compile(case for seed in seeds[:COMPILED_FIRST] for case in draw(np.random.default_rng(seed)))
+    first = (case for seed in seeds[:COMPILED_FIRST] for case in draw(np.random.default_rng(seed)))
+    devices[orders[0]].compile(launch.kernel for launch in launches_of(first, kernels))
     for seed in progress(seeds):
         finding = first_finding(operation, draw(np.random.default_rng(seed)), seed, devices)
         if finding:

@@ -1,8 +1,6 @@
 """The emulator in check mode, which also traces a wrong number to the line that stored it."""
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,16 +38,6 @@ class Watched(Emulator):
             super()._launch(launch)
         except KernelError as error:
             raise Found(launch.kernel, str(error)) from None
-
-    def compile(self, cases: Iterable[Case]) -> None:
-        """Compiles the kernels that the cases launch, on all cores.
-
-        Raises:
-            KernelError: a kernel file does not compile.
-        """
-        kernels = [launch.kernel for launch in launches_of(cases, self.kernels)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(self._library, kernels))
 
     def copies(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Copies of the results on the host.

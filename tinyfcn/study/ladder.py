@@ -7,6 +7,7 @@ launches them.
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,24 @@ class Rung:
             return "the kernels that train"
         return self.file.read_text(encoding="utf-8").splitlines()[0].removeprefix("// ").removesuffix(".")
 
-    def run(self, device_of: Callable[[Path], Device], inputs: Mapping[str, Any]) -> Array:
-        """The result, from the inputs that `Ladder.inputs` gives. device_of: makes a device with a folder's kernels."""
+    def prepared(
+        self, device_of: Callable[[Path], Device], inputs: Mapping[str, Any]
+    ) -> tuple[Device, Callable[[], Array]]:
+        """A device, and what computes the result there, from the inputs that `Ladder.inputs` gives.
+
+        device_of: makes a device with a folder's kernels.
+        """
         ladder = LADDER[self.ladder]
+        device = device_of(self.file.parent if self.file else KERNELS)
+        given = inputs_on(device, inputs)
         if self.file is None:
-            device = device_of(KERNELS)
-            return ladder.trained(Operations(device), **on(device, inputs))
-        device = device_of(self.file.parent)
-        return ladder.rungs[self.name](device, **on(device, inputs))
+            return device, partial(ladder.trained, Operations(device), **given)
+        return device, partial(ladder.rungs[self.name], device, **given)
+
+    def run(self, device_of: Callable[[Path], Device], inputs: Mapping[str, Any]) -> Array:
+        """The result; see `prepared`."""
+        _, work = self.prepared(device_of, inputs)
+        return work()
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Ladder:
     products: str | None
 
 
-def on(device: Device, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def inputs_on(device: Device, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs with their arrays on the device, in its precision."""
 
     def moved(value: Any) -> Any:
@@ -290,6 +301,18 @@ class Counts:
     spilled_bytes: int | None
 
 
+def profile_rung(rung: Rung, inputs: Mapping[str, Any], sample: Sample = SAMPLE) -> list[Profiled]:
+    """The launches of a rung. Raises DeviceError where there is no C++ compiler."""
+    devices: list[Emulator] = []
+
+    def device_of(kernels: Path) -> Device:
+        devices.append(Emulator(kernels, mode="profile", sample=sample))
+        return devices[-1]
+
+    rung.run(device_of, inputs)
+    return [Profiled(f"rung {rung.number}: {rung.idea}", each) for each in devices[0].profiles]
+
+
 def counts(rung: Rung, architecture: str, sample: Sample = SAMPLE) -> Counts:
     """Counts a rung's launches in profile mode.
 
@@ -297,15 +320,8 @@ def counts(rung: Rung, architecture: str, sample: Sample = SAMPLE) -> Counts:
         DeviceError: there is no C++ compiler.
     """
     ladder = LADDER[rung.ladder]
-    devices: list[Emulator] = []
-
-    def device_of(kernels: Path) -> Device:
-        devices.append(Emulator(kernels, mode="profile", sample=sample))
-        return devices[-1]
-
     inputs = ladder.inputs(np.random.default_rng(0), **ladder.layer)
-    rung.run(device_of, inputs)
-    profiled = [Profiled(rung.name, each) for each in devices[0].profiles]
+    profiled = profile_rung(rung, inputs, sample)
     products = 0
     if ladder.products:
         sizes = inputs["x"].shape, inputs["weight"].shape, inputs["stride"], inputs["padding"]

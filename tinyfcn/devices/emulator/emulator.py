@@ -3,9 +3,11 @@
 import ctypes
 import math
 import mmap
+import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -222,6 +224,15 @@ class Emulator(Device):
             error = KeyboardInterrupt if outcome.stopped else KernelError
             text = "".join(f"; {k.name} at {k.operation}.cu:{k.line} was given it before" for k in before if k)
             raise error(f"{kernel.name} in {kernel.operation}.cu: {outcome.message}{text}")
+
+    def compile(self, kernels: Iterable[kernel_source.Kernel]) -> None:
+        """Compiles kernels and instances of templates on all cores.
+
+        Raises:
+            KernelError: a kernel file does not compile.
+        """
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self._library, kernels))
 
     def _check_structures(self, launch: Launch, library: Library) -> None:
         """Raises a ValueError if the bytes of a structure are not those that the compiler gives its type."""
