@@ -29,6 +29,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 WAY_OUT = "free the disk, or name another folder"
+FAINT_HALO = 4  # grey levels of the widest rim of compression's halo around white ink
 
 # One colour for each digit, the last for background. Chosen by search: in normal sight and in simulated
 # protanopia, deuteranopia and tritanopia no two are nearer than 0.10 in OKLab (tests/cli/test_images.py), and
@@ -97,7 +98,8 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
         changes.append("inverted" if invert else "dark on white, so inverted (--no-invert leaves it)")
     if inverts == is_dark and (lossy or not is_clean(pixels)):  # else --no-invert or --invert says it is no paper
         pixels, (low, high) = remove_background(pixels)
-        changes.append(f"background, {low} to {high}, made 0" if high else "halo of compression made 0")
+        is_halo = high <= (FAINT_HALO if lossy else 0)
+        changes.append("halo of compression made 0" if is_halo else f"background, {low} to {high}, made 0")
     if changes:
         notice(f"{path}: {'; '.join(changes)}")
     return pixels

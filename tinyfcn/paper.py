@@ -15,6 +15,7 @@ HALO = 32  # grey levels that compression and paper add to black, of an ink of 2
 FAINT = 64  # of 255: less ink on a pixel of paper is noise or compression, or the outermost rim of a stroke
 NEIGHBOURHOOD = 12  # pixels; about half the height of a digit
 WINDOWS = (6, 1.45)  # the first window, wider than MNIST's thin strokes, and the ratio of each to the last
+WIDEST = 19  # at least, of the last window: no stroke of MNIST holds such a square
 PLATEAU, GRADUAL = 1.1, 1.6  # a window half as wide again finds so little more that the narrower one held the strokes
 LEAST = 0.02  # of the ink found by the widest window; less is noise, and the corners of wide strokes
 AS_DARK = 0.7  # of the ink: anything as dark and only a little wider than a stroke is ink as well
@@ -86,7 +87,7 @@ def remove_background(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 
 def _widest(pixels: np.ndarray) -> int:
     """The side of the widest window: no stroke of a digit that fills the image holds such a square."""
-    return max(2 * WINDOWS[0] + 1, min(pixels.shape) * 2 // 5)
+    return max(WIDEST, min(pixels.shape) * 2 // 5)
 
 
 def _widths(pixels: np.ndarray) -> list[int]:

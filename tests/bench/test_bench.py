@@ -52,6 +52,7 @@ def without_pytorch(patch):
     """Nor with a compiler's seconds."""
     patch.setattr(pytorch, "torch", None)
     patch.setattr(run, "kernel_resources", lambda launches, architecture: [USED])
+    patch.setattr(run, "predict_step", lambda task, card: ([1e-6] * 99, 2e-5))
 
 
 @pytest.fixture
@@ -167,6 +168,7 @@ def test_what_a_quick_run_prints(quick):
         "A bound, not a measurement",
         "skip, batch 1: two runs with one seed: equal bits",
         "what they use, compiled for sm_90",
+        "model: the time to expect on an NVIDIA H200 SXM, from counts; the step: 20.0 µs",
         "time of a step of skip against the batch\n  ours: ",
         f"drawn: {folder}",
     ):

@@ -45,6 +45,7 @@ COMMANDS = [
     "gradcheck",
     "sanitize",
     "profile",
+    "ladder",
     "bench",
     "info",
 ]
