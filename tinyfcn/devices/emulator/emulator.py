@@ -18,7 +18,7 @@ import numpy as np
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import build, profile
-from tinyfcn.devices.emulator.library import NO_FILL_BYTE, ORDERS, Library, Memory
+from tinyfcn.devices.emulator.library import NO_FILL_BYTE, ORDERS, UNKNOWN_LINE, Library, Memory
 from tinyfcn.devices.emulator.profile import LaunchProfile, Sample
 from tinyfcn.devices.launch import is_structure
 from tinyfcn.errors import KernelError
@@ -223,7 +223,10 @@ class Emulator(Device):
         if outcome.message:
             error = KeyboardInterrupt if outcome.stopped else KernelError
             text = "".join(f"; {k.name} at {k.operation}.cu:{k.line} was given it before" for k in before if k)
-            raise error(f"{kernel.name} in {kernel.operation}.cu: {outcome.message}{text}")
+            # Where a compiler leaves no way back from a fault to the kernel's code, the kernel's first line must do.
+            where = f"{UNKNOWN_LINE} of the kernel at {kernel.operation}.cu:{kernel.line}"
+            message = outcome.message.replace(UNKNOWN_LINE, where)
+            raise error(f"{kernel.name} in {kernel.operation}.cu: {message}{text}")
 
     def compile(self, kernels: Iterable[kernel_source.Kernel]) -> None:
         """Compiles kernels and instances of templates on all cores.

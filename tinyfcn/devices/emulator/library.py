@@ -19,6 +19,7 @@ from tinyfcn.devices.launch import element_of
 from tinyfcn.errors import DeviceError
 
 ORDERS = ("forward", "reverse", "random")  # numbered as in state.h
+UNKNOWN_LINE = "an unknown line"
 NO_FILL_BYTE = -1  # of memory whose elements may have any value, so that an unwritten one is not recognised
 
 # "0000000000005100 0000000000000100 b (anonymous namespace)::kernels::block_sum(float)::partial", or "... b
@@ -223,9 +224,7 @@ class Library:
 
         Of several instructions (hexadecimal offsets, separated by commas), the first that comes from a kernel file.
         """
-        return next(
-            (place for offset in offsets.strip(",").split(",") for place in self.places(offset)), "an unknown line"
-        )
+        return next((place for offset in offsets.strip(",").split(",") for place in self.places(offset)), UNKNOWN_LINE)
 
     def places(self, offset: str) -> list[str]:
         """The lines of kernel files that an instruction comes from: its own one first, then those that call it."""
