@@ -425,6 +425,9 @@ ZOO = {
             "double", WRONG, ("y[k] = rectified(",)),
     ],
     "fast_conv_backward_weight": [
+        Bug("the tiles are not declared to be aligned",
+            {"__shared__ __align__(16) float shared": "__shared__ float shared"},
+            "trap", "declare it __align__(16)", ("reinterpret_cast<const float4*>(from + k)",), None),
         Bug("sums overwrite the tile that others still read",
             {"__syncthreads();  // until all threads have read the tiles": "// until all threads have read the tiles"},
             "check", RACE, ("float4 four = *reinterpret_cast<const float4*>(from",), "racecheck"),
