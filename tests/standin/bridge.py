@@ -31,7 +31,7 @@ RUNNER = ctypes.CFUNCTYPE(
 
 launched: Counter[str] = Counter()  # how often each kernel ran
 emulators: dict[int, Any] = {}  # a function of the driver -> the emulator of the device that compiled the function
-faults: list[str] = []  # what went wrong in kernels, of which the driver can say no more than a number
+faults: list[str] = []  # messages of kernels that failed; the driver's own error is only a number
 
 
 def start(order: str, seed: int = 0) -> None:

@@ -106,7 +106,7 @@ class Edit(NamedTuple):
 
 
 def _edited(text: str, edits: Iterable[Edit]) -> str:
-    """The text with all edits, of which the outer ones come first. Each keeps the number of its lines."""
+    """The text with all edits. An edit within another one is dropped. The number of lines stays the same."""
     parts, done = [], 0
     for start, end, new in sorted(edits, key=lambda edit: (edit.start, -edit.end)):
         if start >= done:
