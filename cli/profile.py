@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.table import Table
 
 from tinyfcn.bench.report import used_rows
 from tinyfcn.bench.steps import Task, launches_of_step, parts_of
@@ -17,6 +18,7 @@ from tinyfcn.checks.profile import (
     Profiled,
     chain,
     compile_parts,
+    count_instructions,
     profile_calls,
     profile_operation,
     profile_part,
@@ -29,7 +31,7 @@ from tinyfcn.cli.check import calls_of, own_file_options
 from tinyfcn.cli.options import FILE, Whole, was_given
 from tinyfcn.cli.sanitize import expect_known
 from tinyfcn.cli.tables import print_rows, show, table
-from tinyfcn.devices import kernel_source, nvrtc
+from tinyfcn.devices import kernel_source, nvrtc, sass
 from tinyfcn.devices.emulator.profile import LANES, SECTOR, Requests, Sample
 from tinyfcn.errors import DeviceError
 from tinyfcn.fields import shown
@@ -122,15 +124,15 @@ def profile(
         flag = {"arguments": "--arg", "shared_bytes": "--shared"}.get(foreign[0], f"--{foreign[0]}")
         raise click.UsageError(f"{flag} belongs to a file of your own: tinyfcn profile FILE.cu")
 
-    show = None if step or against else _show_launch
+    show_each = None if step or against else _show_launch
     if is_own:
         calls = calls_of(Path(str(name)), cases, kernel, launch)
-        profiled = [*_each(profile_calls(Path(str(name)), calls, sample), show)]
+        profiled = [*_each(profile_calls(Path(str(name)), calls, sample), show_each)]
     else:
         parts = _parts(name, design, batch, layer)
         if against not in (None, "naive"):
             parts = _of_ladder(name, parts)
-        profiled = [*_each(_profiles(name, parts, naive, sample), show)]
+        profiled = [*_each(_profiles(name, parts, naive, sample), show_each)]
     if against == "naive":
         _show_against(profiled, [*_profiles(name, parts, True, sample)], "naive")
     elif against:
@@ -142,6 +144,10 @@ def profile(
         used = kernel_resources(((each.name, each.launch) for each in profiled), arch, profiled[0].profile.kernels)
         click.echo(f"\nwhat the kernels use, compiled for {arch}")
         print_rows(used_rows(used))
+        if sass.nvdisasm():
+            count_instructions(profiled, arch)
+            click.echo()
+            show(_instructions(profiled))
     except DeviceError as error:
         click.echo(f"\nregisters, spills and occupancy are NVRTC's: {error}")
     if draw is not None:
@@ -149,7 +155,9 @@ def profile(
     sums: dict[str, Any] = dict(total(profiled))
     if step:
         graph = launches_of_step(Task(design, batch))
-        sums |= {"graph_nodes": len(graph), "graph_chain": chain(graph), "instructions": None}
+        sums |= {"graph_nodes": len(graph), "graph_chain": chain(graph)}
+        counted = [each.instructions for each in profiled if each.instructions is not None]
+        sums["instructions"] = round(sum(counted)) if counted else None
     _show_totals(sums)
     if json_file is not None:
         content = {"counted": COUNTED, "design": design, "batch": batch, "naive": naive, "total": sums}
@@ -336,6 +344,21 @@ def _show_against(mine: list[Profiled], others: list[Profiled], name: str) -> No
     show(rows)
 
 
+def _instructions(profiled: list[Profiled]) -> Table:
+    """What nvdisasm tells of each launch."""
+    rows = table("by nvdisasm", "kernel", "instructions of warps>", "a multiply-add>", "multiply-adds a shared load>")
+    for each in profiled:
+        count, load = each.instructions or 0, each.products_of_a_load
+        rows.add_row(
+            each.name,
+            each.launch.kernel.name,
+            f"{count:,.0f}",
+            f"{count / (each.multiply_adds / LANES):.2f}" if each.multiply_adds else "",
+            f"{load:.1f}" if load else "",
+        )
+    return rows
+
+
 def _show_totals(sums: dict[str, Any]) -> None:
     conflicts = _excess(sums["shared_wavefronts"], sums["shared_wavefronts_ideal"]) or "none"
     products = f"{sums['multiply_adds']:,} multiply-adds, " if sums["multiply_adds"] else ""
@@ -345,6 +368,8 @@ def _show_totals(sums: dict[str, Any]) -> None:
         click.echo(f"  {sums['shared_wavefronts']:,} shared wavefronts, of which bank conflicts make {conflicts}")
     moved = (f"{sums[f'{level}_bytes']:,} bytes {level.upper()}" for level in ("l1", "l2", "dram"))
     click.echo(f"  {', '.join(moved)}")
+    if sums.get("instructions"):
+        click.echo(f"  about {sums['instructions']:,} instructions of warps")
     if "graph_nodes" in sums:
         click.echo(f"  as a graph {sums['graph_nodes']} launches, {sums['graph_chain']} of them one after another")
     click.echo(COUNTED)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from tinyfcn.checks.conflicts import launched_before
 from tinyfcn.checks.own_file import Call, launch_calls
 from tinyfcn.checks.parts import Part
 from tinyfcn.checks.pieces import cases_of
+from tinyfcn.devices import nvrtc, sass
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.emulator.profile import LANES, SECTOR, LaunchProfile, Requests, Sample, Traffic
 from tinyfcn.devices.kernel_source import KERNELS
+from tinyfcn.devices.launch import ceil_div
 from tinyfcn.ops import Operations
 
 BANKS, WORD = 32, 4  # of shared memory; bytes
@@ -27,11 +30,17 @@ COUNTED = "counted on the emulator from the source; no time was measured"
 
 @dataclass
 class Profiled:
-    """The profile of a launch. name: the part of a step that it belongs to. multiply_adds: that its results need."""
+    """The profile of a launch.
+
+    name: the part of a step that it belongs to. multiply_adds: that its results need. Only with nvdisasm: about how
+    many instructions its warps execute, and the multiply-adds for each shared load in the block that has the most.
+    """
 
     name: str
     profile: LaunchProfile
     multiply_adds: int = 0
+    instructions: float | None = None
+    products_of_a_load: float | None = None
 
     @property
     def launch(self) -> Launch:
@@ -87,6 +96,8 @@ class Profiled:
             "blocks_counted": profile.blocks,
             "blocks": profile.block_count,
             "total": _rounded(self.totals()),
+            "instructions": None if self.instructions is None else round(self.instructions),
+            "multiply_adds_a_shared_load": self.products_of_a_load,
             "lines": [self._line_as_json(line) for line in profile.requests],
             "arrays": [self._traffic_as_json(traffic) for traffic in profile.traffic],
         }
@@ -274,6 +285,22 @@ def chain(launches: Sequence[Launch]) -> int:
     for before in launched_before(launches):
         lengths.append(1 + max((lengths[number] for number in before), default=0))
     return max(lengths, default=0)
+
+
+def count_instructions(profiled: Sequence[Profiled], architecture: str) -> None:
+    """Fills in `instructions` and `products_of_a_load` of each launch.
+
+    Raises DeviceError without NVRTC or nvdisasm.
+    """
+    code = nvrtc.machine_code((each.launch for each in profiled), architecture, profiled[0].profile.kernels)
+    for each in profiled:
+        blocks = code[each.launch.kernel.expression]
+        requests: Counter[sass.Access] = Counter()
+        for line in each.profile.requests:
+            requests[line.place, line.kind, line.is_shared] += round(each.scale * line.requests)
+        warps = prod(each.launch.grid) * ceil_div(prod(each.launch.block), LANES)
+        each.instructions = sass.executed(blocks, requests, warps)
+        each.products_of_a_load = sass.products_of_a_shared_load(blocks)
 
 
 def _rounded(counts: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ lists the registers, shared memory and spills of each kernel.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from tinyfcn.devices import kernel_source
+from tinyfcn.devices import kernel_source, sass
 from tinyfcn.devices.cuda import header_options, load_nvrtc
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.launch import ceil_div
@@ -95,35 +96,68 @@ def compile_for(
         DeviceError: NVRTC is not installed.
         KernelError: the file does not compile. The text is the compiler's, with file and line.
     """
+    log, names, _ = _compiled(
+        kernel_source.source(operation, kernels).for_nvrtc, operation, architecture, tuple(instances)
+    )
+    found = [_resources(*match.groups()) for match in _KERNEL.finditer(log)]
+    return [replace(each, kernel=names.get(each.kernel, each.kernel)) for each in found]
+
+
+@lru_cache(maxsize=32)
+def _compiled(
+    text: str, operation: str, architecture: str, instances: tuple[str, ...]
+) -> tuple[str, dict[str, str], bytes]:
+    """The compiler's log, the expression of each mangled name, and the machine code."""
     nvrtc = load_nvrtc()
-    text = kernel_source.source(operation, kernels).for_nvrtc
     program = nvrtc.createProgram(text, f"{operation}.cu", (), ())
     for instance in instances:
         nvrtc.addNameExpression(program, instance)
     options = [f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v", *header_options(text)]
     if nvrtc.getVersion() >= (12, 9):
         options.append("--no-cache")  # on a machine with a driver these versions cache the code, but not the log
+    if sass.nvdisasm():
+        options.append("-lineinfo")
     try:
         nvrtc.compileProgram(program, tuple(options))
         log = nvrtc.getProgramLog(program)
         names = {nvrtc.getLoweredName(program, instance): instance for instance in instances}
+        return log, names, nvrtc.getCUBIN(program) + b"\0"  # CuPy takes the last byte for the end of a text
     except nvrtc.NVRTCError:
         log = nvrtc.getProgramLog(program)
         raise KernelError(f"{operation}.cu does not compile for {architecture}:\n{log.strip()}") from None
     finally:
         nvrtc.destroyProgram(program)
-    found = [_resources(*match.groups()) for match in _KERNEL.finditer(log)]
-    return [replace(each, kernel=names.get(each.kernel, each.kernel)) for each in found]
+
+
+def machine_code(
+    launches: Iterable[Launch], architecture: str, kernels: Path = kernel_source.KERNELS
+) -> dict[str, list[sass.Block]]:
+    """The machine code of the kernels of some launches, by expressions such as "conv2d_forward<8, 16>".
+
+    Raises DeviceError without NVRTC or nvdisasm, KernelError where a kernel does not compile.
+    """
+    found: dict[str, list[sass.Block]] = {}
+    for file, instances in _instances(launches).items():
+        text = kernel_source.source(file, kernels).for_nvrtc
+        _, names, code = _compiled(text, file, architecture, tuple(sorted(instances)))
+        found |= {names.get(name, name): blocks for name, blocks in sass.disassemble(code).items()}
+    return found
+
+
+def _instances(launches: Iterable[Launch]) -> dict[str, set[str]]:
+    """For each kernel file: the expressions of the kernels that are not extern "C"."""
+    names: dict[str, set[str]] = {}
+    for kernel in (launch.kernel for launch in launches):
+        names.setdefault(kernel.operation, set()).update([] if kernel.is_c else [kernel.expression])
+    return names
 
 
 def compile_launched(
     launches: Iterable[Launch], architecture: str, kernels: Path = kernel_source.KERNELS
 ) -> dict[str, Resources]:
     """What the kernels of some launches use, by expressions such as "conv2d_forward<8, 16>". Raises as compile_for."""
-    names: dict[str, set[str]] = {}
-    for kernel in (launch.kernel for launch in launches):
-        names.setdefault(kernel.operation, set()).update([] if kernel.is_c else [kernel.expression])
-    compiled = (compile_for(file, architecture, kernels, sorted(instances)) for file, instances in names.items())
+    files = _instances(launches).items()
+    compiled = (compile_for(file, architecture, kernels, sorted(instances)) for file, instances in files)
     return {each.kernel: each for found in compiled for each in found}
 
 
