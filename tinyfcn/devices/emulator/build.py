@@ -42,12 +42,13 @@ KERNEL_FLAGS = shlex.split(
     "-Werror=uninitialized -fstack-clash-protection -fno-optimize-sibling-calls"
 )
 # Flags that clang does not know. Three optimisations would move an access away from its line, or out of the `if` that
-# guards it. Variables stay in their order, each behind its gap. Tracking where variables live would take a fifth of the
-# time, and no message names them.
+# guards it. Tracking where variables live would take a fifth of the time, and no message names them.
 GCC_FLAGS = shlex.split(
     "-Werror=maybe-uninitialized -fno-schedule-insns2 -fno-tree-loop-im -fno-tree-sink "
-    "-fno-toplevel-reorder -fno-var-tracking -fno-var-tracking-assignments"
+    "-fno-var-tracking -fno-var-tracking-assignments"
 )
+# For an instance of a template, whose variables would not stay in their order, each behind its gap.
+GCC_INSTANCE_FLAGS = ["-fno-toplevel-reorder"]
 # Flags that g++ does not know. A call of faults.cpp in place of a trap; and nothing that clang would only trap for.
 # Three optimisations would make one access of two, which then has no line. `y += x` reads y, which is of interest if
 # nothing was written there.
@@ -149,7 +150,8 @@ def library(
     is_clang = "clang" in version(*compiler())
     of_profile = [*PROFILE_FLAGS, *(CLANG_PROFILE_FLAGS if is_clang else GCC_PROFILE_FLAGS)]
     of_mode = {"check": CHECK_FLAGS, "profile": of_profile}.get(mode, [])
-    flags = [*FLAGS, *KERNEL_FLAGS, *(CLANG_FLAGS if is_clang else GCC_FLAGS), *of_mode, *DOUBLE_FLAGS * double]
+    of_compiler = CLANG_FLAGS if is_clang else [*GCC_FLAGS, *GCC_INSTANCE_FLAGS * bool(instance)]
+    flags = [*FLAGS, *KERNEL_FLAGS, *of_compiler, *of_mode, *DOUBLE_FLAGS * double]
 
     def compile_kernels(path: Path) -> None:
         cpp, compiled = path.with_suffix(".cpp"), path.with_suffix(".o")
