@@ -110,7 +110,7 @@ def test_a_naive_kernel_costs_what_its_indices_tell(operation: str, seed: int) -
 LAYERS = {  # x, weight, stride, padding
     "conv1": ((16, 1, 64, 84), (8, 1, 5, 5), 1, 0),
     "context": ((16, 32, 14, 19), (32, 32, 3, 3), 1, 1),
-    "up1": ((16, 32, 14, 19), (32, 16, 4, 4), 2, 0),
+    "up1": ((4, 32, 14, 19), (32, 16, 4, 4), 2, 0),
     "score": ((16, 16, 64, 84), (11, 16, 1, 1), 1, 0),
 }
 
