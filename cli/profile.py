@@ -33,7 +33,7 @@ from tinyfcn.cli.sanitize import expect_known
 from tinyfcn.cli.tables import print_rows, show, table
 from tinyfcn.devices import kernel_source, nvrtc, sass
 from tinyfcn.devices.emulator.profile import LANES, SECTOR, Requests, Sample
-from tinyfcn.errors import DeviceError
+from tinyfcn.errors import DataError, DeviceError
 from tinyfcn.fields import shown
 from tinyfcn.files import new_file
 from tinyfcn.networks import DESIGNS
@@ -131,7 +131,7 @@ def profile(
     else:
         parts = _parts(name, design, batch, layer)
         if against not in (None, "naive"):
-            parts = _of_ladder(name, parts)
+            parts = _of_ladder(name, parts, design)
         profiled = [*_each(_profiles(name, parts, naive, sample), show_each)]
     if against == "naive":
         _show_against(profiled, [*_profiles(name, parts, True, sample)], "naive")
@@ -139,6 +139,8 @@ def profile(
         _show_against(profiled, _rung(str(name), against, parts, sample), f"rung {against}")
     elif step:
         _show_step(profiled)
+    if not profiled:
+        raise DataError(f"nothing was launched, so nothing is counted: {name} has no calls")
     used: list[dict[str, Any]] | None = None
     try:
         used = kernel_resources(((each.name, each.launch) for each in profiled), arch, profiled[0].profile.kernels)
@@ -207,11 +209,14 @@ def _profiles(name: str | None, parts: list[Part], naive: bool, sample: Sample) 
         yield from profile_part(part, naive, sample)
 
 
-def _of_ladder(name: str | None, parts: list[Part]) -> list[Part]:
+def _of_ladder(name: str | None, parts: list[Part], design: str) -> list[Part]:
     """The forward passes among the parts, which the rungs of the operation's ladder compute too."""
     if name not in LADDERS_OF:
-        raise click.UsageError(f"{name} has no ladder: there is one of {', '.join(LADDERS_OF)}")
-    return [part for part in parts if part.operation == name]
+        raise click.UsageError(f"{name or 'a whole step'} has no ladder: there is one of {', '.join(LADDERS_OF)}")
+    forward = [part for part in parts if part.operation == name]
+    if not forward:
+        raise click.UsageError(f"a step of {design} has no {name}: choose another --design")
+    return forward
 
 
 def _rung(name: str, number: str, parts: list[Part], sample: Sample) -> list[Profiled]:

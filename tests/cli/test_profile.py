@@ -63,6 +63,14 @@ def test_an_own_file_is_launched_as_the_command_line_says(tmp_path: Path) -> Non
     assert "if (i < n) y[i * 2 % n] += a * x[i];" in result.output
 
 
+def test_an_own_file_without_calls_is_told(tmp_path: Path) -> None:
+    (tmp_path / "saxpy.cu").write_text(SAXPY)
+    (tmp_path / "saxpy.py").write_text("def calls(random):\n    return []\n")
+    result = profile(str(tmp_path / "saxpy.cu"))
+    assert result.exit_code == 1
+    assert "nothing was launched, so nothing is counted" in result.output
+
+
 def test_fast_beside_naive(tmp_path: Path) -> None:
     result = profile("conv2d", "--layer", "score", "--against", "naive", "--blocks", "4")
     assert result.exit_code == 0, result.output
@@ -108,6 +116,11 @@ def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None
         (["none.cu"], "none.cu does not exist"),
         (["relu", "--against", "2"], "relu has no ladder: there is one of conv2d"),
         (["conv2d", "--layer", "score", "--against", "9"], "the ladder of conv2d has 8 rungs, and 9 is none of them"),
+        (["--step", "--against", "2"], "a whole step has no ladder: there is one of conv2d"),
+        (
+            ["conv_transpose2d", "--design", "classifier", "--against", "2"],
+            "a step of classifier has no conv_transpose2d: choose another --design",
+        ),
         (["conv2d", "--against", "fast"], "'fast' is neither 'naive' nor the number of a rung"),
         (["none.cu", "--naive"], "--naive, --layer and --against belong to the operations of tinyfcn"),
         (["relu", "--draw", "relu.cu:1"], "no request at relu.cu:1: there are some at relu.cu:27"),
