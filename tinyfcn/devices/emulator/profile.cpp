@@ -28,6 +28,7 @@ namespace emulator {
 constexpr int SECTOR = 32, WORD = 4, BANKS = 32;     // bytes, bytes, words that shared memory gives at once
 constexpr size_t MOST_EVENTS = 50 * 1000 * 1000;     // that a block may have between two barriers: a gigabyte
 constexpr double TOLERANCE = 0.02;                   // of the number of requests that a few blocks tell
+constexpr size_t WIDEST = 16;                        // bytes that a lane accesses at once
 constexpr int DEPTH = 32;                            // numbers of a time
 
 // One access, or the start of a basic block. Then `address` is null, and `context` is the number of the basic block.
@@ -96,14 +97,14 @@ static std::vector<std::vector<int>> last_blocks[2];  // for each sector of each
 
 // How many different sectors and words of 4 bytes, or single bytes, the lanes of a request touch.
 static int sectors_of(const int64_t* at, int bytes, int region, int kind, int* fewest) {
-    int64_t sectors[warpSize * 5], words[warpSize * 4];
+    int64_t sectors[warpSize * 2], words[warpSize * 5];  // of 16 bytes that may begin anywhere
     int sector_count = 0, word_count = 0;
     const int word = bytes < WORD ? bytes : WORD;
     for (int l = 0; l < warpSize; l++) {
         if (at[l] < 0) continue;
         for (int64_t sector = at[l] / SECTOR; sector <= (at[l] + bytes - 1) / SECTOR; sector++)
             if (!sector_count || sectors[sector_count - 1] != sector) sectors[sector_count++] = sector;
-        for (int64_t w = at[l] / word; w <= (at[l] + bytes - 1) / word && word_count < warpSize * 4; w++)
+        for (int64_t w = at[l] / word; w <= (at[l] + bytes - 1) / word; w++)
             if (!word_count || words[word_count - 1] != w) words[word_count++] = w;
     }
     const auto unique = [](int64_t* numbers, int count) {
@@ -385,7 +386,11 @@ void profile_access(const void* address, size_t bytes, Kind kind, const void* co
     if (on_a_stack(address) || is_builtin_index(address) || !in_kernel) return;
     launch->accesses++;
     const auto call = static_cast<const char*>(code) - 1;  // `code` is its return address
-    note({call, static_cast<const char*>(address), lanes[current].context, short(bytes), short(std::min(kind, ATOMIC))});
+    auto part = static_cast<const char*>(address);
+    for (size_t size; bytes; part += size, bytes -= size) {  // a larger structure takes several instructions
+        for (size = WIDEST; size > bytes;) size /= 2;
+        note({call, part, lanes[current].context, short(size), short(std::min(kind, ATOMIC))});
+    }
 }
 
 static int jump(int from, const char* code, int context) {
