@@ -36,7 +36,7 @@ extern "C" __global__ void points(const float* x, float* y) {
     y[thread_number()] = point.x + point.y * point.z;
 }
 struct Row {
-    float column[64];
+    float column[8];
 };
 extern "C" __global__ void structures(const float* x, float* y) {
     reinterpret_cast<Row*>(y)[threadIdx.x] = reinterpret_cast<const Row*>(x)[threadIdx.x];
