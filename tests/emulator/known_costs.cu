@@ -35,12 +35,6 @@ extern "C" __global__ void points(const float* x, float* y) {
     const Point& point = reinterpret_cast<const Point*>(x)[thread_number()];
     y[thread_number()] = point.x + point.y * point.z;
 }
-struct Row {
-    float column[8];
-};
-extern "C" __global__ void structures(const float* x, float* y) {
-    reinterpret_cast<Row*>(y)[threadIdx.x] = reinterpret_cast<const Row*>(x)[threadIdx.x];
-}
 extern "C" __global__ void copied(const float* x, float* y, int bytes) {
     memcpy(y + 64 * threadIdx.x, x + 64 * threadIdx.x, bytes);
 }

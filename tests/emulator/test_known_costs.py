@@ -99,8 +99,7 @@ KNOWN = [
     two("by_four", "16 bytes on", [floats(1028), floats(1024), 1], read_x=each(17, 16), write_y=each(16, 16)),
     two("first_of_four", "", [floats(1024), floats(256)], read_x=each(16, 4)),
     two("points", "", [floats(768), floats(256)], read_x=Cost(24, 768, 8 * 36, 8 * 12)),
-    # 32 and 256 bytes a lane: requests of 16 bytes, each lane in sectors of its own
-    warp("structures", [floats(256), floats(256)], read_x=Cost(2, 64, 64, 32), write_y=Cost(2, 64, 64, 32)),
+    # 256 bytes a lane: 16 requests of 16 bytes, each lane in sectors of its own
     warp("copied", [floats(2048), floats(2048), 256], read_x=Cost(16, 512, 512, 256), write_y=Cost(16, 512, 512, 256)),
     # 28 bytes: 16, 8 and 4
     warp("copied", [floats(2048), floats(2048), 28], "28 bytes", read_x=Cost(3, 96, 96, 16 + 8 + 4)),
