@@ -130,7 +130,7 @@ def test_an_edit_that_adds_a_conflict_is_named(tmp_path: Path):
 
 def requests(kind: str, shared: bool, bytes_: int, at: list[int], worst: int, fewest: int) -> Requests:
     lanes: list[int | None] = [*at, *[None] * (LANES - len(at))]
-    return Requests("k.cu:1", "", "x", shared, kind, bytes_, 1, len(at), 32, worst, fewest, worst, lanes)
+    return Requests("k.cu:1", "", "x", shared, kind, bytes_, 1, len(at), worst, fewest, worst, lanes)
 
 
 @pytest.mark.parametrize(

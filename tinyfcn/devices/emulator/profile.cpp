@@ -42,7 +42,7 @@ struct Event {
 struct Count {
     const void* code;
     long long context, region, kind, bytes;  // bytes of a lane
-    long long requests, lanes, present;      // present: the lanes that the warps have
+    long long requests, lanes;               // lanes: that are active
     long long parts, fewest;                 // sectors or wavefronts, and the fewest that could do
     long long worst;                         // the parts of the costliest request
     long long worst_at[warpSize];            // the bytes from the start of the array to each of its lanes; -1: inactive
@@ -161,8 +161,8 @@ static Count& count_of(const Event& event, int region) {
     return counts[found.first->second];
 }
 
-// The lanes that have an event execute it together. `present` is the number of lanes that the warp has.
-static void request(const Event* const* events, int present) {
+// The lanes that have an event execute it together.
+static void request(const Event* const* events) {
     const Event* rest[warpSize];
     const Event* first = nullptr;
     const Region* region = nullptr;
@@ -191,7 +191,6 @@ static void request(const Event* const* events, int present) {
         count.requests++;
         request_count++;
         count.lanes += active;
-        count.present += present;
         count.parts += parts;
         count.fewest += fewest;
         if (parts > count.worst) {
@@ -201,7 +200,7 @@ static void request(const Event* const* events, int present) {
         totals[number].bytes[kind != READ] += int64_t(active) * first->bytes;
         totals[number].parts[kind != READ] += parts;
     }
-    if (others) request(rest, present);
+    if (others) request(rest);
 }
 
 // --- The order of basic blocks ---
@@ -286,7 +285,6 @@ struct Time {
 
 // A lane on its way through its events.
 struct Walker {
-    const Lane* lane;
     const Event* event;       // the next access
     const Event* end;
     int block, ordinal;       // the basic block, and the number of the access within it
@@ -295,7 +293,6 @@ struct Walker {
 
     bool is_at_end() const { return event == end; }
     void begin(const Lane& of) {
-        lane = &of;
         event = of.events.data();
         end = event + of.events.size();
         block = of.block_before;
@@ -344,7 +341,7 @@ static void walk_together(int first, int present) {
         for (int l = 0; l < present; l++)
             if (!walkers[l].is_at_end() && walkers[l].event->code == code && walkers[l].when == now)
                 events[l] = walkers[l].event;
-        request(events, present);
+        request(events);
         for (int l = 0; l < present; l++)
             if (events[l]) walkers[l].advance();
     }
@@ -361,7 +358,7 @@ static void walk_warp(int first) {
         if (!one.events[e].address) continue;
         const Event* events[warpSize] = {};
         for (int l = 0; l < present; l++) events[l] = &lanes[first + l].events[e];
-        request(events, present);
+        request(events);
     }
 }
 

@@ -11,7 +11,7 @@ from tinyfcn.devices.device import Launch
 LANES = 32  # of a warp
 KINDS = ("read", "write", "atomic")
 SECTOR = 32  # bytes
-COUNTS = ("requests", "lanes", "present", "parts", "fewest")
+COUNTS = ("requests", "lanes", "parts", "fewest")
 
 
 class _Count(ctypes.Structure):
@@ -63,9 +63,9 @@ class Requests:
 
     place: "common.cuh:40". caller: the line that calls the function of `place`, or "". kind: one of KINDS. bytes: that
     a lane asks for at once. requests: how often a warp executed the access. lanes: that were active in all requests
-    together. present: the lanes that the warps have. parts: what the requests cost, in sectors of global memory or in
-    wavefronts of shared memory. fewest: the fewest parts that could do. worst: the parts of the costliest request.
-    worst_at: the bytes from the start of the array to each lane's element in that request; None for inactive lanes.
+    together. parts: what the requests cost, in sectors of global memory or in wavefronts of shared memory. fewest: the
+    fewest parts that could do. worst: the parts of the costliest request. worst_at: the bytes from the start of the
+    array to each lane's element in that request; None for inactive lanes.
     """
 
     place: str
@@ -76,7 +76,6 @@ class Requests:
     bytes: int
     requests: int = 0
     lanes: int = 0
-    present: int = 0
     parts: int = 0
     fewest: int = 0
     worst: int = 0
