@@ -7,7 +7,6 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
-from rich.syntax import Syntax
 from rich.text import Text
 
 from tinyfcn.bench.report import in_words
@@ -80,6 +79,8 @@ def _show_difference(steps: list[Rung]) -> None:
         diff = difflib.unified_diff(old, text.splitlines(), before.file.name, rung.file.name, lineterm="")
         text = "\n".join(diff)
     if is_terminal(sys.stdout):
+        from rich.syntax import Syntax  # which takes its time
+
         Console().print(Syntax(text, "diff" if before else "cuda", theme="ansi_light", background_color="default"))
     else:
         click.echo(text)

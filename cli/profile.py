@@ -14,7 +14,6 @@ from tinyfcn.bench.steps import Task, launches_of_step, parts_of
 from tinyfcn.checks.parts import Part, kernel_resources
 from tinyfcn.checks.profile import (
     COUNTED,
-    SAMPLE,
     Profiled,
     chain,
     compile_parts,
@@ -32,7 +31,7 @@ from tinyfcn.cli.options import FILE, Whole, was_given
 from tinyfcn.cli.sanitize import expect_known
 from tinyfcn.cli.tables import print_rows, show, table
 from tinyfcn.devices import kernel_source, nvrtc, sass
-from tinyfcn.devices.emulator.profile import LANES, SECTOR, Requests, Sample
+from tinyfcn.devices.emulator.profile import EVERY_BLOCK, LANES, SAMPLE, SECTOR, Requests, Sample
 from tinyfcn.errors import DataError, DeviceError
 from tinyfcn.fields import shown
 from tinyfcn.files import new_file
@@ -42,7 +41,6 @@ from tinyfcn.study.ladder import profile_rung, rungs
 
 # The ladder whose rungs compute what an operation does.
 LADDERS_OF = {"conv2d": "conv2d", "conv_transpose2d": "conv_transpose2d", "softmax_cross_entropy": "mean_loss"}
-EVERY_BLOCK = Sample(blocks=1 << 30, accesses=0)
 WORST = 8  # lines of a step that are shown
 
 

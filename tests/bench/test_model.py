@@ -10,7 +10,8 @@ from tinyfcn.bench import model
 from tinyfcn.bench.model import Prediction, predict, predict_step, step_seconds
 from tinyfcn.bench.roofline import CARDS
 from tinyfcn.bench.steps import Task, launches_of_step, parts_of
-from tinyfcn.checks.profile import SAMPLE, Profiled, profile_part
+from tinyfcn.checks.profile import Profiled, profile_part
+from tinyfcn.devices.emulator.profile import SAMPLE
 from tinyfcn.operations import on
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured" / "h200-step.csv"

@@ -9,11 +9,10 @@ import pytest
 
 from tinyfcn.bench.steps import Task, parts_of
 from tinyfcn.checks.profile import Profiled, profile_part, wavefronts
-from tinyfcn.devices.emulator.profile import LANES, Requests, Sample
+from tinyfcn.devices.emulator.profile import EVERY_BLOCK, LANES, Requests
 from tinyfcn.operations import on
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured"
-EVERY_BLOCK = Sample(blocks=1 << 30, accesses=0)
 
 # NVRTC keeps in registers, joins or narrows what the source asks of shared memory, such as a float4 of which two
 # numbers are used. The largest differences of a launch's wavefronts, and of a step's.

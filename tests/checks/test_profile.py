@@ -14,7 +14,6 @@ from tinyfcn.checks.own_file import Call, Empty
 from tinyfcn.checks.parts import Part
 from tinyfcn.checks.profile import (
     BANKS,
-    SAMPLE,
     Profiled,
     chain,
     is_wasteful,
@@ -28,7 +27,7 @@ from tinyfcn.checks.profile import (
 )
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Launch
-from tinyfcn.devices.emulator.profile import LANES, Requests, Sample
+from tinyfcn.devices.emulator.profile import LANES, SAMPLE, Requests, Sample
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
 from tinyfcn.operations import on
 

@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 
 from tinyfcn.bench.steps import Task, parts_of
-from tinyfcn.checks.profile import SAMPLE, count_instructions, profile_part
+from tinyfcn.checks.profile import count_instructions, profile_part
 from tinyfcn.devices import sass
+from tinyfcn.devices.emulator.profile import SAMPLE
 from tinyfcn.errors import DeviceError
 from tinyfcn.operations import on
 

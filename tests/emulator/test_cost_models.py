@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.devices.emulator.profile import KINDS, LaunchProfile, Sample
+from tinyfcn.devices.emulator.profile import EVERY_BLOCK, KINDS, LaunchProfile
 from tinyfcn.ops import Operations
 
-ALL = Sample(blocks=1 << 30, accesses=0)
 WARP = 32
 SECTOR = 8  # floats
 
@@ -84,7 +83,7 @@ def counted(profile: LaunchProfile, arrays: Any) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize("operation", ["conv2d", "conv_transpose2d", "max_pool2d"])
 def test_a_naive_kernel_costs_what_its_indices_tell(operation: str, seed: int) -> None:
     draw = np.random.default_rng(seed)
-    device = Emulator(mode="profile", naive=True, sample=ALL)
+    device = Emulator(mode="profile", naive=True, sample=EVERY_BLOCK)
     ops = Operations(device)
     n, c, o = (int(size) for size in draw.integers(1, 5, 3))
     height, width = (int(size) for size in draw.integers(4, 18, 2))
@@ -123,7 +122,7 @@ def test_a_sample_stands_for_the_whole_launch(layer: str, naive: bool) -> None:
     transposed = layer.startswith("up")
     draw = np.random.default_rng(0)
     pair = []
-    for device in Emulator(mode="profile", naive=naive, sample=ALL), Emulator(mode="profile", naive=naive):
+    for device in Emulator(mode="profile", naive=naive, sample=EVERY_BLOCK), Emulator(mode="profile", naive=naive):
         ops = Operations(device)
         bias = weight_shape[1] if transposed else weight_shape[0]
         x, weight, bias = (ops.asarray(draw.standard_normal(s, np.float32)) for s in (x_shape, weight_shape, (bias,)))

@@ -11,11 +11,10 @@ from helpers.kernel_folders import folder_with
 
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.devices.emulator.profile import Sample
+from tinyfcn.devices.emulator.profile import EVERY_BLOCK
 
 SOURCE = Path(__file__).with_name("known_costs.cu")
 WARPS = 8  # of 2 blocks of 128 threads
-ALL = Sample(blocks=1 << 30, accesses=0)
 
 
 def floats(count: int) -> np.ndarray:
@@ -276,7 +275,7 @@ def device(tmp_path_factory) -> Emulator:
     folder = folder_with(tmp_path_factory.mktemp("kernels"))
     shutil.copy(SOURCE, folder)
     shutil.copy(kernel_source.KERNELS / "common.cuh", folder)
-    return Emulator(folder, mode="profile", sample=ALL)
+    return Emulator(folder, mode="profile", sample=EVERY_BLOCK)
 
 
 def costs_of(device: Emulator, known: Known) -> dict[str, Cost]:

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 from helpers.closeness import assert_close
 
-from tinyfcn.checks.profile import SAMPLE
 from tinyfcn.cli import main
 from tinyfcn.devices import nvrtc
 from tinyfcn.devices.cuda import Cuda
 from tinyfcn.devices.device import Device
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.emulator.emulator import ORDERS
+from tinyfcn.devices.emulator.profile import SAMPLE
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import KernelError
 from tinyfcn.operations import on

@@ -12,9 +12,9 @@ from math import prod
 from tinyfcn.bench.roofline import Card
 from tinyfcn.bench.steps import Task, launches_of_step, parts_of
 from tinyfcn.checks.conflicts import launched_before
-from tinyfcn.checks.profile import SAMPLE, Profiled, profile_part
+from tinyfcn.checks.profile import Profiled, compile_parts, profile_part
 from tinyfcn.devices.device import Launch
-from tinyfcn.devices.emulator.profile import LANES
+from tinyfcn.devices.emulator.profile import LANES, SAMPLE
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.operations import on
 
@@ -79,7 +79,9 @@ def predict_step(task: Task, card: Card) -> tuple[list[float], float]:
 
     Raises DeviceError where there is no C++ compiler, which counting takes.
     """
-    profiled = [profile_part(part, naive=False, sample=SAMPLE) for part in parts_of(task, on("cpu"))]
+    parts = parts_of(task, on("cpu"))
+    compile_parts(parts)
+    profiled = [profile_part(part, naive=False, sample=SAMPLE) for part in parts]
     of_parts = [sum(predict(each, card).seconds for each in launches) for launches in profiled]
     return of_parts, step_seconds(launches_of_step(task), [each for found in profiled for each in found], card)
 

@@ -115,7 +115,7 @@ class Bench:
         ours = Step(task, self.ops, threads=self.threads)
         programs: dict[str, Callable[[], None]] = {"ours": ours}
         if trained:
-            programs["trained"] = Step(task, self.ops, task.design == "skip", self.threads)
+            programs["trained"] = Step(task, self.ops, task.composed, self.threads)
         differences, failed = {}, {}
         with ours.parallel.computing():
             expected = ours.trace()

@@ -16,7 +16,7 @@ from tinyfcn.checks.pieces import cases_of
 from tinyfcn.devices import nvrtc, sass
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.devices.emulator.profile import LANES, SECTOR, LaunchProfile, Requests, Sample, Traffic
+from tinyfcn.devices.emulator.profile import LANES, SAMPLE, SECTOR, LaunchProfile, Requests, Sample, Traffic
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.ops import Operations
@@ -24,7 +24,6 @@ from tinyfcn.ops import Operations
 BANKS, WORD = 32, 4  # of shared memory; bytes
 # A line is marked if it costs more than the fewest parts by this factor. Rows of an image seldom begin at a sector.
 WASTEFUL = {False: 1.5, True: 1.05}  # by whether the memory is shared
-SAMPLE = Sample(blocks=16, accesses=500_000)
 COUNTED = "counted on the emulator from the source; no time was measured"
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from tinyfcn import files
 from tinyfcn.checks.parts import kernel_resources, multiply_adds
-from tinyfcn.checks.profile import SAMPLE, Profiled
+from tinyfcn.checks.profile import Profiled
 from tinyfcn.devices.device import THREADS, Array, Device
 from tinyfcn.devices.emulator import Emulator
-from tinyfcn.devices.emulator.profile import LANES, Sample
+from tinyfcn.devices.emulator.profile import LANES, SAMPLE, Sample
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import DeviceError, KernelError

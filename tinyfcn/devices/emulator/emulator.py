@@ -19,7 +19,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import build, profile
 from tinyfcn.devices.emulator.library import NO_FILL_BYTE, ORDERS, UNKNOWN_LINE, Library, Memory
-from tinyfcn.devices.emulator.profile import LaunchProfile, Sample
+from tinyfcn.devices.emulator.profile import SAMPLE, LaunchProfile, Sample
 from tinyfcn.devices.launch import is_structure
 from tinyfcn.errors import KernelError
 
@@ -79,7 +79,7 @@ class Emulator(Device):
         seed: int = 0,
         precision: str = "single",
         naive: bool = False,
-        sample: Sample = Sample(blocks=16, accesses=500_000),  # noqa: B008  # it is frozen
+        sample: Sample = SAMPLE,
     ) -> None:
         super().__init__(kernels, naive)
         for what, given, known in ("mode", mode, MODES), ("order", order, ORDERS), ("precision", precision, PRECISIONS):

@@ -57,6 +57,10 @@ class Sample:
     accesses: int
 
 
+SAMPLE = Sample(blocks=16, accesses=500_000)
+EVERY_BLOCK = Sample(blocks=1 << 30, accesses=0)
+
+
 @dataclass
 class Requests:
     """The requests to one array by one source line; counts are of the blocks that were run.
