@@ -2,7 +2,6 @@
 
 import difflib
 import sys
-from typing import Any
 
 import click
 import numpy as np
@@ -11,7 +10,6 @@ from rich.text import Text
 
 from tinyfcn.bench.report import in_words
 from tinyfcn.bench.timing import Run, TimeBudget, gpu_clock, in_turn
-from tinyfcn.checks.parts import Part
 from tinyfcn.checks.profile import COUNTED
 from tinyfcn.cli.options import Whole
 from tinyfcn.cli.tables import print_rows, show, table
@@ -21,14 +19,6 @@ from tinyfcn.environment import is_terminal
 from tinyfcn.machine import gpu
 from tinyfcn.operations import on
 from tinyfcn.study.ladder import LADDER, Counts, Rung, counts, inputs_on, rungs
-
-# For each ladder: the operation that PyTorch does beside it, which of its results, and further arguments.
-TORCH: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "conv2d": ("conv2d", "", {}),
-    "conv_transpose2d": ("conv_transpose2d", "", {}),
-    "weight_gradient": ("conv2d_backward", "dweight", {"need_dx": False, "through_relu": False}),
-    "mean_loss": ("softmax_cross_entropy", "", {}),
-}
 
 
 @click.command(short_help="From the plainest kernel to the one that trains, one idea a rung.")
@@ -98,8 +88,7 @@ def _times(steps: list[Rung]) -> dict[str, float]:
 
     if pytorch.modes_on("cuda"):
         ops = on("cuda")
-        operation, what, more = TORCH[steps[0].ladder]
-        part = Part(operation, what, "", inputs_on(ops.device, inputs) | more, None)
+        part = ladder.part(inputs_on(ops.device, inputs))
         pytorch.switch(pytorch.OPERATIONS, threads=1)
         programs["PyTorch"] = pytorch.TorchForm(ops).program(part, copies=1, rounds=1)
     return {name: timing["seconds"] for name, timing in in_turn(programs, gpu_clock, TimeBudget(0.3)).items()}

@@ -1,5 +1,6 @@
 """tinyfcn profile"""
 
+import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
 from math import prod
@@ -37,10 +38,10 @@ from tinyfcn.fields import shown
 from tinyfcn.files import new_file
 from tinyfcn.networks import DESIGNS
 from tinyfcn.operations import on, operation_names
-from tinyfcn.study.ladder import profile_rung, rungs
+from tinyfcn.study.ladder import LADDER, profile_rung, rungs
 
-# The ladder whose rungs compute what an operation does.
-LADDERS_OF = {"conv2d": "conv2d", "conv_transpose2d": "conv_transpose2d", "softmax_cross_entropy": "mean_loss"}
+# The ladder whose rungs compute what an operation's forward pass does.
+LADDERS_OF = {ladder.operation: name for name, ladder in LADDER.items() if not ladder.what}
 WORST = 8  # lines of a step that are shown
 
 
@@ -223,7 +224,7 @@ def _rung(name: str, number: str, parts: list[Part], sample: Sample) -> list[Pro
     if int(number) > len(steps):
         raise click.UsageError(f"the ladder of {name} has {len(steps)} rungs, and {number} is none of them")
     rung = steps[int(number) - 1]
-    names = ("logits", "labels") if "logits" in parts[0].arguments else ("x", "weight", "bias", "stride", "padding")
+    _, *names = inspect.signature(next(iter(LADDER[rung.ladder].rungs.values()))).parameters  # without the device
     inputs = ({name: part.arguments[name] for name in names} for part in parts)
     return [each for given in inputs for each in profile_rung(rung, given, sample)]
 

@@ -109,13 +109,21 @@ class Part:
         return 2 * self.products() + (arguments["dout"].size if self.what == "dweight" else 0)  # and the sums of dbias
 
     def products(self) -> int:
-        """The products that a convolution sums, but those with zeros around the image."""
+        """The products that a convolution sums, but those with zeros around the image: a convolution of ones counts.
+
+        0 for an operation that is no convolution.
+        """
         arguments = self.arguments
+        if not self.operation.startswith("conv"):
+            return 0
         if self.operation == "conv2d_pool_backward":  # one gradient for each window, and no padding
             return arguments["dout"].size * arguments["weight"][0].size
+        (n, _, *size), (first, second, *kernel_size) = arguments["x"].shape, arguments["weight"].shape
+        ops, transposed = on("cpu"), self.operation.startswith("conv_transpose2d")
+        convolve = ops.conv_transpose2d if transposed else ops.conv2d
         strides = {name: arguments[name] for name in ("stride", "padding") if name in arguments}
-        transposed = self.operation.startswith("conv_transpose2d")
-        return multiply_adds(arguments["x"].shape, arguments["weight"].shape, **strides, transposed=transposed)
+        one = convolve(np.ones((1, 1, *size)), np.ones((1, 1, *kernel_size)), np.zeros(1), **strides)
+        return n * first * second * int(one.sum())
 
 
 def changed(arguments: Mapping[str, Any]) -> list[Any]:
@@ -157,20 +165,6 @@ def split(call: Part, device: Device) -> list[Part]:
     arguments = call.copied_arguments(np.ascontiguousarray if device.array_type is np.ndarray else lambda array: array)
     launches = device.record(lambda: getattr(Operations(device), call.operation)(**arguments)).launches
     return [replace(part, launches=part.own(launches)) for part in (replace(call, what=what) for what in kinds)]
-
-
-def multiply_adds(
-    x: Sequence[int], weight: Sequence[int], stride: int = 1, padding: int = 0, transposed: bool = False
-) -> int:
-    """The products that a convolution of these shapes sums, but those with the zeros around the image.
-
-    A convolution of ones counts them.
-    """
-    (n, _, *size), (first, second, *kernel_size) = x, weight
-    ops = on("cpu")
-    convolve = ops.conv_transpose2d if transposed else ops.conv2d
-    one = convolve(np.ones((1, 1, *size)), np.ones((1, 1, *kernel_size)), np.zeros(1), stride, padding)
-    return n * first * second * int(one.sum())
 
 
 def kernel_resources(

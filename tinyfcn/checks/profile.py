@@ -161,8 +161,7 @@ def profile_part(part: Part, naive: bool, sample: Sample, kernels: Path = KERNEL
     recording.launches[:] = part.own(recording.launches)
     recording.replay()
     profiles = [Profiled(str(part), each) for each in device.profiles]
-    if part.operation.startswith("conv"):  # by its first launch; others add up what that has left
-        profiles[0].multiply_adds = part.products()
+    profiles[0].multiply_adds = part.products()  # by its first launch; others add up what that has left
     return profiles
 
 

@@ -6,7 +6,7 @@ launches them.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import files
-from tinyfcn.checks.parts import kernel_resources, multiply_adds
+from tinyfcn.checks.parts import Part, kernel_resources
 from tinyfcn.checks.profile import Profiled
 from tinyfcn.devices.device import THREADS, Array, Device
 from tinyfcn.devices.emulator import Emulator
@@ -69,16 +69,26 @@ class Rung:
 class Ladder:
     """The rungs of an operation.
 
-    rungs: by the names of their files, how each is launched. trained: the operation itself. layer: the arguments of
-    `inputs` for the layer that the table of counts is made with. inputs: makes random inputs of given sizes.
-    products: whose products the result sums, "conv2d" or "conv_transpose2d"; None if it sums none.
+    rungs: by the names of their files, how each is launched. layer: the arguments of `inputs` for the layer that the
+    table of counts is made with. inputs: makes random inputs of given sizes. operation, what: the operation of tinyfcn
+    whose first result the rungs compute, and which of its results, as in Part. more: its further arguments.
     """
 
     rungs: Mapping[str, Callable[..., Array]]
-    trained: Callable[..., Array]
     layer: Mapping[str, int]
     inputs: Callable[..., dict[str, Any]]
-    products: str | None
+    operation: str
+    what: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, inputs: Mapping[str, Any]) -> Part:
+        """The operation with its arguments, without outputs and launches."""
+        return Part(self.operation, self.what, "", {**inputs, **self.more}, None)
+
+    def trained(self, ops: Operations, **inputs: Any) -> Array:
+        """The result, by the operation itself."""
+        part = self.part(inputs)
+        return part.chosen(getattr(ops, self.operation)(**part.arguments))[0]
 
 
 def inputs_on(device: Device, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,14 +259,12 @@ LADDER: dict[str, Ladder] = {
             "pixels_per_thread": conv2d("pixels_per_thread", 4, 4),
             "channel_tiles": conv2d("channel_tiles", 4, 4),
         },
-        lambda ops, **inputs: ops.conv2d(**inputs),
         CONTEXT,
         conv_inputs,
         "conv2d",
     ),
     "conv_transpose2d": Ladder(
         {name: conv_transpose2d(name) for name in ("scatter", "gather", "phase_only", "phases_per_thread", "shared")},
-        lambda ops, **inputs: ops.conv_transpose2d(**inputs),
         UP2,
         transposed_inputs,
         "conv_transpose2d",
@@ -266,17 +274,17 @@ LADDER: dict[str, Ladder] = {
             name: weight_gradient(name)
             for name in ("block_per_weight", "block_per_pair", "tiles", "split_k", "window", "odd_pitch")
         },
-        lambda ops, **inputs: ops.conv2d_backward(**inputs, need_dx=False)[1],
         CONTEXT,
         gradient_inputs,
-        "conv2d",
+        "conv2d_backward",
+        "dweight",
+        {"need_dx": False, "through_relu": False},
     ),
     "mean_loss": Ladder(
         {name: mean_loss(name) for name in ("one_thread", "tree", "shuffles")},
-        lambda ops, **inputs: ops.softmax_cross_entropy(**inputs)[0],
         {"n": 16, "k": 11, "h": 64, "w": 84},
         loss_inputs,
-        None,
+        "softmax_cross_entropy",
     ),
 }
 
@@ -322,10 +330,7 @@ def counts(rung: Rung, architecture: str, sample: Sample = SAMPLE) -> Counts:
     ladder = LADDER[rung.ladder]
     inputs = ladder.inputs(np.random.default_rng(0), **ladder.layer)
     profiled = profile_rung(rung, inputs, sample)
-    products = 0
-    if ladder.products:
-        sizes = inputs["x"].shape, inputs["weight"].shape, inputs["stride"], inputs["padding"]
-        products = multiply_adds(*sizes, transposed=ladder.products == "conv_transpose2d")
+    products = ladder.part(inputs).products()
     of_warps = (products or inputs["labels"].size) / LANES
     memory = [(each.scale, traffic) for each in profiled for traffic in each.profile.traffic if not traffic.is_shared]
     resources = []
