@@ -10,7 +10,7 @@ A file that cannot be read is an error when it is compiled, or when a launch nam
 
 import re
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -73,6 +73,24 @@ class Include(NamedTuple):
     is_quoted: bool
     start: int
     end: int
+
+
+class Edit(NamedTuple):
+    """A text that replaces text[start:end]."""
+
+    start: int
+    end: int
+    new: str
+
+
+def edited(text: str, edits: Iterable[Edit]) -> str:
+    """The text with all edits. An edit within another one is dropped. The number of lines stays the same."""
+    parts, done = [], 0
+    for start, end, new in sorted(edits, key=lambda edit: (edit.start, -edit.end)):
+        if start >= done:
+            parts += [text[done:start], new, "\n" * (text.count("\n", start, end) - new.count("\n"))]
+            done = end
+    return "".join([*parts, text[done:]])
 
 
 class Source:
@@ -143,10 +161,8 @@ class Source:
         if not self.for_nvcc:
             return self.text
         headers = (each for each in self.includes if not each.name.startswith(COOPERATIVE_GROUPS))
-        text = self.text
-        for start, end in [*((each.start, each.end) for each in headers), *self.host_code]:
-            text = text[:start] + re.sub(r"[^\n]", " ", text[start:end]) + text[end:]
-        return text
+        left_out = [*((each.start, each.end) for each in headers), *self.host_code]
+        return edited(self.text, (Edit(start, end, "") for start, end in left_out))
 
     def line(self, place: str) -> str:
         """The text of a line, "conv2d.cu:57"; "" if there is none."""

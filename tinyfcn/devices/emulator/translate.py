@@ -1,12 +1,12 @@
 """Turns a kernel file into C++ for a CPU: the text that build.py compiles, and words for what the emulator lacks."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from tinyfcn.devices import kernel_source
+from tinyfcn.devices.kernel_source import Edit, edited
 from tinyfcn.devices.launch import is_structure
 from tinyfcn.devices.tokens import PREDEFINED, PREDEFINED_BY_NVCC
 from tinyfcn.errors import KernelError
@@ -90,29 +90,11 @@ def translate(operation: str, kernels: Path, double: bool = False, instance: ker
         headers, predefined = ["#define EMULATOR_NVCC", *found, *headers], PREDEFINED_BY_NVCC
         edits += _edits_for_nvcc(source)
     edits += (Edit(include.start, include.end, "") for include in _left_out(source))
-    text = _edited(source.text, edits)
+    text = edited(source.text, edits)
     defined = "".join(f"#define {name} {value}\n" for name, value in predefined.items())
     before = "\n".join(headers)
     inside = f'{text}\nEMULATOR_GAP\n#line 1 "exports"\n{entries}'
     return f"{before}\n{defined}namespace {{ namespace kernels {{\n{inside}}} }}\n{exports}"
-
-
-class Edit(NamedTuple):
-    """A text that replaces text[start:end]."""
-
-    start: int
-    end: int
-    new: str
-
-
-def _edited(text: str, edits: Iterable[Edit]) -> str:
-    """The text with all edits. An edit within another one is dropped. The number of lines stays the same."""
-    parts, done = [], 0
-    for start, end, new in sorted(edits, key=lambda edit: (edit.start, -edit.end)):
-        if start >= done:
-            parts += [text[done:start], new, "\n" * (text.count("\n", start, end) - new.count("\n"))]
-            done = end
-    return "".join([*parts, text[done:]])
 
 
 def _edits_of_shared(source: kernel_source.Source) -> Iterator[Edit]:
