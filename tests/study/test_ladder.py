@@ -172,11 +172,18 @@ def test_the_page_has_the_numbers_of_the_table():
 @pytest.mark.slow
 @every_rung
 def test_the_counts_of_the_table(rung: Rung):
-    found = counts(rung, architecture="", sample=SAMPLE)
+    found = counts(rung, architecture="sm_90", sample=SAMPLE)
     expected = COUNTS[rung.ladder][rung.number - 1]
     values = found.bytes_by_lanes / 1e6, found.l1_bytes / 1e6, found.requests, found.wavefronts
     assert values[:2] == pytest.approx(expected[:2], rel=0.005, abs=0.05)
     assert values[2:] == pytest.approx(expected[2:], rel=0.005, abs=0.0006)
+
+
+@pytest.mark.cupy
+def test_a_rung_that_nvrtc_refuses_is_an_error():
+    """It has no such architecture. Without NVRTC the columns stay empty."""
+    with pytest.raises(KernelError, match="does not compile for sm_1"):
+        counts(rungs("mean_loss")[1], architecture="sm_1")
 
 
 def test_the_ladders_and_their_rungs_are_those_of_the_files():

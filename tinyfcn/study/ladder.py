@@ -5,7 +5,6 @@ launches them.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -326,6 +325,7 @@ def counts(rung: Rung, architecture: str, sample: Sample = SAMPLE) -> Counts:
 
     Raises:
         DeviceError: there is no C++ compiler.
+        KernelError: NVRTC does not compile the rung.
     """
     ladder = LADDER[rung.ladder]
     inputs = ladder.inputs(np.random.default_rng(0), **ladder.layer)
@@ -333,11 +333,13 @@ def counts(rung: Rung, architecture: str, sample: Sample = SAMPLE) -> Counts:
     products = ladder.part(inputs).products()
     of_warps = (products or inputs["labels"].size) / LANES
     memory = [(each.scale, traffic) for each in profiled for traffic in each.profile.traffic if not traffic.is_shared]
-    resources = []
-    with suppress(DeviceError):  # without NVRTC
-        resources = kernel_resources(
-            [("", each.launch) for each in profiled], architecture, profiled[0].profile.kernels
-        )
+    launches = [(rung.name, each.launch) for each in profiled]
+    try:
+        resources = kernel_resources(launches, architecture, profiled[0].profile.kernels)
+    except KernelError:
+        raise  # a kind of DeviceError
+    except DeviceError:
+        resources = []  # without NVRTC
     return Counts(
         sum(scale * traffic.by_lanes for scale, traffic in memory),
         sum(each.totals()["l1_bytes"] for each in profiled),
