@@ -1,4 +1,4 @@
-// Kernels whose requests, sectors and wavefronts can be told by hand: see test_known_costs.py.
+// Kernels whose requests, sectors and wavefronts can be told by hand: see known_costs.py.
 
 // --- Which sectors of global memory ---
 extern "C" __global__ void strided(const float* x, float* y, int stride) {
