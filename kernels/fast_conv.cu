@@ -89,12 +89,23 @@
 __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
+// How many blocks a multiprocessor should hold at once: two, unless their threads would then lack registers.
+__device__ constexpr int blocks_at_once(int threads) { return threads <= 256 ? 2 : 1; }
+
 // Whether 0 <= index < size, in one comparison.
 __device__ inline bool within(int index, int size) { return (unsigned int)index < (unsigned int)size; }
 
 // The distance between rows of `count` floats in shared memory. It is a multiple of 4, so that each row begins where a
 // float4 may; and an odd one, so that 8 rows begin in 8 different banks of the 32.
 __device__ constexpr int pitch_of(int count) { return 4 * (ceil_div(count, 4) | 1); }
+
+// The distance between the lines of a tile, at least `width` floats: where there is one, such that the banks go on where
+// a warp's lanes go on in the next of `rows` rows of threads. A row reads `row` floats, and the next one `lines` lines on.
+__device__ constexpr int line_pitch(int width, int rows, int lines, int row) {
+    for (int pitch = width; rows > 1 && pitch < width + 32; pitch += 4)
+        if ((lines * pitch - row) % 32 == 0) return pitch;
+    return width;
+}
 
 // Loads COUNT consecutive floats. BY_FOUR loads them as float4s; `from` must then be aligned to 16 bytes.
 template <int COUNT, bool BY_FOUR>
@@ -109,6 +120,77 @@ __device__ inline void load_row(float (&row)[COUNT], const float* from) {
             row[k + 3] = four.w;
         } else {
             row[k] = from[k];
+        }
+    }
+}
+
+// Copies *from to shared memory, or 0 if it is not there. From Ampere on this takes no register, so that all copies of a
+// thread are under way at once; wait_for_copies waits for them.
+__device__ inline void copy_to_shared(float* to, const float* from, bool is_there) {
+#if __CUDA_ARCH__ >= 800
+    unsigned int address = static_cast<unsigned int>(__cvta_generic_to_shared(to));
+    int bytes = is_there ? 4 : 0;  // the rest of the 4 bytes becomes 0
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+#else
+    *to = is_there ? *from : 0.0f;
+#endif
+}
+
+__device__ inline void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// Brings BLOCKS * ROWS rows of COUNT weights to shared memory, transposed:
+//
+//   tile[(block * LINES + k) * PITCH + row] = weight[block * block_stride + row * row_stride + k]   0 where row >= rows
+//
+// The lines from COUNT on become 0. ROWS is a multiple of 4. Where it can, a thread loads four neighbours as a float4.
+template <int BLOCKS, int ROWS, int COUNT, int LINES, int PITCH, int THREADS>
+__device__ inline void transpose_to_shared(float* tile, const float* weight, int block_stride, int row_stride,
+                                           int rows) {
+    constexpr int REST = (LINES - COUNT) * ROWS;
+    for (int n = threadIdx.x; n < BLOCKS * REST; n += THREADS)
+        tile[(n / REST * LINES + COUNT + n % REST / ROWS) * PITCH + n % ROWS] = 0.0f;
+
+    bool is_aligned = reinterpret_cast<unsigned long long>(weight) % 16 == 0;
+    bool is_whole = rows == ROWS && row_stride == COUNT && block_stride == ROWS * COUNT;
+    if (COUNT % 4 == 0 && is_aligned && row_stride % 4 == 0) {
+        // All four are of one row. 16 rows stand side by side: a warp loads 8 weights of each, which are whole sectors,
+        // and what it stores at once lies in different banks.
+        constexpr int TOGETHER = ROWS % 16 == 0 ? 16 : ROWS, FOURS = COUNT / 4;
+#pragma unroll 2
+        for (int n = threadIdx.x; n < BLOCKS * ROWS * FOURS; n += THREADS) {
+            int row = n % TOGETHER + n / (TOGETHER * FOURS) % (ROWS / TOGETHER) * TOGETHER;
+            int k = n / TOGETHER % FOURS * 4, block = n / (ROWS * FOURS);
+            float four[4] = {};
+            if (row < rows) load_row<4, true>(four, weight + block * block_stride + row * row_stride + k);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) tile[(block * LINES + k + i) * PITCH + row] = four[i];
+        }
+    } else if (COUNT % 4 != 0 && is_aligned && is_whole) {
+#pragma unroll 2
+        for (int n = 4 * threadIdx.x; n < BLOCKS * ROWS * COUNT; n += 4 * THREADS) {
+            float four[4];
+            load_row<4, true>(four, weight + n);
+            if constexpr (COUNT == 1) {  // nothing to transpose: the four stay neighbours
+                *reinterpret_cast<float4*>(tile + n / ROWS * LINES * PITCH + n % ROWS) =
+                    make_float4(four[0], four[1], four[2], four[3]);
+                continue;
+            }
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                int k = (n + i) % COUNT, row = (n + i) / COUNT % ROWS, block = (n + i) / (COUNT * ROWS);
+                tile[(block * LINES + k) * PITCH + row] = four[i];
+            }
+        }
+    } else {
+#pragma unroll 2
+        for (int n = threadIdx.x; n < BLOCKS * ROWS * COUNT; n += THREADS) {
+            int k = n % COUNT, row = n / COUNT % ROWS, block = n / (COUNT * ROWS);
+            float one = row < rows ? weight[block * block_stride + row * row_stride + k] : 0.0f;
+            tile[(block * LINES + k) * PITCH + row] = one;
         }
     }
 }
@@ -163,7 +245,7 @@ __device__ inline void store_row(const float* sums, float bias, const float* add
 
 template <int O, int C, int KH, int KW, int STRIDE, int ROWS, int COLUMNS, int TX, int TY, int GROUPS, int IMAGES,
           int SPLITS, int CHANNEL_TILE>
-__global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
+__global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once(TX * TY * GROUPS * IMAGES * SPLITS))
     fast_conv_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y, int N,
                       int H, int W, int OH, int OW, int padding, int relu, const float* __restrict__ bias = nullptr,
                       const float* __restrict__ add = nullptr, const float* __restrict__ relu_mask = nullptr,
@@ -171,9 +253,11 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
     constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
     constexpr int CHANNELS = round_up(ceil_div(O, GROUPS), 4);  // output channels of a thread
     constexpr int PITCH = pitch_of(GROUPS * CHANNELS);
-    constexpr int WINDOW = round_up((COLUMNS - 1) * STRIDE + KW, 4);  // inputs of a row under a thread's pixels
-    constexpr int TILE_H = (TY * ROWS - 1) * STRIDE + KH, TILE_W = (TX - 1) * COLUMNS * STRIDE + WINDOW;
-    __shared__ __align__(16) float tile[IMAGES * CHANNEL_TILE * TILE_H * TILE_W];
+    constexpr int WINDOW = round_up(COLUMNS + ceil_div(KW, STRIDE) - 1, 4);  // inputs of a phase under a thread's pixels
+    constexpr int PHASE_W = (TX - 1) * COLUMNS + WINDOW;
+    constexpr int TILE_H = (TY * ROWS - 1) * STRIDE + KH, TILE_W = STRIDE * PHASE_W;
+    constexpr int LINE = line_pitch(TILE_W, TY, ROWS * STRIDE, TX * COLUMNS);
+    __shared__ __align__(16) float tile[IMAGES * CHANNEL_TILE * TILE_H * LINE];
     __shared__ __align__(16) float weight_tile[CHANNEL_TILE * KH * KW * PITCH];
 
     int tx = threadIdx.x % TX;  // 0 .. TX - 1
@@ -189,27 +273,28 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
         __syncthreads();  // until all threads have read the previous channels
 #pragma unroll 8
         for (int k = threadIdx.x; k < IMAGES * CHANNEL_TILE * TILE_H * TILE_W; k += THREADS) {
-            int from = blockIdx.x * IMAGES + k / (TILE_W * TILE_H * CHANNEL_TILE);
-            int c = first + k / (TILE_W * TILE_H) % CHANNEL_TILE;
-            int h = top * STRIDE - padding + k / TILE_W % TILE_H;
-            int w = left * STRIDE - padding + k % TILE_W;
+            int line = k / TILE_W, column = k % TILE_W, plane = line / TILE_H;
+            int from = blockIdx.x * IMAGES + (IMAGES > 1 ? plane / CHANNEL_TILE : 0);
+            int c = first + (IMAGES > 1 ? plane % CHANNEL_TILE : plane);
+            int h = top * STRIDE - padding + line % TILE_H, w = left * STRIDE - padding + column;
             bool is_there = from < N && within(h, H) && within(w, W);
-            tile[k] = is_there ? x[((from * C + c) * H + h) * W + w] : 0.0f;
+            copy_to_shared(tile + line * LINE + column % STRIDE * PHASE_W + column / STRIDE,
+                           x + ((from * C + c) * H + h) * W + w, is_there);
         }
-#pragma unroll 8
-        for (int k = threadIdx.x; k < GROUPS * CHANNELS * CHANNEL_TILE * KH * KW; k += THREADS) {
-            int o = k / (CHANNEL_TILE * KH * KW);
-            int position = k % (CHANNEL_TILE * KH * KW);  // input channel, u and v
-            weight_tile[position * PITCH + o] = o < O ? weight[(o * C + first) * KH * KW + position] : 0.0f;
-        }
+        transpose_to_shared<1, GROUPS * CHANNELS, CHANNEL_TILE * KH * KW, CHANNEL_TILE * KH * KW, PITCH, THREADS>(
+            weight_tile, weight + first * KH * KW, 0, C * KH * KW, O);
+        wait_for_copies();
         __syncthreads();  // until all threads have loaded their share
 
         for (int c = split; c < CHANNEL_TILE; c += SPLITS)
 #pragma unroll
             for (int row = 0; row < (ROWS - 1) * STRIDE + KH; ++row) {
-                float window[WINDOW];
+                float window[STRIDE][WINDOW];
                 int line = (image * CHANNEL_TILE + c) * TILE_H + ty * ROWS * STRIDE + row;
-                load_row<WINDOW, COLUMNS * STRIDE % 4 == 0>(window, tile + line * TILE_W + tx * COLUMNS * STRIDE);
+#pragma unroll
+                for (int phase = 0; phase < STRIDE; ++phase)
+                    load_row<WINDOW, COLUMNS % 4 == 0>(window[phase],
+                                                       tile + line * LINE + phase * PHASE_W + tx * COLUMNS);
 #pragma unroll
                 for (int r = 0; r < ROWS; ++r) {
                     int u = row - r * STRIDE;  // the weight row that meets this input row for output row r, if any
@@ -223,7 +308,8 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
                         for (int o = 0; o < CHANNELS; ++o)
 #pragma unroll
                             for (int p = 0; p < COLUMNS; ++p)
-                                sums[(o * ROWS + r) * COLUMNS + p] += weights[o] * window[p * STRIDE + v];
+                                sums[(o * ROWS + r) * COLUMNS + p] +=
+                                    weights[o] * window[v % STRIDE][p + v / STRIDE];
                     }
                 }
             }
@@ -268,7 +354,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
 
 template <int O, int C, int KH, int KW, int STRIDE, int COLUMNS, int TX, int TY, int GROUPS, int IMAGES, int SPLITS,
           int CHANNEL_TILE>
-__global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
+__global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once(TX * TY * GROUPS * IMAGES * SPLITS))
     fast_conv_backward_input(const float* __restrict__ dout, const float* __restrict__ weight, float* __restrict__ dx,
                              int N, int H, int W, int OH, int OW, int padding, int relu,
                              const float* __restrict__ bias = nullptr, const float* __restrict__ add = nullptr,
@@ -280,7 +366,8 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
     constexpr int PHASE_KH = ceil_div(KH, STRIDE), PHASE_KW = ceil_div(KW, STRIDE);  // the kernel of one phase
     constexpr int WINDOW = round_up(COLUMNS + PHASE_KW - 1, 4);  // positions of a row of dout that a thread reads
     constexpr int TILE_H = TY / STRIDE + PHASE_KH - 1, TILE_W = (TX - 1) * COLUMNS + WINDOW;
-    __shared__ __align__(16) float tile[IMAGES * CHANNEL_TILE * TILE_H * TILE_W];
+    constexpr int LINE = line_pitch(TILE_W, TY / STRIDE, 1, TX * COLUMNS);
+    __shared__ __align__(16) float tile[IMAGES * CHANNEL_TILE * TILE_H * LINE];
     __shared__ __align__(16) float weight_tile[CHANNEL_TILE * PHASE_KH * STRIDE * KW * PITCH];
 
     int tx = threadIdx.x % TX;  // 0 .. TX - 1
@@ -297,28 +384,25 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
         __syncthreads();  // until all threads have read the previous channels
 #pragma unroll 4
         for (int k = threadIdx.x; k < IMAGES * CHANNEL_TILE * TILE_H * TILE_W; k += THREADS) {
-            int from = blockIdx.x * IMAGES + k / (TILE_W * TILE_H * CHANNEL_TILE);
-            int o = first + k / (TILE_W * TILE_H) % CHANNEL_TILE;
-            int i = top - (PHASE_KH - 1) + k / TILE_W % TILE_H;
-            int j = left - (PHASE_KW - 1) + k % TILE_W;
-            float value = 0.0f;
+            int line = k / TILE_W, column = k % TILE_W, plane = line / TILE_H;
+            int from = blockIdx.x * IMAGES + (IMAGES > 1 ? plane / CHANNEL_TILE : 0);
+            int o = first + (IMAGES > 1 ? plane % CHANNEL_TILE : plane);
+            int i = top - (PHASE_KH - 1) + line % TILE_H, j = left - (PHASE_KW - 1) + column;
             if (!max_index) {
-                if (from < N && within(i, OH) && within(j, OW)) value = dout[((from * O + o) * OH + i) * OW + j];
-            } else if (from < N && within(i, OH / 2 * 2) && within(j, OW / 2 * 2)) {
+                bool is_there = from < N && within(i, OH) && within(j, OW);
+                copy_to_shared(tile + line * LINE + column, dout + ((from * O + o) * OH + i) * OW + j, is_there);
+                continue;
+            }
+            float value = 0.0f;
+            if (from < N && within(i, OH / 2 * 2) && within(j, OW / 2 * 2)) {
                 int pooled = ((from * O + o) * (OH / 2) + i / 2) * (OW / 2) + j / 2;
                 if (max_index[pooled] == i * OW + j) value = dout[pooled];
             }
-            tile[k] = value;
+            tile[line * LINE + column] = value;
         }
-#pragma unroll 4
-        for (int k = threadIdx.x; k < CHANNEL_TILE * GROUPS * CHANNELS * PHASE_KH * STRIDE * KW; k += THREADS) {
-            int position = k % (PHASE_KH * STRIDE * KW);  // u * KW + v; rows of zeros where STRIDE does not divide KH
-            int c = k / (PHASE_KH * STRIDE * KW) % (GROUPS * CHANNELS);
-            int o = k / (PHASE_KH * STRIDE * KW * GROUPS * CHANNELS);
-            bool is_there = c < C && position < KH * KW;
-            weight_tile[(o * PHASE_KH * STRIDE * KW + position) * PITCH + c] =
-                is_there ? weight[((first + o) * C + c) * KH * KW + position] : 0.0f;
-        }
+        transpose_to_shared<CHANNEL_TILE, GROUPS * CHANNELS, KH * KW, PHASE_KH * STRIDE * KW, PITCH, THREADS>(
+            weight_tile, weight + first * C * KH * KW, C * KH * KW, KH * KW, C);
+        wait_for_copies();
         __syncthreads();  // until all threads have loaded their share
 
         for (int o = split; o < CHANNEL_TILE; o += SPLITS)
@@ -327,7 +411,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, 2)
                 float window[WINDOW];
                 load_row<WINDOW, COLUMNS % 4 == 0>(
                     window,
-                    tile + ((image * CHANNEL_TILE + o) * TILE_H + ty + PHASE_KH - 1 - a) * TILE_W + tx * COLUMNS);
+                    tile + ((image * CHANNEL_TILE + o) * TILE_H + ty + PHASE_KH - 1 - a) * LINE + tx * COLUMNS);
 #pragma unroll
                 for (int v = 0; v < KW; ++v) {
                     float weights[CHANNELS];
@@ -380,7 +464,8 @@ constexpr int REDUCED_ELEMENTS = 32, REDUCERS = 16;  // fast_conv_reduce_split_k
 
 template <int KH, int KW, int STRIDE, int O_EACH, int C_EACH, int O_THREADS, int C_THREADS, int SPLITS_X, int SPLITS_Y,
           int IMAGES, int ROWS, int COLUMNS>
-__global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 2)
+__global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y,
+                                  blocks_at_once(O_THREADS * C_THREADS * KH * SPLITS_X * SPLITS_Y))
     fast_conv_backward_weight(const float* __restrict__ dout, const float* __restrict__ x,
                               float* __restrict__ workspace, int N, int O, int OH, int OW, int C, int H, int W,
                               int padding, int bias_of, const int* __restrict__ max_index = nullptr) {
@@ -393,9 +478,8 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
     constexpr int X_PLANE = LINES * PITCH + ((KH - LINES) * (PITCH / 4) & 7) * 4;  // the next channel begins as line KH
     constexpr int POSITIONS = IMAGES * ROWS * COLUMNS, DOUT_PLANE = pitch_of(POSITIONS);
     constexpr int TILES = O_TILE * DOUT_PLANE + C_TILE * X_PLANE;
-    constexpr int ROW = C_TILE * KH * KW, ROW_PITCH = ROW | 1;  // weights of one output channel; odd, for the banks
-    // A split has a sum for each weight of the block, and a thread one for the bias.
-    constexpr int PART = O_TILE * ROW_PITCH | 1, PARTS = SPLITS * PART + THREADS;
+    // At the end the block adds up SUMS sums of each thread over the splits, and a part of the bias's sum of each thread.
+    constexpr int SUMS = O_EACH * C_EACH * KW, SPLIT_THREADS = THREADS / SPLITS, PARTS = (SUMS + 1) * THREADS;
     __shared__ __align__(16) float shared[TILES > PARTS ? TILES : PARTS];  // first the tiles, at the end the sums
     float* dout_tile = shared;
     float* x_tile = shared + O_TILE * DOUT_PLANE;
@@ -410,7 +494,7 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
     int down = ceil_div(OH, ROWS), across = ceil_div(OW, COLUMNS), tiles = ceil_div(N, IMAGES) * down * across;
     int plane = max_index ? (OH / 2) * (OW / 2) : OH * OW;  // floats of a channel of dout
 
-    float sums[O_EACH][C_EACH][KW] = {};
+    float sums[SUMS] = {};  // of O_EACH x C_EACH x KW weights
     float bias = 0.0f;  // the thread's share of one channel's sum
     for (int tile = blockIdx.y; tile < tiles; tile += gridDim.y) {
         int left = tile % across * COLUMNS;  // 0 .. OW - 1
@@ -422,11 +506,9 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
             bool is_there = n < N && i < OH && j < OW && !(max_index && (i / 2 >= OH / 2 || j / 2 >= OW / 2));
             int from = is_there ? n * O * plane + (max_index ? i / 2 * (OW / 2) + j / 2 : i * OW + j) : 0;
 #pragma unroll 8
-            for (int o = 0; o < O_TILE; ++o) {
-                float value = is_there && o < O ? dout[from + o * plane] : 0.0f;
-                if (max_index && is_there && o < O && max_index[from + o * plane] != i * OW + j) value = 0.0f;
-                dout_tile[o * DOUT_PLANE + k] = value;
-            }
+            for (int o = 0; o < O_TILE; ++o)
+                copy_to_shared(dout_tile + o * DOUT_PLANE + k, dout + from + o * plane,
+                               is_there && o < O && (!max_index || max_index[from + o * plane] == i * OW + j));
         }
         for (int k = threadIdx.x; k < LINES * TILE_W; k += THREADS) {
             int line = k / TILE_W, n = first_n + line / TILE_H;
@@ -435,9 +517,10 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
             int from = is_there ? ((n * C + first_c) * H + h) * W + w : 0;
 #pragma unroll 8
             for (int c = 0; c < C_TILE; ++c)
-                x_tile[c * X_PLANE + line * PITCH + k % TILE_W] =
-                    is_there && first_c + c < C ? x[from + c * H * W] : 0.0f;
+                copy_to_shared(x_tile + c * X_PLANE + line * PITCH + k % TILE_W, x + from + c * H * W,
+                               is_there && first_c + c < C);
         }
+        wait_for_copies();
         __syncthreads();  // until all threads have loaded their share
 
         for (int row = split / SPLITS_X; row < IMAGES * ROWS; row += SPLITS_Y) {
@@ -459,7 +542,8 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
 #pragma unroll
                         for (int c = 0; c < C_EACH; ++c)
 #pragma unroll
-                            for (int v = 0; v < KW; ++v) sums[o][c][v] += d[p] * window[c][p * STRIDE + v];
+                            for (int v = 0; v < KW; ++v)
+                                sums[(o * C_EACH + c) * KW + v] += d[p] * window[c][p * STRIDE + v];
                 }
             }
         }
@@ -473,54 +557,59 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y, 
     }
 
     __syncthreads();  // until all threads have read the tiles, whose memory the sums take
+    float* parts = shared;  // SUMS x SPLITS x SPLIT_THREADS
+    float* bias_parts = shared + SUMS * THREADS;
 #pragma unroll
-    for (int o = 0; o < O_EACH; ++o)
-#pragma unroll
-        for (int c = 0; c < C_EACH; ++c)
-#pragma unroll
-            for (int v = 0; v < KW; ++v)
-                shared[split * PART + (o_thread + o * O_THREADS) * ROW_PITCH +
-                       ((c_thread + c * C_THREADS) * KH + u) * KW + v] = sums[o][c][v];
-    float* bias_parts = shared + SPLITS * PART;
+    for (int k = 0; k < SUMS; ++k) parts[k * THREADS + threadIdx.x] = sums[k];
     bias_parts[threadIdx.x] = bias;
     __syncthreads();  // until all threads have written their sums
-
     int biases = bias_of == BIAS_OF_DOUT ? O : bias_of == BIAS_OF_X ? C : 0;
-    float* mine = workspace + blockIdx.y * (O * C * KH * KW + biases);
-    for (int k = threadIdx.x; k < O_TILE * ROW; k += THREADS) {
-        int o = k / ROW;  // 0 .. O_TILE - 1; the last ones may be surplus
-        int c = first_c + k % ROW / (KH * KW);  // 0 .. C - 1, and the last block's surplus
+    int thread = threadIdx.x % SPLIT_THREADS;  // 0 .. SPLIT_THREADS - 1
+    float* mine = workspace + blockIdx.y * (gridDim.x * SUMS * SPLIT_THREADS + biases);
+    for (int k = split; k < SUMS; k += SPLITS) {  // each split adds up some of the sums
         float total = 0.0f;
-        for (int part = 0; part < SPLITS; ++part) total += shared[part * PART + o * ROW_PITCH + k % ROW];
-        if (o < O && c < C) mine[(o * C + first_c) * KH * KW + k % ROW] = total;
+#pragma unroll 8
+        for (int part = 0; part < SPLITS; ++part) total += parts[k * THREADS + part * SPLIT_THREADS + thread];
+        mine[(blockIdx.x * SUMS + k) * SPLIT_THREADS + thread] = total;
     }
     int channels = bias_of == BIAS_OF_DOUT ? O_TILE : C_TILE;
     int channel = bias_of == BIAS_OF_DOUT ? threadIdx.x : first_c + threadIdx.x;
     if (threadIdx.x < channels && channel < biases && (bias_of == BIAS_OF_X || blockIdx.x == 0)) {
         float total = 0.0f;
         for (int part = threadIdx.x; part < THREADS / channels * channels; part += channels) total += bias_parts[part];
-        mine[O * C * KH * KW + channel] = total;
+        mine[gridDim.x * SUMS * SPLIT_THREADS + channel] = total;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(512)
-    fast_conv_reduce_split_k(const float* __restrict__ workspace, float* __restrict__ dweight, int weights, int biases,
-                             int splits, float* __restrict__ dbias = nullptr) {
-    __shared__ float parts[REDUCERS][REDUCED_ELEMENTS];
+    fast_conv_reduce_split_k(const float* __restrict__ workspace, float* __restrict__ dweight, int splits, int blocks,
+                             int O, int C, int KH, int KW, int o_each, int c_each, int o_threads, int c_threads,
+                             int biases, float* __restrict__ dbias = nullptr) {
+    __shared__ float partial[REDUCERS][REDUCED_ELEMENTS];
     int lane = threadIdx.x % REDUCED_ELEMENTS;  // 0 .. REDUCED_ELEMENTS - 1
     int reducer = threadIdx.x / REDUCED_ELEMENTS;  // 0 .. REDUCERS - 1
-    int element = blockIdx.x * REDUCED_ELEMENTS + lane;  // 0 .. weights + biases - 1, and the last block's surplus
-    int length = weights + biases;
+    int element = blockIdx.x * REDUCED_ELEMENTS + lane;  // 0 .. length - 1, and the last block's surplus
+    int threads = o_threads * c_threads * KH, sums = o_each * c_each * KW;
+    int weights = blocks * sums * threads, length = weights + biases;
     float sum = 0.0f;
     if (element < length)
 #pragma unroll 8
         for (int split = reducer; split < splits; split += REDUCERS) sum += workspace[split * length + element];
-    parts[reducer][lane] = sum;
+    partial[reducer][lane] = sum;
     __syncthreads();  // until every reducer has written its part
     if (reducer > 0 || element >= length) return;
 
     float total = 0.0f;
 #pragma unroll
-    for (int part = 0; part < REDUCERS; ++part) total += parts[part][lane];
-    (element < weights ? dweight[element] : dbias[element - weights]) = total;
+    for (int part = 0; part < REDUCERS; ++part) total += partial[part][lane];
+    if (element >= weights) {
+        dbias[element - weights] = total;
+        return;
+    }
+    // Which weight the sum is of: as fast_conv_backward_weight numbers its threads, and the sums of a thread.
+    int thread = element % threads, k = element / threads % sums, block = element / (threads * sums);
+    int u = thread % KH, v = k % KW;
+    int c = (block * c_each + k / KW % c_each) * c_threads + thread / KH % c_threads;  // 0 .. C - 1, and surplus
+    int o = k / (KW * c_each) * o_threads + thread / (KH * c_threads);  // 0 .. O - 1, and surplus
+    if (o < O && c < C) dweight[((o * C + c) * KH + u) * KW + v] = total;
 }

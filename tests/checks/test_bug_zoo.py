@@ -132,7 +132,7 @@ def draw_for(name: str, mode: str) -> Draw:
     draw = draw_of(operation_of(name), mode)
     if name in COMMON_FUNCTIONS:
         return draw
-    kernels = {"fast_conv_forward", "fast_conv_backward_input"} if name in DEVICE_FUNCTIONS else {name}
+    kernels = DEVICE_FUNCTIONS.get(name, {name})
     return lambda random: [case for case in draw(random) if kernels & launched(case)]
 
 

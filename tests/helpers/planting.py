@@ -28,15 +28,24 @@ from tinyfcn.ops import Operations
 SEEDS = range(8)  # of the cases
 # A function of common.cuh -> the operation whose cases call it.
 COMMON_FUNCTIONS = {"block_sum": "softmax_cross_entropy", "philox": "compose_m2nist", "thread_number": "relu"}
-# Functions that the kernels of fast_conv.cu call.
-DEVICE_FUNCTIONS = dict.fromkeys(("load_row", "reduce_splits", "store_row"), "fast_conv")
+# A function of a kernel file -> the kernels whose cases call it.
+DEVICE_FUNCTIONS = {
+    "load_row": {"fast_conv_forward", "fast_conv_backward_input"},
+    "copy_to_shared": {"fast_conv_forward", "fast_conv_backward_input"},
+    "transpose_to_shared": {"fast_conv_forward", "fast_conv_backward_input"},
+    "reduce_splits": {"fast_conv_forward", "fast_conv_backward_input"},
+    "store_row": {"fast_conv_forward", "fast_conv_backward_input"},
+    "loss_and_gradient": {"softmax_cross_entropy"},
+    "add_up_losses": {"softmax_cross_entropy"},
+}
 DETECTED = 77  # the exit code of compute-sanitizer if it finds an error
 
 
 def operation_of(name: str) -> str:
     """The operation of a kernel or device function. For a function of common.cuh it is an operation that calls it."""
-    functions = COMMON_FUNCTIONS | DEVICE_FUNCTIONS
-    return functions.get(name) or kernel_source.kernels()[name].operation
+    if name in COMMON_FUNCTIONS:
+        return COMMON_FUNCTIONS[name]
+    return kernel_source.kernels()[min(DEVICE_FUNCTIONS.get(name, {name}))].operation
 
 
 def plant(name: str, changes: Mapping[str, str], folder: Path) -> Path:

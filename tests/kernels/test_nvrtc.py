@@ -3,21 +3,17 @@
 import platform
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.instances import Dry
 
+from tinyfcn.bench.steps import Task, launches_of_step
 from tinyfcn.devices import kernel_source, nvrtc
-from tinyfcn.devices.device import Launch
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import DeviceError, KernelError
-from tinyfcn.networks import Design
-from tinyfcn.ops import Operations
 
 pytestmark = pytest.mark.cupy
 
@@ -48,39 +44,28 @@ def test_kernels_compile_and_spill_nothing(operation: str, architecture: str) ->
         assert 0 < kernel.registers <= MAX_REGISTERS, kernel
 
 
-def step_of_skip(batch: int) -> list[Launch]:
-    """The launches of a training step of the design skip. No kernel is compiled or run."""
-    ops = Operations(Dry(KERNELS))
-    network = Design("skip").build(ops, seed=0)
-    images, labels = ops.device.empty((batch, 1, 64, 84)), ops.device.empty((batch, 64, 84), np.int32)
-    return ops.device.record(
-        lambda: network.backward(ops.softmax_cross_entropy(network.forward(images), labels)[1])
-    ).launches
-
-
-# The threads of the largest batch need the most registers. `tinyfcn bench` shows all kernels of all steps.
-STEP = [launch for launch in step_of_skip(1024) if launch.kernel.template]
+# The fast kernels of the steps of small and large batches, whose tiles differ.
+STEPS = [Task("skip", batch) for batch in (1, 2, 5, 16, 64, 200, 1024)] + [
+    Task("classifier", 1),
+    Task("classifier", 128),
+]
 OLDEST_AND_HOPPER = ("sm_75", "sm_90")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", OLDEST_AND_HOPPER)
-def test_a_steps_fast_kernels_fit_a_multiprocessor_and_spill_nothing(architecture: str) -> None:
-    assert {"fast_conv_forward", "fast_conv_backward_input"} <= {launch.kernel.name for launch in STEP}
-    kernels = {launch.kernel.expression: launch.kernel.operation for launch in STEP}
-    with ThreadPoolExecutor() as pool:  # each takes long to compile
-        compiled = {
-            name: pool.submit(nvrtc.compile_for, operation, architecture, instances=(name,))
-            for name, operation in kernels.items()
-        }
+def test_the_fast_kernels_of_steps_fit_a_multiprocessor_and_spill_nothing(architecture: str) -> None:
+    launches = {
+        each.kernel.expression: each for task in STEPS for each in launches_of_step(task) if each.kernel.template
+    }
+    assert {"fast_conv_forward", "fast_conv_backward_input"} <= {launch.kernel.name for launch in launches.values()}
+    found = nvrtc.compile_launched(launches.values(), architecture)
     wrong = []
-    for launch in STEP:
-        name = launch.kernel.expression
-        (found,) = (each for each in compiled[name].result() if each.kernel == name)
+    for name, launch in launches.items():
         warps = ceil_div(int(np.prod(launch.block)), 32)
-        registers = 8 * ceil_div(found.registers, 8) * 32 * warps  # as a multiprocessor allocates them
-        if found.spilled_bytes or found.shared_bytes > 48 * 1024 or registers > 65536:
-            wrong.append((found, launch.block))
+        registers = 8 * ceil_div(found[name].registers, 8) * 32 * warps  # as a multiprocessor allocates them
+        if found[name].spilled_bytes or found[name].shared_bytes > 48 * 1024 or registers > 65536:
+            wrong.append((found[name], launch.block))
     assert not wrong
 
 

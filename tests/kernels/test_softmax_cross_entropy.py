@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.bugs import NAN, OUTSIDE, RACE, WRONG, Bug, Planted
 from helpers.closeness import assert_close, on_device
+from helpers.linear_head import check_many_positions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -342,17 +343,46 @@ PLANTED = {
     "softmax_cross_entropy": Planted(
         check_losses,
         [
+            ("only the last position of a thread counts", "mine += loss", "mine = loss"),
+            ("images overlap", "position / S * K * S", "position / S * S"),
+        ],
+    ),
+    "loss_and_gradient": Planted(
+        check_losses,
+        [
             ("the largest logit is not subtracted", "expf(logit[k] - largest)", "expf(logit[k])"),
             ("the label is off by one", "k == label &&", "k == label + 1 &&"),
-            ("the mean divides by images only", "total / positions", "total / N"),
-            ("the gradient divides by images only", "1.0f) / positions", "1.0f) / N"),
-            ("ignored positions add to the loss", "if (!ignored) mine", "mine"),
+            ("the gradient divides by one position more", "1.0f) / positions", "1.0f) / (positions + 1)"),
+            ("ignored positions add to the loss", "ignored ? 0.0f : logf", "logf"),
             ("the label of ignored positions is subtracted too", "k == label && !ignored", "k == label"),
             ("ignored positions have a gradient by default", "ignored ? unlabelled : 1.0f", "1.0f"),
-            ("only the last position of a thread counts", "mine += logf", "mine = logf"),
+        ],
+    ),
+    "add_up_losses": Planted(
+        check_losses,
+        [
+            ("a sum in place of the mean", "total / positions", "total"),
             ("a missing barrier", "__syncthreads();", ""),
-            ("the last warp is left out", "warp < LOSS_THREADS / 32", "warp < LOSS_THREADS / 32 - 1"),
+            ("the last warp is left out", "warp < blockDim.x / 32", "warp < blockDim.x / 32 - 1"),
             ("odd lanes are left out", "distance > 0", "distance > 1"),
+        ],
+    ),
+    "linear_cross_entropy": Planted(
+        check_many_positions,
+        [
+            ("the bias is left out", "logit[k] = bias[k];", "logit[k] = 0.0f;"),
+            ("the last classes are left out", "of < K ? weight", "of < K / 4 * 4 ? weight"),
+            ("the weights are those of the next class", "weight[of * C + c]", "weight[(of + 1) % K * C + c]"),
+            ("a missing barrier", "__syncthreads();  // until all weights", "// until all weights"),
+            ("images overlap", "position / S * C * S + position % S", "position / S * S + position % S"),
+            ("dlogits of images overlap", "position / S * K * S + position % S", "position / S * S + position % S"),
+            ("the ReLU lets all pass", "!through_relu ||", "true ||"),
+            (
+                "the gradient of the first classes is left out",
+                "for (int k = 0; k < CLASSES; k += 4) {\n                float4 again",
+                "for (int k = 4; k < CLASSES; k += 4) {\n                float4 again",
+            ),
+            ("only the first positions count", "position += gridDim.x * blockDim.x", "position += positions"),
         ],
     ),
     "softmax_cross_entropy_mean": Planted(
@@ -393,30 +423,45 @@ ZOO = {
         Bug("the first position is left out", {"position = threadIdx.x;": "position = threadIdx.x + 1;"},
             "double", WRONG, ("loss[0] = total / count;",)),
     ],
-    "softmax_cross_entropy": [
+    "add_up_losses": [
         Bug("no thread waits until all warps have written their sums", {"__syncthreads();": ""},
             "check", RACE, ("in_warp[threadIdx.x / 32] = mine;", "total += in_warp[warp];"), "racecheck"),
         Bug("all warps write their sum to the same element", {"in_warp[threadIdx.x / 32] = mine": "in_warp[0] = mine"},
             "check", RACE, ("in_warp[0] = mine",), "racecheck"),
-        Bug("the sum of one warp too many is read", {"warp < LOSS_THREADS / 32": "warp <= LOSS_THREADS / 32"},
+        Bug("the sum of one warp too many is read", {"warp < blockDim.x / 32": "warp <= blockDim.x / 32"},
             "trap", "the index 8 of an array of type 'float [8]'", ("total += in_warp[warp];",), "memcheck"),
+        Bug("the sums of odd lanes never reach the first", {"distance > 0;": "distance > 1;"},
+            "double", WRONG, ("parts[blockIdx.x] = ", "loss[0] = sum;")),
+    ],
+    "loss_and_gradient": [
+        Bug("labels are counted from 1", {"if (k == label) chosen": "if (k == label - 1) chosen"},
+            "double", WRONG, ("parts[blockIdx.x] = ", "loss[0] = sum;")),
+    ],
+    "softmax_cross_entropy": [
         Bug("one position too many", {"position < positions;": "position <= positions;"},
             "check", OUTSIDE, ("const int label = labels[position];",), "memcheck"),
         Bug("threads without a position return before the shuffles",
             {"float mine = 0.0f;": "if (thread_number() >= positions) return;\nfloat mine = 0.0f;"},
             "trap", "wait at __shfl_down_sync", ("mine += __shfl_down_sync",), "synccheck"),
         Bug("the shuffles are in a branch that ignored positions do not take",
-            {"if (!ignored) mine += logf(sum) - (chosen - largest);": """if (!ignored) {
-            float loss = logf(sum) - (chosen - largest);
+            {"mine += loss_and_gradient<K>(logit, dlogit, label, ignore_index, unlabelled, positions);": """
+        float loss = loss_and_gradient<K>(logit, dlogit, label, ignore_index, unlabelled, positions);
+        if (label != ignore_index) {
             for (int d = 16; d > 0; d /= 2) loss += __shfl_down_sync(0xffffffff, loss, d);
             if (threadIdx.x % 32 == 0) mine += loss;
         }"""},
             "trap", "wait at __shfl_down_sync", ("loss += __shfl_down_sync",), "synccheck"),
-        Bug("the sums of odd lanes never reach the first", {"distance > 0;": "distance > 1;"},
-            "double", WRONG, ("parts[blockIdx.x] = ", "loss[0] = sum;")),
         Bug("blocks continue at the first position of the next block",
             {"position += gridDim.x * LOSS_THREADS": "position += LOSS_THREADS"},
-            "check", "nothing orders blocks", ("scale * (p - 1.0f) : scale * p",)),
+            "check", "nothing orders blocks", ("dlogits[first + k * S] = dlogit[k];",)),
+    ],
+    "linear_cross_entropy": [
+        Bug("no thread waits until all weights are there", {"__syncthreads();  // until all weights are there": ""},
+            "check", RACE, ("[k] = of < K ? weight", "float4 again = weights[c * FOURS + k / 4];"), "racecheck"),
+        Bug("weights of surplus classes are read", {"of < K ? weight[of * C + c] : 0.0f": "weight[of * C + c]"},
+            "check", OUTSIDE, ("= weight[of * C + c];",), "memcheck"),
+        Bug("each gradient is written a channel too far", {"dx[pixel + c * S] =": "dx[pixel + (c + 1) * S] ="},
+            "check", OUTSIDE, ("dx[pixel + (c + 1) * S] = is_open",), "memcheck"),
     ],
     "softmax_cross_entropy_mean": [
         Bug("lanes without a part read one", {"part < count ? parts[part] : 0.0f": "parts[part]"},

@@ -17,30 +17,25 @@ LAUNCH = "                        self._launch(launch)\n                join()"
 DATACLASSES = "__import__('dataclasses')"
 # What is wrong, the text of cuda.py, and what stands there instead.
 BUGS = [
-    ("a side stream does not wait for the main one", "                        wait(side, main)\n", ""),
-    (
-        "only the first side stream waits for the main one",
-        "if launch.stream and launch.stream not in begun:",
-        "if launch.stream and not begun:",
-    ),
+    ("a side stream does not wait for the main one", "wait(stream, main if first else side)", "pass"),
+    ("only the first side stream waits for the main one", "first = launch.stream not in begun", "first = not begun"),
+    ("a side stream's second launch does not wait for its first", "main if first else side", "main"),
+    ("work at the end does not wait for what is before it", "if first or stream is tail:", "if stream is not last:"),
+    ("nothing waits for the work at the end", "for stream in (side, tail, last):", "for stream in (side, tail):"),
     ("joins are left out", "if launch.joins:", "if False:"),
     ("the end joins nothing", "                join()\n            except", "            except"),
-    ("a join makes the wrong stream wait", "                wait(main, side)", "                wait(side, main)"),
     (
-        "a join waits for a stream that was not forked",
-        "            if begun:\n                wait(main, side)",
-        "            wait(main, side)",
+        "a join makes the wrong stream wait",
+        "                    wait(main, stream)",
+        "                    wait(stream, main)",
     ),
+    ("a join waits for a stream that was not forked", "                if stream in used:", "                if True:"),
     (
         "the capture ends in the other stream",
         "            return main.end_capture()",
         "            return side.end_capture()",
     ),
-    (
-        "main launches go past the capture",
-        "with side if launch.stream else main:",
-        "with side if launch.stream else self.cupy.cuda.Stream.null:",
-    ),
+    ("main launches go past the capture", "return main\n", "return self.cupy.cuda.Stream.null\n"),
     (
         "the capture waits for the work before it",
         "            main.begin_capture()\n",

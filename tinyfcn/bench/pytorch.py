@@ -172,7 +172,7 @@ class TorchForm(Form):
     """PyTorch's way to do parts, with our arguments. It has neither images to compose nor rates to schedule."""
 
     def does(self, part: Part) -> bool:
-        return part.operation.startswith(("conv", "softmax_cross_entropy", "adam_step"))
+        return part.operation.startswith(("conv", "softmax_cross_entropy", "linear_cross_entropy", "adam_step"))
 
     def copy(self, array: Any) -> Any:
         tensor = torch.tensor(self.ops.to_numpy(array), device=self.ops.device_name)
@@ -187,6 +187,8 @@ class TorchForm(Form):
             return gradients(part, **given)
         if part.operation.startswith("conv"):
             return lambda: part.chosen(convolution(part.operation, **given))
+        if part.operation == "linear_cross_entropy":
+            return partial(linear_cross_entropy, **given)
         if part.operation == "softmax_cross_entropy":
             return partial(loss_and_gradient, given["logits"].requires_grad_(), given["labels"])
         return partial(adam_step, given, torch.zeros((), device=self.ops.device_name))
@@ -243,6 +245,14 @@ def loss_and_gradient(logits: Any, labels: Any) -> Any:
     """The results of softmax_cross_entropy."""
     loss = torch.nn.functional.cross_entropy(logits, labels)
     return loss.reshape(1), *torch.autograd.grad(loss, logits)
+
+
+def linear_cross_entropy(x: Any, weight: Any, bias: Any, labels: Any, through_relu: bool, **_: Any) -> Any:
+    """The results of linear_cross_entropy."""
+    x.requires_grad_()
+    logits = torch.nn.functional.conv2d(x.relu() if through_relu else x, weight, bias)
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    return loss.detach().reshape(1), *torch.autograd.grad(loss, (logits, x))
 
 
 def adam_step(given: Mapping[str, Any], steps: Any) -> Any:

@@ -104,6 +104,8 @@ class Part:
             return 16 * arguments["parameters"].size  # 3 for m, 4 for v, 2 for l2, 7 for the parameter
         if self.operation == "softmax_cross_entropy":  # a logit: max, -, exp, sum, /, *; a label: log, -, sum
             return 6 * arguments["logits"].size + 3 * arguments["labels"].size
+        if self.operation == "linear_cross_entropy":
+            return 2 * self.products() + 6 * self.results[1].size + 3 * arguments["labels"].size
         if not self.operation.startswith("conv"):
             return sum(result.size for result in self.results)
         return 2 * self.products() + (arguments["dout"].size if self.what == "dweight" else 0)  # and the sums of dbias
@@ -114,6 +116,8 @@ class Part:
         0 for an operation that is no convolution.
         """
         arguments = self.arguments
+        if self.operation == "linear_cross_entropy":  # the logits, and dx
+            return 2 * arguments["x"].size * len(arguments["weight"])
         if not self.operation.startswith("conv"):
             return 0
         if self.operation == "conv2d_pool_backward":  # one gradient for each window, and no padding

@@ -29,14 +29,18 @@ PIECES: dict[str, tuple[Path, str]] = {
 }
 EXPORT = "tinyfcn/ops/__init__.py: an import of its class, and the class as a base of Operations"
 
-# The three exceptions. LACKS: the file that an operation does not have. NOT_EXPORTED: not methods of Operations.
+# The exceptions. LACKS: the file that an operation does not have. NOT_EXPORTED: not methods of Operations.
 LACKS = {
     "conv2d_pool": "kernels/{}.cu",  # its kernel is fast_conv_forward
+    "linear_cross_entropy": "kernels/{}.cu",  # its kernel stands in softmax_cross_entropy.cu
     "fast_conv": "tinyfcn/reference/{}.py",  # conv2d and conv_transpose2d have references, which share im2col.py
 }
 NOT_EXPORTED = ("fast_conv", "peak")  # other operations launch fast_conv, `tinyfcn bench` launches peak
 # The operations whose launchers launch the kernels of another one, and choose the instances of its templates.
-LAUNCHERS = {"fast_conv": ["conv2d", "conv2d_pool", "conv_transpose2d"]}
+LAUNCHERS = {
+    "fast_conv": ["conv2d", "conv2d_pool", "conv_transpose2d"],
+    "softmax_cross_entropy": ["linear_cross_entropy"],
+}
 # Files in these folders that belong to no single operation.
 SHARED = {"__init__", "checks", "common", "im2col", "launcher", "nvrtc", "philox", "tiles"}
 

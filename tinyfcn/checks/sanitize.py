@@ -184,6 +184,5 @@ def training_step(network: Network, state: AdamState) -> None:
     x = ops.device.empty((2, 1, 28, 28))
     labels = ops.device.empty((2, 1, 1) if is_classifier else (2, 28, 28), np.int32)
     ops.adam_schedule(state)
-    loss, dlogits = ops.softmax_cross_entropy(network.forward(x), labels)
-    network.backward(dlogits)
+    loss = network.loss(x, labels)
     ops.adam_step(network.parameters, network.gradients, state, loss)

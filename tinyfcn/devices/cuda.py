@@ -102,6 +102,17 @@ MAX_COMPILERS = 8  # compilations at once; each takes some hundred megabytes
 NOTICE_SECONDS = 2  # between two notices of how many kernels are compiled
 
 
+def streams_at_the_end(launches: Sequence[Launch]) -> set[int]:
+    """The side streams that no launch of the main stream follows before they are joined."""
+    found: set[int] = set()
+    is_end = True
+    for launch in reversed(launches):
+        if launch.stream and is_end:
+            found.add(launch.stream)
+        is_end = launch.joins or (is_end and launch.stream > 0)
+    return found
+
+
 @dataclass
 class GraphRecording(Recording):
     """A recording that becomes a CUDA graph: one call for all launches, with almost no time between them.
@@ -206,19 +217,36 @@ class Cuda(Device):
         capturing stream is captured too.
         """
         cuda = self.cupy.cuda
-        # All side streams of the recording share one. On an H200 a step of skip takes 231 us for 16 images, and with
-        # four 254: more gradients of weights at once take multiprocessors from the critical path.
+        # The first launch of each side stream goes to `side`, one after another: more gradients of weights at once
+        # would take multiprocessors from the critical path. The later launches go to `tail`, so that the next side
+        # stream need not wait for them: they add up the sums of the first. Work that no launch of the main stream
+        # follows delays none, and goes to `last` at once.
         with self.errors("the streams of a capture"):
-            main, side = (cuda.Stream(non_blocking=True) for _ in range(2))
+            main, side, tail, last = (cuda.Stream(non_blocking=True) for _ in range(4))
+        unfollowed = streams_at_the_end(launches)
         begun: set[int] = set()  # the recording's side streams since the last join
+        used: set[Any] = set()  # `side`, `tail` and `last`, if they have launches since then
 
         def wait(waiting: Any, awaited: Any) -> None:
             waiting.wait_event(awaited.record(cuda.Event(disable_timing=True)))
 
         def join() -> None:
-            if begun:
-                wait(main, side)
+            for stream in (side, tail, last):
+                if stream in used:
+                    wait(main, stream)
             begun.clear()
+            used.clear()
+
+        def stream_of(launch: Launch) -> Any:
+            if not launch.stream:
+                return main
+            first = launch.stream not in begun
+            begun.add(launch.stream)
+            stream = last if launch.stream in unfollowed else side if first else tail
+            if first or stream is tail:
+                wait(stream, main if first else side)
+            used.add(stream)
+            return stream
 
         with self.errors("the capture of a step"):
             main.begin_capture()
@@ -226,10 +254,7 @@ class Cuda(Device):
                 for launch in launches:
                     if launch.joins:
                         join()
-                    if launch.stream and launch.stream not in begun:
-                        begun.add(launch.stream)
-                        wait(side, main)
-                    with side if launch.stream else main:
+                    with stream_of(launch):
                         self._launch(launch)
                 join()
             except BaseException:

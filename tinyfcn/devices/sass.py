@@ -27,11 +27,13 @@ MEMORY = {
     "STG": ("write", False),
     "LDS": ("read", True),
     "STS": ("write", True),
+    "LDGSTS": ("read", False),  # cp.async, which writes to shared memory too
     "ATOMG": ("atomic", False),
     "RED": ("atomic", False),
     "ATOMS": ("atomic", True),
 }
 Access = tuple[str, str, bool]  # a source line, and a value of MEMORY
+PTX_LINES = 6  # the C++ that the emulator compiles instead of inline PTX stands at most so many lines below it
 
 
 @dataclass
@@ -129,7 +131,7 @@ def executed(blocks: list[Block], requests: Mapping[Access, float], warps: float
     known: list[float | None] = []
     for block in blocks:
         count = sum(block.accesses.values())
-        sums = sum(times * requests.get(access, 0) / in_code[access] for access, times in block.accesses.items())
+        sums = sum(times * _requests(requests, access) / in_code[access] for access, times in block.accesses.items())
         known.append(sums / count if count else None)
     total = 0.0
     for number, block in enumerate(blocks):
@@ -137,6 +139,14 @@ def executed(blocks: list[Block], requests: Mapping[Access, float], warps: float
         times = max((each for each in near if each is not None), default=warps)
         total += block.instructions * (times if block.loop else min(times, warps))
     return total
+
+
+def _requests(requests: Mapping[Access, float], access: Access) -> float:
+    """The requests of a source line, or of the C++ below it where it is inline PTX."""
+    place, kind, is_shared = access
+    file, _, line = place.rpartition(":")
+    near = ((f"{file}:{int(line) + further}", kind, is_shared) for further in range(PTX_LINES + 1))
+    return next((requests[each] for each in near if each in requests), 0)
 
 
 def _neighbours(blocks: list[Block], known: list[float | None], number: int) -> list[float | None]:

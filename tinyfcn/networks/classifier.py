@@ -17,13 +17,13 @@ import numpy as np
 from tinyfcn.devices.device import Array
 from tinyfcn.networks.design import Design
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
-from tinyfcn.networks.network import Network, Recipe, Shapes
+from tinyfcn.networks.network import LinearHead, Recipe, Shapes
 from tinyfcn.ops import Operations
 
 DENSE32: Shapes = {"dense32": ((32, 8, 5, 5), 32)}
 
 
-class Classifier(Network):
+class Classifier(LinearHead):
     """forward: x (N, 1, H, W) -> logits (N, 10, h, w); h = w = 1 for 28x28, 10x15 for 64x84."""
 
     name = "classifier"
@@ -33,25 +33,22 @@ class Classifier(Network):
     has_background = False
     receptive_field = 28
     per_pixel = False
+    head, features = "dense10", "dense32"
 
     def __init__(self, ops: Operations, design: Design, seed: int = 0, dtype: Any = np.float32) -> None:
         self.shapes = {**ENCODER, **DENSE32, "dense10": ((10, 32, 1, 1), 10)}
         super().__init__(ops, design, seed, dtype)
 
-    def forward(self, x: Array) -> Array:
+    def forward_features(self, x: Array) -> Array:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
         out["dense32"] = ops.conv2d(pool2, *self.weights("dense32"), relu=True)
-        out["dense10"] = ops.conv2d(out["dense32"], *self.weights("dense10"))
-        return out["dense10"]
+        return out["dense32"]
 
-    def backward(self, dlogits: Array) -> None:
+    def backward_features(self, dfeatures: Array) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
         parameter, gradient_out = self.parameter, self.gradient_out
-        d["dense10"] = dlogits
-        d["dense32"], _, _ = ops.conv2d_backward(
-            dlogits, out["dense32"], parameter["dense10.weight"], out=gradient_out("dense10"), through_relu=True
-        )
+        d["dense32"] = dfeatures
         dpool2, _, _ = ops.conv2d_backward(
             d["dense32"], out["pool2"], parameter["dense32.weight"], out=gradient_out("dense32"), through_relu=True
         )

@@ -172,6 +172,17 @@ class Network(ABC):
     def backward(self, dlogits: Array) -> None:
         """Fills `gradients`, given the gradient of the last `forward`'s logits."""
 
+    def loss(self, x: Array, labels: Array, ignore_index: int | None = None, unlabelled: str = "zero") -> Array:
+        """The mean loss of a batch, shape (1,); fills `gradients`. labels: (N,), or (N, H, W) of each pixel.
+
+        ignore_index and unlabelled are as in softmax_cross_entropy.
+        """
+        logits = self.forward(x)
+        logits = logits.reshape(logits.shape[:2] + labels.shape[1:])
+        loss, dlogits = self.ops.softmax_cross_entropy(logits, labels, ignore_index, unlabelled)
+        self.backward(dlogits.reshape(*dlogits.shape, *[1] * (4 - dlogits.ndim)))
+        return loss
+
     def weights(self, layer: str) -> tuple[Array, Array]:
         """A layer's weight and bias."""
         return self.parameter[f"{layer}.weight"], self.parameter[f"{layer}.bias"]
@@ -201,6 +212,49 @@ class Network(ABC):
     def activation_bytes(self) -> int:
         """The memory that the outputs of the last `forward` take."""
         return sum(output.nbytes for output in self.outputs.values())
+
+
+class LinearHead(Network):
+    """A network whose last layer, `head`, is a 1x1 convolution of the output of a ReLU, that of the layer `features`.
+
+    Its `loss` computes the head, the loss and their gradients in one launch, and stores no logits.
+    """
+
+    head: ClassVar[str]
+    features: ClassVar[str]
+
+    @abstractmethod
+    def forward_features(self, x: Array) -> Array:
+        """The output of the layer `features`, from x as `forward` takes it."""
+
+    @abstractmethod
+    def backward_features(self, dfeatures: Array) -> None:
+        """Fills `gradients` but the head's, given the gradient of that layer's pre-activation."""
+
+    def forward(self, x: Array) -> Array:
+        features = self.forward_features(x)
+        self.outputs[self.head] = self.ops.conv2d(features, *self.weights(self.head))
+        return self.outputs[self.head]
+
+    def backward(self, dlogits: Array) -> None:
+        self.output_gradients[self.head] = dlogits
+        features, weight = self.outputs[self.features], self.parameter[f"{self.head}.weight"]
+        out = self.gradient_out(self.head)
+        dfeatures, _, _ = self.ops.conv2d_backward(dlogits, features, weight, out=out, through_relu=True)
+        assert dfeatures is not None  # it was asked for
+        self.backward_features(dfeatures)
+
+    def loss(self, x: Array, labels: Array, ignore_index: int | None = None, unlabelled: str = "zero") -> Array:
+        ops, features = self.ops, self.forward_features(x)
+        weight, bias = self.weights(self.head)
+        labels = labels.reshape(features.shape[:1] + features.shape[2:])
+        loss, dlogits, dfeatures = ops.linear_cross_entropy(
+            features, weight, bias, labels, ignore_index, unlabelled, through_relu=True
+        )
+        self.output_gradients[self.head] = dlogits
+        ops.conv2d_backward(dlogits, features, weight, need_dx=False, out=self.gradient_out(self.head))
+        self.backward_features(dfeatures)
+        return loss
 
 
 def views(flat: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:

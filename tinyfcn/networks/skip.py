@@ -22,12 +22,12 @@ from tinyfcn.devices.device import Array
 from tinyfcn.networks.classifier import DENSE32
 from tinyfcn.networks.design import Design
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
-from tinyfcn.networks.network import Network, Recipe
+from tinyfcn.networks.network import LinearHead, Recipe
 from tinyfcn.networks.options import FREEZE, INK_START, L2, LABELS
 from tinyfcn.ops import Operations
 
 
-class Skip(Network):
+class Skip(LinearHead):
     """forward: x (N, 1, H, W), H and W multiples of 4 -> logits (N, classes, H, W)."""
 
     name = "skip"
@@ -37,6 +37,7 @@ class Skip(Network):
     has_background = True
     receptive_field = 44
     pretrained = (*ENCODER, *DENSE32)
+    head, features = "score", "up2"
 
     def __init__(self, ops: Operations, design: Design, seed: int = 0, dtype: Any = np.float32) -> None:
         self.strides = {"up1": 2, "up2": 2}
@@ -54,7 +55,7 @@ class Skip(Network):
         if design.ink_start:
             self.load(ink_start_values(self.numpy_parameters()))
 
-    def forward(self, x: Array) -> Array:
+    def forward_features(self, x: Array) -> Array:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
         with ops.side_stream():  # the skip connections' summands are not needed before up1 and up2
@@ -65,25 +66,21 @@ class Skip(Network):
         ops.join()
         out["up1"] = ops.conv_transpose2d(out["context"], *self.weights("up1"), stride=2, add=skip1, relu=True)
         out["up2"] = ops.conv_transpose2d(out["up1"], *self.weights("up2"), stride=2, add=skip0, relu=True)
-        out["score"] = ops.conv2d(out["up2"], *self.weights("score"))
-        return out["score"]
+        return out["up2"]
 
-    def backward(self, dlogits: Array) -> None:
+    def backward_features(self, dfeatures: Array) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
         parameter, gradient_out = self.parameter, self.gradient_out
         train_encoder = not self.freeze
-        d["score"] = dlogits
-        d["up2"], _, _ = ops.conv2d_backward(
-            dlogits, out["up2"], parameter["score.weight"], out=gradient_out("score"), through_relu=True
-        )
-        # The gradient of a sum is the gradient of each summand.
-        ops.conv2d_backward(d["up2"], out["x"], parameter["skip0.weight"], need_dx=False, out=gradient_out("skip0"))
+        d["up2"] = dfeatures
         d["up1"], _, _ = ops.conv_transpose2d_backward(
             d["up2"], out["up1"], parameter["up2.weight"], stride=2, out=gradient_out("up2"), through_relu=True
         )
         dpool1, _, _ = ops.conv2d_backward(
             d["up1"], out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=gradient_out("skip1")
         )
+        # The gradient of a sum is the gradient of each summand.
+        ops.conv2d_backward(d["up2"], out["x"], parameter["skip0.weight"], need_dx=False, out=gradient_out("skip0"))
         d["context"], _, _ = ops.conv_transpose2d_backward(
             d["up1"], out["context"], parameter["up1.weight"], stride=2, out=gradient_out("up1"), through_relu=True
         )

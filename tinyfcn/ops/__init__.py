@@ -13,6 +13,7 @@ from tinyfcn.ops.conv2d import Conv2d
 from tinyfcn.ops.conv2d_pool import Conv2dPool
 from tinyfcn.ops.conv_transpose2d import ConvTranspose2d
 from tinyfcn.ops.gather_normalise import GatherNormalise
+from tinyfcn.ops.linear_cross_entropy import LinearCrossEntropy
 from tinyfcn.ops.max_pool2d import MaxPool2d
 from tinyfcn.ops.relu import Relu
 from tinyfcn.ops.segmentation_counts import SegmentationCounts
@@ -27,6 +28,7 @@ class Operations(
     Conv2dPool,
     ConvTranspose2d,
     GatherNormalise,
+    LinearCrossEntropy,
     MaxPool2d,
     Relu,
     SegmentationCounts,

@@ -124,6 +124,12 @@ def backward_input(
     """
     out_height, out_width = size or dout.shape[2:]
     n, _, height, width = shape
+    if weight.shape[2:] == (height, width) != (1, 1) == (out_height, out_width) and padding == 0 and bias is None:
+        # A dense layer: its one position sees the whole image. As a 1x1 kernel it has no products with zeros.
+        flat = [None if each is None else each.reshape(n, -1, 1, 1) for each in (add, relu_mask)]
+        weight, flat_shape = weight.reshape(len(weight), -1, 1, 1), (n, weight[0].size, 1, 1)
+        dx = backward_input(device, dout, weight, flat_shape, 1, 0, None, *flat, relu, max_index, size, tiles)
+        return None if dx is None else dx.reshape(shape)
     tiles = None if device.naive else tiles or backward_input_tiles(shape, weight.shape, stride, padding)
     if tiles is None:
         return None
@@ -182,19 +188,21 @@ def backward_weight(
     splits = min(tile_count, max(1, max_blocks // blocks))
     splits = ceil_div(tile_count, ceil_div(tile_count, splits))  # so that all splits have about as many tile_count
     biases = 0 if dbias is None else dbias.size
-    workspace = device.empty((splits, dweight.size + biases), x.dtype)
+    split_threads, sums = t.o_threads * t.c_threads * kernel_height, t.o_each * t.c_each * kernel_width
+    length = blocks * split_threads * sums + biases
+    workspace = device.empty((splits, length), x.dtype)
     sizes = n, o, out_height, out_width, c, height, width, padding
     device.launch(
         "fast_conv_backward_weight",
         (blocks, splits),
-        t.o_threads * t.c_threads * kernel_height * t.splits_x * t.splits_y,
+        split_threads * t.splits_x * t.splits_y,
         (dout, x, workspace, *sizes, 0 if dbias is None else bias_of, max_index),
         template=(kernel_height, kernel_width, stride, *tiles),
     )
     device.launch(
         "fast_conv_reduce_split_k",
-        ceil_div(dweight.size + biases, REDUCED_ELEMENTS),
+        ceil_div(length, REDUCED_ELEMENTS),
         REDUCED_ELEMENTS * REDUCERS,
-        (workspace, dweight, dweight.size, biases, splits, dbias),
+        (workspace, dweight, splits, blocks, o, c, kernel_height, kernel_width, *t[:4], biases, dbias),
     )
     return True

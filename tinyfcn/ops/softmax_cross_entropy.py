@@ -2,7 +2,7 @@
 
 from math import prod
 
-from tinyfcn.devices.device import Array
+from tinyfcn.devices.device import Array, Device
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.ops.checks import INT32, checked, expect_array, expect_integer, expect_within
 from tinyfcn.ops.launcher import SUM_THREADS, Launcher
@@ -22,14 +22,26 @@ def check_softmax_cross_entropy(
     self: Launcher, logits: Array, labels: Array, ignore_index: int | None, unlabelled: str
 ) -> None:
     n, k, _ = _sizes("softmax_cross_entropy", logits)
-    expect_array("softmax_cross_entropy: labels", labels, (n, *logits.shape[2:]), INT32)
+    shape = (n, *logits.shape[2:])
+    check_labels("softmax_cross_entropy", self.device, labels, shape, k, ignore_index, unlabelled)
+
+
+def check_labels(
+    operation: str,
+    device: Device,
+    labels: Array,
+    shape: tuple[int, ...],
+    k: int,
+    ignore_index: int | None,
+    unlabelled: str,
+) -> None:
+    """Checks labels of `shape` for k classes, and what is asked of those that are ignored."""
+    expect_array(f"{operation}: labels", labels, shape, INT32)
     if ignore_index is not None:
-        expect_integer("softmax_cross_entropy: ignore_index", ignore_index, NO_LABEL)
+        expect_integer(f"{operation}: ignore_index", ignore_index, NO_LABEL)
     if unlabelled not in UNLABELLED:
-        raise ValueError(
-            f"softmax_cross_entropy: unlabelled must be one of {', '.join(UNLABELLED)}, got {unlabelled!r}"
-        )
-    expect_within("softmax_cross_entropy: labels", self.device.readable(labels), k, ignore_index, HINT)
+        raise ValueError(f"{operation}: unlabelled must be one of {', '.join(UNLABELLED)}, got {unlabelled!r}")
+    expect_within(f"{operation}: labels", device.readable(labels), k, ignore_index, HINT)
 
 
 class SoftmaxCrossEntropy(Launcher):
@@ -67,8 +79,7 @@ class SoftmaxCrossEntropy(Launcher):
         """
         n, k, positions = _sizes("softmax_cross_entropy", logits)
         device, count = self.device, n * positions
-        ignored = NO_LABEL if ignore_index is None else ignore_index
-        rest = (positions, ignored, UNLABELLED[unlabelled])
+        rest = (positions, ignored_label(ignore_index), UNLABELLED[unlabelled])
         dlogits = device.empty(logits.shape, logits.dtype)
         loss = device.empty((1,), logits.dtype)
         if device.naive or k > MAX_CLASSES:
@@ -76,14 +87,29 @@ class SoftmaxCrossEntropy(Launcher):
             device.launch_for_each("softmax_cross_entropy_naive", count, (logits, labels, losses, dlogits, n, k, *rest))
             device.launch("softmax_cross_entropy_mean_naive", 1, SUM_THREADS, (losses, loss, count))
             return loss, dlogits
-        blocks = max(1, min(ceil_div(count, LOSS_THREADS), MAX_PARTS))
+        blocks = loss_blocks(count)
         parts = loss if blocks == 1 else device.empty((blocks,), logits.dtype)
         arguments = (logits, labels, parts, dlogits, n, *rest)
         device.launch("softmax_cross_entropy", blocks, LOSS_THREADS, arguments, template=(k,))
-        if blocks > 1:
-            with device.side_stream():  # the gradients do not wait for the loss
-                device.launch("softmax_cross_entropy_mean", 1, 32, (parts, loss, blocks))
+        launch_mean(device, parts, loss)
         return loss, dlogits
+
+
+def ignored_label(ignore_index: int | None) -> int:
+    """ignore_index as the kernels take it."""
+    return NO_LABEL if ignore_index is None else ignore_index
+
+
+def loss_blocks(positions: int, threads: int = LOSS_THREADS) -> int:
+    """The blocks that add up the losses of so many positions."""
+    return max(1, min(ceil_div(positions, threads), MAX_PARTS))
+
+
+def launch_mean(device: Device, parts: Array, loss: Array) -> None:
+    """Adds up the blocks' parts of the mean, unless one block's part is the loss."""
+    if parts is not loss:
+        with device.side_stream():  # the gradients do not wait for the loss
+            device.launch("softmax_cross_entropy_mean", 1, 32, (parts, loss, parts.size))
 
 
 def _sizes(operation: str, logits: Array) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ TARGET_BLOCKS_AN_IMAGE = 16  # so that a batch of 16 has two for each multiproce
 MAX_WEIGHT_THREADS = 256  # of a block, if the sums of all fit into shared memory
 MAX_WEIGHT_SUMS = 48  # of a thread, in registers
 MAX_WEIGHT_ROWS = 64  # threads for all rows of the block's weights; more threads form several splits
+MIN_SPLIT_THREADS = 16  # of a block, for one set of the weights of a 1x1 kernel
 MAX_COLUMNS = 40  # of a tile
 
 
@@ -78,10 +79,11 @@ def forward_tiles(
     _, c, kernel_height, kernel_width = weight
     rows = 2 if pool else 1
     columns = next(size for size in (4, 2, 1) if out_width >= size or size == 1 + pool)
-    window = _round_up((columns - 1) * stride + kernel_width)
+    window = _round_up(columns + ceil_div(kernel_width, stride) - 1)
 
     def floats(tx: int, ty: int, channels: int) -> tuple[int, int]:
-        tile = ((ty * rows - 1) * stride + kernel_height) * ((tx - 1) * columns * stride + window)
+        line = line_pitch(stride * ((tx - 1) * columns + window), ty, rows * stride, tx * columns)
+        tile = ((ty * rows - 1) * stride + kernel_height) * line
         return tile, kernel_height * kernel_width * pitch_of(channels)
 
     products = kernel_height * kernel_width * rows * columns
@@ -102,7 +104,8 @@ def backward_input_tiles(
     window = _round_up(columns + phase_width - 1)
 
     def floats(tx: int, ty: int, channels: int) -> tuple[int, int]:
-        tile = (ty // stride + phase_height - 1) * ((tx - 1) * columns + window)
+        line = line_pitch((tx - 1) * columns + window, ty // stride, 1, tx * columns)
+        tile = (ty // stride + phase_height - 1) * line
         return tile, phase_height * stride * kernel_width * pitch_of(channels)
 
     products = phase_height * kernel_width * columns
@@ -186,14 +189,18 @@ def backward_weight_tiles(
     The tiles do not depend on the batch, so that one compiled kernel serves all batch sizes.
     """
     # A thread loads O_EACH + C_EACH * WINDOW / 4 float4s for O_EACH * C_EACH * KW sums.
-    o_threads = ceil_div(o, max(1, min(8, MAX_WEIGHT_SUMS // kernel_width)))
-    o_each = ceil_div(o, o_threads)
+    o_each = min(o, max(1, min(8, MAX_WEIGHT_SUMS // kernel_width)))
     c_each = min(c, {1: 4, 2: 2, 3: 2}.get(kernel_width, 1))
+    while kernel_width == 1 and ceil_div(o, o_each) * ceil_div(c, c_each) < MIN_SPLIT_THREADS and o_each * c_each > 1:
+        # With few weights there would be many splits of few threads, whose sums take long to add up.
+        o_each, c_each = (ceil_div(o_each, 2), c_each) if o_each >= c_each else (o_each, ceil_div(c_each, 2))
+    o_threads = ceil_div(o, o_each)
+    o_each = ceil_div(o, o_threads)
     c_threads = _evenest(ceil_div(c, c_each), max(1, MAX_WEIGHT_ROWS // (o_threads * kernel_height)))
     split_threads = o_threads * c_threads * kernel_height
     if o_each * c_each * kernel_width > MAX_WEIGHT_SUMS:
         return None
-    part = o_threads * o_each * (c_threads * c_each * kernel_height * kernel_width | 1) | 1
+    part = o_threads * o_each * c_threads * c_each * kernel_height * kernel_width
     splits = min(MAX_WEIGHT_THREADS // split_threads, MAX_SHARED_FLOATS // (part + split_threads))
     if not splits:
         return None
@@ -258,3 +265,9 @@ def _round_up(floats: int) -> int:
 def pitch_of(floats: int) -> int:
     """As pitch_of in kernels/fast_conv.cu."""
     return FLOAT4 * (ceil_div(floats, FLOAT4) | 1)
+
+
+def line_pitch(width: int, rows: int, lines: int, row: int) -> int:
+    """As line_pitch in kernels/fast_conv.cu."""
+    pitches = range(width, width + 32, FLOAT4) if rows > 1 else ()
+    return next((pitch for pitch in pitches if (lines * pitch - row) % 32 == 0), width)

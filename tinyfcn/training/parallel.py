@@ -48,11 +48,7 @@ class ParallelNetwork:
         parts = [slice(*bounds) for bounds in _bounds(count, len(self.networks))]
 
         def work(network: Network, part: slice) -> Array:
-            logits = network.forward(x[part])
-            logits = logits.reshape(logits.shape[:2] + labels.shape[1:])
-            loss, dlogits = self.ops.softmax_cross_entropy(logits, labels[part], ignore_index, unlabelled)
-            network.backward(dlogits.reshape(*dlogits.shape, *[1] * (4 - dlogits.ndim)))
-            return loss
+            return network.loss(x[part], labels[part], ignore_index, unlabelled)
 
         losses = self._each(work, list(zip(self.networks, parts, strict=False)))
         if len(parts) == 1:

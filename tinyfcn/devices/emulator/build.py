@@ -31,7 +31,7 @@ RUNTIME = files.visible(FOLDER, "*.cpp")
 # -fno-strict-aliasing: kernels read the bits of a float as an int. -ffp-contract=off: a * b + c rounds twice on every
 # CPU. -g1: messages need the lines, and nothing else of the debug information. DWARF 4 is what most tools read.
 FLAGS = shlex.split(
-    "-std=c++17 -O2 -g1 -gdwarf-4 -fno-strict-aliasing -ffp-contract=off -fno-exceptions "
+    "-std=c++17 -O2 -g1 -gdwarf-4 -fno-strict-aliasing -ffp-contract=off -fno-exceptions -fno-threadsafe-statics "
     f"-fPIC -fvisibility=hidden -fdiagnostics-color=never -I{shlex.quote(str(FOLDER))}"
 )
 # For kernels only. -fsanitize: calls of the functions in faults.cpp. -Werror=uninitialized: an accumulator without an
