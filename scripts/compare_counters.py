@@ -193,7 +193,7 @@ def compare_known(options: argparse.Namespace) -> None:
 
 def compare_step(options: argparse.Namespace) -> None:
     """Writes step.csv, and prints the counts of each launch and of the step beside those of profile mode."""
-    rows = [*rows_of_step(*measured("step", "--section", "WarpStateStats", "--metrics", ",".join(METRICS.values())))]
+    rows = [*rows_of_step(*measured("step", "--set", "full"))]
     path = options.out / "step.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")

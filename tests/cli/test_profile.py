@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from helpers.planting import line_of
 from PIL import Image
 
 from tinyfcn.cli import main
+from tinyfcn.devices.kernel_source import KERNELS
 
 SAXPY = """extern "C" __global__ void saxpy(int n, float a, const float* x, float* y) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -38,10 +40,10 @@ def profile(*arguments: str) -> Result:
 
 def test_an_operation_shows_its_lines_its_arrays_and_what_is_wrong(tmp_path: Path) -> None:
     file, picture = tmp_path / "found.json", tmp_path / "warp.png"
-    place = "fast_conv.cu:203"
+    place = line_of("+ thread] = sums[k];", "fast_conv", KERNELS)
     result = profile("conv2d", "--layer", "context", "--json", str(file), "--draw", place, "-o", str(picture))
     assert result.exit_code == 0, result.output
-    assert f"{place}, write weight_tile: 36 floats apart: 8 of 32 banks" in result.output
+    assert f"{place}, write parts: 32 words: 24 of 32 banks" in result.output
     assert "224 blocks of 160 threads, 16 of them counted" in result.output
     assert "36,044,800 multiply-adds; for each one of a warp" in result.output
     assert "no time was measured" in result.output
@@ -72,7 +74,7 @@ def test_an_own_file_without_calls_is_told(tmp_path: Path) -> None:
 
 
 def test_fast_beside_naive(tmp_path: Path) -> None:
-    result = profile("conv2d", "--layer", "score", "--against", "naive", "--blocks", "4")
+    result = profile("conv2d", "--layer", "dense32", "--against", "naive", "--blocks", "4")
     assert result.exit_code == 0, result.output
     row = next(line.split() for line in result.output.splitlines() if line.startswith("sectors "))
     assert float(row[-1]) > 2
@@ -83,7 +85,7 @@ def test_fast_beside_a_rung_of_the_ladder() -> None:
     result = profile("conv2d", "--layer", "context", "--against", "1")
     assert result.exit_code == 0, result.output
     rows = {line.split()[0]: line.split() for line in result.output.splitlines() if line.startswith("requests ")}
-    assert 6 < float(rows["requests"][-1]) < 8
+    assert 7 < float(rows["requests"][-1]) < 9
     assert "conv2d_backward" not in result.output
 
 
@@ -115,7 +117,7 @@ def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None
         (["conv2d", "--all", "--blocks", "3"], "--all counts every block: leave out --blocks"),
         (["none.cu"], "none.cu does not exist"),
         (["relu", "--against", "2"], "relu has no ladder: there is one of conv2d"),
-        (["conv2d", "--layer", "score", "--against", "9"], "the ladder of conv2d has 8 rungs, and 9 is none of them"),
+        (["conv2d", "--layer", "context", "--against", "9"], "the ladder of conv2d has 8 rungs, and 9 is none of them"),
         (["--step", "--against", "2"], "a whole step has no ladder: there is one of conv2d"),
         (
             ["conv_transpose2d", "--design", "classifier", "--against", "2"],

@@ -18,7 +18,8 @@ from tinyfcn.devices.emulator.profile import LANES, SAMPLE
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.operations import on
 
-# Fitted by least squares to the instructions and times of the 39 launches in docs/measured/h200-step.csv. A warp's
+# Fitted by least squares to the instructions and times of the 39 launches in docs/measured/h200-step.csv, whose counts
+# stand beside them: those of the kernels that were measured, which have changed since. A warp's
 # instructions: for each multiply-add, each request to global memory, each to shared memory, and for the warp itself.
 INSTRUCTIONS = {"multiply-add": 1.08, "global": 4.4, "shared": 7.15, "warp": 49.0}
 SCHEDULERS = 4  # of a multiprocessor: each issues an instruction of a warp in a cycle
@@ -48,29 +49,52 @@ class Prediction:
         return max(terms, key=lambda name: terms[name])
 
 
-def predict(profiled: Profiled, card: Card) -> Prediction:
+@dataclass(frozen=True)
+class Counts:
+    """What the model takes of a launch: its blocks and warps, and sums over all of them."""
+
+    blocks: int
+    warps: int
+    multiply_adds: float
+    global_requests: float
+    shared_requests: float
+    global_loads: float
+    shared_wavefronts: float
+    l2_bytes: float
+
+
+def counts_of(profiled: Profiled) -> Counts:
+    blocks, totals = prod(profiled.launch.grid), profiled.totals()
+    loads = (line.requests for line in profiled.profile.requests if line.kind == "read" and not line.is_shared)
+    return Counts(
+        blocks,
+        blocks * ceil_div(prod(profiled.launch.block), LANES),
+        profiled.multiply_adds,
+        profiled.sum("requests", shared=False),
+        profiled.sum("requests", shared=True),
+        profiled.scale * sum(loads),
+        totals["shared_wavefronts"],
+        totals["l2_bytes"],
+    )
+
+
+def predict(counts: Counts, card: Card) -> Prediction:
     """How long a launch should take on a card."""
-    blocks = prod(profiled.launch.grid)
-    warps = blocks * ceil_div(prod(profiled.launch.block), LANES)
-    totals = profiled.totals()
-    products = profiled.multiply_adds / LANES
+    products = counts.multiply_adds / LANES
     instructions = (
         INSTRUCTIONS["multiply-add"] * products
-        + INSTRUCTIONS["global"] * profiled.sum("requests", shared=False)
-        + INSTRUCTIONS["shared"] * profiled.sum("requests", shared=True)
-        + INSTRUCTIONS["warp"] * warps
+        + INSTRUCTIONS["global"] * counts.global_requests
+        + INSTRUCTIONS["shared"] * counts.shared_requests
+        + INSTRUCTIONS["warp"] * counts.warps
     )
-    loads = profiled.scale * sum(
-        line.requests for line in profiled.profile.requests if line.kind == "read" and not line.is_shared
-    )
-    of_the_busiest = ceil_div(blocks, card.multiprocessors)  # blocks
-    busiest = of_the_busiest / blocks / card.clock  # of a sum over all blocks, in seconds of a cycle each
+    of_the_busiest = ceil_div(counts.blocks, card.multiprocessors)  # blocks
+    busiest = of_the_busiest / counts.blocks / card.clock  # of a sum over all blocks, in seconds of a cycle each
     l2_rate = L2_BYTES_OF_A_CYCLE * card.multiprocessors * card.clock
     return Prediction(
         SLOWER * max(instructions / SCHEDULERS, products / (card.lanes / LANES)) * busiest,
-        SLOWER * totals["shared_wavefronts"] * busiest,
-        SLOWER * totals["l2_bytes"] / l2_rate,
-        LOAD_CYCLES * loads / warps * of_the_busiest / card.clock,
+        SLOWER * counts.shared_wavefronts * busiest,
+        SLOWER * counts.l2_bytes / l2_rate,
+        LOAD_CYCLES * counts.global_loads / counts.warps * of_the_busiest / card.clock,
     )
 
 
@@ -82,7 +106,7 @@ def predict_step(task: Task, card: Card) -> tuple[list[float], float]:
     parts = parts_of(task, on("cpu"))
     compile_parts(parts)
     profiled = [profile_part(part, naive=False, sample=SAMPLE) for part in parts]
-    of_parts = [sum(predict(each, card).seconds for each in launches) for launches in profiled]
+    of_parts = [sum(predict(counts_of(each), card).seconds for each in launches) for launches in profiled]
     return of_parts, step_seconds(launches_of_step(task), [each for found in profiled for each in found], card)
 
 
@@ -94,5 +118,5 @@ def step_seconds(launches: Sequence[Launch], profiled: Sequence[Profiled], card:
         key = launch.kernel.expression, launch.grid
         same = next(each for each in waiting if (each.launch.kernel.expression, each.launch.grid) == key)
         waiting.remove(same)
-        ends.append(predict(same, card).seconds + max((ends[number] for number in before), default=0.0))
+        ends.append(predict(counts_of(same), card).seconds + max((ends[number] for number in before), default=0.0))
     return max(ends)

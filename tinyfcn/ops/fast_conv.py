@@ -126,9 +126,11 @@ def backward_input(
     n, _, height, width = shape
     if weight.shape[2:] == (height, width) != (1, 1) == (out_height, out_width) and padding == 0 and bias is None:
         # A dense layer: its one position sees the whole image. As a 1x1 kernel it has no products with zeros.
-        flat = [None if each is None else each.reshape(n, -1, 1, 1) for each in (add, relu_mask)]
-        weight, flat_shape = weight.reshape(len(weight), -1, 1, 1), (n, weight[0].size, 1, 1)
-        dx = backward_input(device, dout, weight, flat_shape, 1, 0, None, *flat, relu, max_index, size, tiles)
+        add, relu_mask = (None if each is None else each.reshape(n, -1, 1, 1) for each in (add, relu_mask))
+        flat, channels = weight.reshape(len(weight), -1, 1, 1), weight[0].size
+        dx = backward_input(
+            device, dout, flat, (n, channels, 1, 1), 1, 0, None, add, relu_mask, relu, max_index, size, tiles
+        )
         return None if dx is None else dx.reshape(shape)
     tiles = None if device.naive else tiles or backward_input_tiles(shape, weight.shape, stride, padding)
     if tiles is None:
