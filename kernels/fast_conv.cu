@@ -18,7 +18,7 @@
 //   add            as y or dx        in        in                                may be null: a skip connection's map
 //   relu_mask      as y or dx        in        in                                may be null: see "epilogue"
 //   max_index      (N,O,OH/2,OW/2)   out       in              in                may be null: see "pooling"
-//   workspace      (splits,length)                             out               length: all weights, then the biases
+//   workspace      (splits,length)                             out               length: all sums, then the biases
 //   dweight        (O,C,KH,KW)                                 out               by fast_conv_reduce_split_k
 //   dbias          (O) or (C)                                  out               may be null: sums of dout (conv2d)
 //                                                                                or of x (conv_transpose2d); see bias_of
@@ -43,6 +43,9 @@
 //             of CHANNELS = O / GROUPS channels (rounded up to 4), IMAGES images, SPLITS that share the input channels
 //   shared    CHANNEL_TILE input channels at a time: the input tile, 0 outside the image; and the weight tile, with the
 //             output channel last, so that a float4 holds one weight of 4 channels
+//   stride    a line of the tile holds its even columns first, then its odd ones (with stride 2): threads that are
+//             neighbours read neighbouring float4s whatever the stride
+//   staging   copy_to_shared brings the input tile (cp.async), while transpose_to_shared loads the weights as float4s
 //   split-K   each of SPLITS sets of threads sums its own input channels; reduce_splits adds the sets up
 //   epilogue  y = sum + bias + add, then the ReLU if `relu`, then 0 where relu_mask is not above 0
 //   pooling   with max_index and ROWS 2, the epilogue is ReLU and 2x2 max-pooling, with max_index as in max_pool2d.cu
@@ -52,7 +55,7 @@
 //
 //   outputs, 4 channels a group      0123456789abcdefghi              each thread has COLUMNS = 4 pixels
 //   tx                               0   1   2   3   4
-//   tile of one input channel        ........................         3 rows (u) of 24 floats under those pixels
+//   tile of one input channel        ........................         3 lines (u) of 24 floats under those pixels
 //   a thread's window, of one row        wwwwwwww                     tx = 1: two float4s serve all v and 4 channels
 //   a thread's weights, for u and v      tttt                         one float4: this weight of its 4 channels
 //                                                                     sums[o][p] += t[o] * window[p + v]: 16 at a time
@@ -81,8 +84,9 @@
 //   shared    first a tile: IMAGES images, ROWS x COLUMNS positions of dout, and the pixels of x under them; at the end
 //             the sums
 //   split-K   the sums of all blocks add up to a weight's gradient, but a block cannot wait for another. So each of
-//             `splits` blocks takes its share of the tiles and writes its sums into its row of the workspace, and
-//             fast_conv_reduce_split_k adds up the rows, in a fixed order.
+//             `splits` blocks takes its share of the tiles and writes its sums into its row of the workspace, in the
+//             order of its threads. fast_conv_reduce_split_k adds up the rows, in a fixed order, and puts each total
+//             into its place.
 //
 // tinyfcn/ops/tiles.py chooses the sizes, tinyfcn/ops/fast_conv.py launches. Read next: softmax_cross_entropy.cu.
 
