@@ -18,6 +18,7 @@ from helpers.instances import compile_for
 from helpers.tiny_digits import TRAIN, draw
 
 from tinyfcn.adam_state import AdamState
+from tinyfcn.bench.steps import Task, launches_of_step
 from tinyfcn.checks.conflicts import conflicts, launched_before
 from tinyfcn.data import Digits
 from tinyfcn.devices import cuda
@@ -87,6 +88,19 @@ def test_recording_runs_nothing_and_replaying_runs_everything(ops: Operations) -
         recording.replay()
         assert_equal(ops.to_numpy(total), np.full(5, 2 * value, np.float32))
     assert_equal(ops.to_numpy(ops.add(x, z)), np.full(5, 2, np.float32))  # launches run again
+
+
+def test_the_streams_that_no_launch_of_the_main_stream_follows() -> None:
+    """Of a step of skip: conv1's gradient of weights, and the kernel that adds up its sums."""
+    launches = launches_of_step(Task("skip", 2))
+    last = cuda.streams_at_the_end(launches)
+    (number,) = last
+    found = [each.kernel for each in launches if each.stream == number]
+    assert [kernel.name for kernel in found] == ["fast_conv_backward_weight", "fast_conv_reduce_split_k"]
+    assert found[0].instance[:2] == ("5", "5")
+    assert launches[-1].kernel.name == "adam_step" and launches[-1].joins
+    without_join = [replace(each, joins=False) for each in launches]
+    assert not cuda.streams_at_the_end(without_join), "what follows without a join may have to wait"
 
 
 @pytest.mark.parametrize("name", ["classifier", pytest.param("skip", marks=pytest.mark.slow)])
