@@ -38,7 +38,7 @@ LACKS = {
 NOT_EXPORTED = ("fast_conv", "peak")  # other operations launch fast_conv, `tinyfcn bench` launches peak
 # The operations whose launchers launch the kernels of another one, and choose the instances of its templates.
 LAUNCHERS = {
-    "fast_conv": ["conv2d", "conv2d_pool", "conv_transpose2d"],
+    "fast_conv": ["conv2d", "conv2d_pool", "conv_transpose2d", "linear_cross_entropy"],
     "softmax_cross_entropy": ["linear_cross_entropy"],
 }
 # Files in these folders that belong to no single operation.
