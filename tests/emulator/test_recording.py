@@ -312,7 +312,11 @@ class FakeCupy:
         self.graphs = 0
         self.cuda = self
         self.ndarray, self.asnumpy = FakeArray, np.array
-        self.runtime = SimpleNamespace(CUDARuntimeError=type("CUDARuntimeError", (Exception,), {}))
+        self.runtime = SimpleNamespace(
+            CUDARuntimeError=type("CUDARuntimeError", (Exception,), {}),
+            getDevice=lambda: 0,
+            getDeviceProperties=lambda number: {"multiProcessorCount": 40},
+        )
         self.driver = SimpleNamespace(CUDADriverError=type("CUDADriverError", (Exception,), {}))
         self.memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (Exception,), {}))
         self.compiler = SimpleNamespace(CompileException=type("CompileException", (Exception,), {}))

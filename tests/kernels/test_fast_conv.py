@@ -245,6 +245,32 @@ def test_every_convolution_of_the_networks_has_tiles() -> None:
         assert backward_input_tiles((n, b, size, size), weight, stride, 0), (weight, n)
 
 
+def test_a_gpu_with_fewer_multiprocessors_gets_fewer_threads_of_more_work() -> None:
+    """Threads of up2's launches for 16 images, and the sums of each."""
+    shape, weight = (16, 16, 64, 84), (16, 16, 6, 6)
+    threads = []
+    for multiprocessors in (24, 40, 132):
+        tiles = backward_input_tiles(shape, weight, 2, 0, multiprocessors)
+        blocks = ceil_div(shape[2], tiles.ty) * ceil_div(shape[3], tiles.tx * tiles.columns * 2) * shape[0]
+        threads.append(blocks * tiles.tx * tiles.ty * tiles.groups * tiles.splits)
+    assert threads == sorted(threads) and threads[0] < threads[-1]
+    assert backward_input_tiles(shape, weight, 2, 0) == tiles
+
+
+def test_the_device_s_multiprocessors_choose_the_tiles() -> None:
+    found = []
+    for multiprocessors in (24, 132):
+        device = Dry(KERNELS)
+        device.multiprocessors = multiprocessors
+        ops = Operations(device)
+        x, weight, bias = (ops.device.empty(size) for size in ((16, 16, 32, 42), (16, 16, 6, 6), (16,)))
+        gradient = ops.device.empty((16, 16, 68, 88))
+        ops.conv_transpose2d(x, weight, bias, stride=2)
+        ops.conv_transpose2d_backward(gradient, x, weight, stride=2)
+        found.append([kernel.expression for kernel in device.launched])
+    assert len(found[0]) == len(found[1]) and found[0] != found[1]
+
+
 def test_an_empty_batch_has_no_tiles() -> None:
     assert forward_tiles((0, 8, 9, 9), (8, 8, 3, 3), 1) is None
     assert backward_input_tiles((0, 8, 9, 9), (8, 8, 3, 3), 1, 0) is None

@@ -103,11 +103,13 @@ def predict_step(task: Task, card: Card) -> tuple[list[float], float]:
 
     Raises DeviceError where there is no C++ compiler, which counting takes.
     """
-    parts = parts_of(task, on("cpu"))
+    multiprocessors = card.multiprocessors
+    parts = parts_of(task, on("cpu"), multiprocessors)
     compile_parts(parts)
-    profiled = [profile_part(part, naive=False, sample=SAMPLE) for part in parts]
+    profiled = [profile_part(part, False, SAMPLE, multiprocessors=multiprocessors) for part in parts]
     of_parts = [sum(predict(counts_of(each), card).seconds for each in launches) for launches in profiled]
-    return of_parts, step_seconds(launches_of_step(task), [each for found in profiled for each in found], card)
+    launches = launches_of_step(task, multiprocessors)
+    return of_parts, step_seconds(launches, [each for found in profiled for each in found], card)
 
 
 def step_seconds(launches: Sequence[Launch], profiled: Sequence[Profiled], card: Card) -> float:

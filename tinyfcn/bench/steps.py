@@ -17,7 +17,7 @@ from tinyfcn.checks.gradcheck import relative_error
 from tinyfcn.checks.parts import Part, Recorder, note_calls, split
 from tinyfcn.data import Digits
 from tinyfcn.data.builtin_digits import draw_digits
-from tinyfcn.devices.device import Launch
+from tinyfcn.devices.device import MULTIPROCESSORS, Launch
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.networks import Design
 from tinyfcn.networks.network import views
@@ -133,8 +133,8 @@ class Step:
         return trace_of(self.initial, self.state.last_losses(self.ops, steps), means, self.network.numpy_parameters())
 
 
-def parts_of(task: Task, ops: Operations) -> list[Part]:
-    """All parts of a training step, in order; on the CPU with the launches that a GPU would get.
+def parts_of(task: Task, ops: Operations, multiprocessors: int = MULTIPROCESSORS) -> list[Part]:
+    """All parts of a training step, in order; on the CPU with the launches that a GPU of so many multiprocessors gets.
 
     Arrays hold what they do in training, and parameters what they held before the step. `ops` must have no other user.
     """
@@ -146,12 +146,16 @@ def parts_of(task: Task, ops: Operations) -> list[Part]:
     layers = {id(value): name.split(".")[0] for name, value in step.network.parameter.items()}
     named = [replace(call, layer=layers.get(id(call.arguments.get("weight")), "")) for call in calls]
     device = ops.device if ops.device.runs_kernels else Recorder()
+    if device is not ops.device:
+        device.multiprocessors = multiprocessors
     return [part for call in named for part in split(call, device) if part.launches]
 
 
-def launches_of_step(task: Task) -> list[Launch]:
-    """The launches of a training step as a GPU gets them, with their streams."""
-    step = Step(task, Operations(Recorder()), composed=task.composed)
+def launches_of_step(task: Task, multiprocessors: int = MULTIPROCESSORS) -> list[Launch]:
+    """The launches of a training step as a GPU of so many multiprocessors gets them, with their streams."""
+    device = Recorder()
+    device.multiprocessors = multiprocessors
+    step = Step(task, Operations(device), composed=task.composed)
     return step.ops.device.record(step.work).launches
 
 

@@ -14,7 +14,7 @@ from tinyfcn.checks.own_file import Call, launch_calls
 from tinyfcn.checks.parts import Part
 from tinyfcn.checks.pieces import cases_of
 from tinyfcn.devices import nvrtc, sass
-from tinyfcn.devices.device import Launch
+from tinyfcn.devices.device import MULTIPROCESSORS, Launch
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.emulator.profile import LANES, SAMPLE, SECTOR, LaunchProfile, Requests, Sample, Traffic
 from tinyfcn.devices.kernel_source import KERNELS
@@ -153,9 +153,12 @@ def compile_parts(parts: Iterable[Part]) -> None:
     Emulator(mode="profile").compile(launch.kernel for part in parts for launch in part.launches)
 
 
-def profile_part(part: Part, naive: bool, sample: Sample, kernels: Path = KERNELS) -> list[Profiled]:
-    """The launches of a part of a step, whose arguments are those of the step."""
+def profile_part(
+    part: Part, naive: bool, sample: Sample, kernels: Path = KERNELS, multiprocessors: int = MULTIPROCESSORS
+) -> list[Profiled]:
+    """The launches of a part of a step, whose arguments are those of the step, as a GPU gets them."""
     device = Emulator(kernels, mode="profile", naive=naive, sample=sample)
+    device.multiprocessors = multiprocessors
     function, arguments = getattr(Operations(device), part.operation), part.copied_arguments(device.asarray)
     recording = device.record(lambda: function(**arguments))
     recording.launches[:] = part.own(recording.launches)

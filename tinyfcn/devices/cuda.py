@@ -163,6 +163,9 @@ class Cuda(Device):
             raise DeviceError(f"the device 'cuda' cannot be used: {reason}; --device cpu works everywhere")
         self.cupy = import_cupy()
         self.array_type = self.cupy.ndarray
+        runtime = self.cupy.cuda.runtime
+        with self.errors("the current GPU"):
+            self.multiprocessors = runtime.getDeviceProperties(runtime.getDevice())["multiProcessorCount"]
         self._functions: dict[str, Any] = {}
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Any:

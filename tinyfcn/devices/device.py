@@ -71,11 +71,15 @@ class ThreadState(threading.local):
     stream, streams, joins = 0, 0, False
 
 
+MULTIPROCESSORS = 132  # of an H100 or H200, whose launches the emulator gets
+
+
 class Device(ABC):
     """Allocates arrays, moves them, launches kernels. Arrays are NumPy's on the emulator, CuPy's on a GPU.
 
     `dtypes` gives the NumPy dtype of each type that a kernel's parameters may have. Where a kernel has a fast form,
-    the launchers use it, unless the device is `naive`. `runs_kernels` is false for the cpu alone.
+    the launchers use it, unless the device is `naive`. `runs_kernels` is false for the cpu alone. `multiprocessors`:
+    how many the launchers choose tiles for.
 
     Threads may share a device. A deep copy is the device itself. An unpickled one is a new one of the same settings.
     """
@@ -84,6 +88,7 @@ class Device(ABC):
     array_type: type
     dtypes: Mapping[str, np.dtype] = DTYPES
     runs_kernels = True
+    multiprocessors = MULTIPROCESSORS
 
     def __init__(self, kernels: Path = kernel_source.KERNELS, naive: bool = False) -> None:
         self.kernels = Path(kernels)

@@ -22,8 +22,7 @@ from tinyfcn.ops.tiles import (
     forward_tiles,
 )
 
-# Of a weight gradient: two for each of 132 multiprocessors. The limit is the same on every GPU, for the same bits.
-MAX_BLOCKS = 264
+BLOCKS_A_MULTIPROCESSOR = 2  # of a weight gradient
 BIAS_OF_DOUT, BIAS_OF_X = 1, 2  # as in kernels/fast_conv.cu
 REDUCED_ELEMENTS, REDUCERS = 32, 16
 
@@ -46,7 +45,7 @@ def forward(
     bias (O,), add and relu_mask (as y): y = sum + bias + add, through a ReLU if `relu`, and 0 where relu_mask is not
     above 0. tiles: overrides the choice of forward_tiles.
     """
-    tiles = None if device.naive else tiles or forward_tiles(shape, weight.shape, stride)
+    tiles = None if device.naive else tiles or forward_tiles(shape, weight.shape, stride, False, device.multiprocessors)
     if tiles is None:
         return None
     y = device.empty(shape, x.dtype)
@@ -69,7 +68,7 @@ def forward_pool(
     `shape` (N, O, OH, OW) is the convolution's; the results are (N, O, OH // 2, OW // 2).
     """
     n, o, out_height, out_width = shape
-    tiles = None if device.naive else tiles or forward_tiles(shape, weight.shape, stride, pool=True)
+    tiles = None if device.naive else tiles or forward_tiles(shape, weight.shape, stride, True, device.multiprocessors)
     if tiles is None:
         return None
     pooled = n, o, out_height // 2, out_width // 2
@@ -132,7 +131,8 @@ def backward_input(
             device, dout, flat, (n, channels, 1, 1), 1, 0, None, add, relu_mask, relu, max_index, size, tiles
         )
         return None if dx is None else dx.reshape(shape)
-    tiles = None if device.naive else tiles or backward_input_tiles(shape, weight.shape, stride, padding)
+    chosen = backward_input_tiles(shape, weight.shape, stride, padding, device.multiprocessors)
+    tiles = None if device.naive else tiles or chosen
     if tiles is None:
         return None
     t = BackwardInputTiles(*tiles)
@@ -163,7 +163,7 @@ def backward_weight(
     max_index: Array | None = None,
     bias_of: int = BIAS_OF_DOUT,
     tiles: tuple[int, ...] | None = None,
-    max_blocks: int = MAX_BLOCKS,
+    max_blocks: int | None = None,
 ) -> bool:
     """Writes the gradient of a weight (O, C, KH, KW), and of the bias unless dbias is None; False if no tiles fit.
 
@@ -172,7 +172,7 @@ def backward_weight(
         dbias: the sums of dout (O,) or of x (C,), depending on `bias_of`.
         max_index: dout is the gradient of a 2x2 / 2 max-pooling's outputs, (N, O, OH // 2, OW // 2).
         tiles: overrides the choice of backward_weight_tiles.
-        max_blocks: with more tiles than blocks, a block takes several.
+        max_blocks: with more tiles than blocks, a block takes several. None: by the device's multiprocessors.
     """
     n, c, height, width = x.shape
     o, _, kernel_height, kernel_width = dweight.shape
@@ -187,7 +187,8 @@ def backward_weight(
     t = BackwardWeightTiles(*tiles)
     tile_count = ceil_div(n, t.images) * ceil_div(out_height, t.rows) * ceil_div(out_width, t.columns)
     blocks = ceil_div(c, t.c_threads * t.c_each)
-    splits = min(tile_count, max(1, max_blocks // blocks))
+    limit = max_blocks or BLOCKS_A_MULTIPROCESSOR * device.multiprocessors
+    splits = min(tile_count, max(1, limit // blocks))
     splits = ceil_div(tile_count, ceil_div(tile_count, splits))  # so that all splits have about as many tile_count
     biases = 0 if dbias is None else dbias.size
     split_threads, sums = t.o_threads * t.c_threads * kernel_height, t.o_each * t.c_each * kernel_width

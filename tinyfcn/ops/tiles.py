@@ -2,20 +2,23 @@
 
 A choice must fit a multiprocessor: registers, shared memory, threads of a block. Among those that fit, the rules below
 prefer many multiply-adds for each number that a thread loads, and enough blocks and threads to keep a GPU busy. All
-functions are pure: the same sizes give the same tiles, and so the same order of additions, on every GPU.
+functions are pure: the same sizes give the same tiles, and so the same order of additions, on GPUs with as many
+multiprocessors. Where no number is given, it is that of an H100 or H200, on which the constants were tuned.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from tinyfcn.devices.device import MULTIPROCESSORS
 from tinyfcn.devices.launch import MAX_GRID, MAX_THREADS_IN_BLOCK, ceil_div
 
 FLOAT4 = 4
 MAX_SHARED_FLOATS = 12 * 1024  # of a block that does not opt in to more
 
 # Of fast_conv_forward and fast_conv_backward_input:
-TARGET_THREADS = 1 << 15  # 8 warps on each of 128 multiprocessors: below this, a thread should do less
-TARGET_BLOCKS = 128  # one on each multiprocessor
+# On MULTIPROCESSORS; with fewer, fewer.
+TARGET_THREADS = 1 << 15  # about 8 warps on each: below this, a thread should do less
+TARGET_BLOCKS = 128  # about one on each
 BLOCK_THREADS = 192  # about as many in each block
 SMALL_BLOCK_THREADS = 64  # a block this small should take several images, or it mostly loads weights
 MAX_SUMS = 64  # of a thread, in registers
@@ -72,7 +75,11 @@ class BackwardWeightTiles(NamedTuple):
 
 
 def forward_tiles(
-    shape: tuple[int, ...], weight: tuple[int, ...], stride: int, pool: bool = False
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: int,
+    pool: bool = False,
+    multiprocessors: int = MULTIPROCESSORS,
 ) -> ForwardTiles | None:
     """For y of `shape` (N, O, OH, OW) and a weight (O, C, KH, KW); None where no tiles fit."""
     n, o, out_height, out_width = shape
@@ -88,12 +95,16 @@ def forward_tiles(
 
     products = kernel_height * kernel_width * rows * columns
     threads = ceil_div(out_width, columns), ceil_div(out_height, rows)
-    tiles = _tiles(n, c, o, threads, 1, rows * columns, products, floats)
+    tiles = _tiles(multiprocessors, n, c, o, threads, 1, rows * columns, products, floats)
     return None if tiles is None else ForwardTiles(rows, columns, *tiles)
 
 
 def backward_input_tiles(
-    shape: tuple[int, ...], weight: tuple[int, ...], stride: int, padding: int
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: int,
+    padding: int,
+    multiprocessors: int = MULTIPROCESSORS,
 ) -> BackwardInputTiles | None:
     """For dx of `shape` (N, C, H, W) and a weight (O, C, KH, KW); None where no tiles fit."""
     n, c, height, width = shape
@@ -110,11 +121,12 @@ def backward_input_tiles(
 
     products = phase_height * kernel_width * columns
     threads = ceil_div(positions, columns), height + padding
-    tiles = _tiles(n, o, c, threads, stride, columns * stride, products, floats)
+    tiles = _tiles(multiprocessors, n, o, c, threads, stride, columns * stride, products, floats)
     return None if tiles is None else BackwardInputTiles(columns, *tiles)
 
 
 def _tiles(
+    multiprocessors: int,
     n: int,
     inputs: int,
     outputs: int,
@@ -129,6 +141,7 @@ def _tiles(
     """TX, TY, GROUPS, IMAGES, SPLITS, CHANNEL_TILE.
 
     Args:
+        multiprocessors: of the GPU, which should have enough threads and blocks.
         n: images.
         inputs, outputs: channels that a sum runs over, and channels of the result.
         needed: threads along the width and the height of the result. A block takes a multiple of rows_step in height.
@@ -140,24 +153,26 @@ def _tiles(
     A thread should have many output channels, because each input that it loads serves all of them. But there should be
     enough threads. So its channels are divided among `groups`, and then the input channels among `splits`.
     """
+    target_threads = TARGET_THREADS * multiprocessors // MULTIPROCESSORS
+    target_blocks = max(1, TARGET_BLOCKS * multiprocessors // MULTIPROCESSORS)
     positions = n * needed[0] * needed[1]
     groups = 1
     while True:
         channels = _round_up(ceil_div(outputs, groups))
         fits = channels * pixels <= MAX_SUMS and channels * products <= MAX_PRODUCTS
-        if channels == FLOAT4 or (fits and positions * groups >= TARGET_THREADS):
+        if channels == FLOAT4 or (fits and positions * groups >= target_threads):
             break
         groups += 1
     groups = ceil_div(outputs, channels)
     tx = _even(needed[0], 16)
     max_splits = min(max_splits, MAX_THREADS_IN_BLOCK // (tx * groups * rows_step))
     splits = 1
-    while positions * groups * splits < TARGET_THREADS and inputs % (2 * splits) == 0 and 2 * splits <= max_splits:
+    while positions * groups * splits < target_threads and inputs % (2 * splits) == 0 and 2 * splits <= max_splits:
         splits *= 2
     if channels * pixels > MAX_SUMS or channels * products > MAX_PRODUCTS or groups * splits * rows_step > 512:
         return None
     rows = ceil_div(needed[1], rows_step)
-    rows_for_target = rows * n * ceil_div(needed[0], tx) // TARGET_BLOCKS
+    rows_for_target = rows * n * ceil_div(needed[0], tx) // target_blocks
     max_rows = BLOCK_THREADS // (tx * groups * splits * rows_step)
     ty = rows_step * _even(rows, max(1, min(max_rows, rows_for_target)))
     split_threads = tx * ty * groups
@@ -168,7 +183,7 @@ def _tiles(
         return None
     tile, weights = floats(tx, ty, groups * channels)
     parts = (splits - 1) * channels * pixels * split_threads * images
-    many_blocks = n * ceil_div(needed[0], tx) * ceil_div(needed[1], ty) > 2 * TARGET_BLOCKS
+    many_blocks = n * ceil_div(needed[0], tx) * ceil_div(needed[1], ty) > 2 * target_blocks
     for limit in (SHARED_FLOATS, MAX_SHARED_FLOATS) if many_blocks else (MAX_SHARED_FLOATS,):
         for channel_tile in range(inputs, 0, -1):
             fits = channel_tile * (images * tile + weights) + parts <= limit
@@ -178,7 +193,7 @@ def _tiles(
     fewer = (splits // 2, max_images) if splits > 1 else (MAX_SPLITS, images // 2)
     if fewer[1] == 0:
         return None
-    return _tiles(n, inputs, outputs, needed, rows_step, pixels, products, floats, *fewer)
+    return _tiles(multiprocessors, n, inputs, outputs, needed, rows_step, pixels, products, floats, *fewer)
 
 
 def backward_weight_tiles(

@@ -95,9 +95,7 @@ def backward_weight(random: np.random.Generator, number: int, limit: int = 13) -
     if bias_of != fast_conv.BIAS_OF_X:
         size = size + random.integers(0, stride, 2)  # rows and columns that no window covers
     shape = n, o, *map(int, out)
-    max_blocks = {0: 1, 1: 3}.get(
-        int(random.integers(8)), fast_conv.MAX_BLOCKS
-    )  # with few, a block takes several tiles
+    max_blocks = {0: 1, 1: 3}.get(int(random.integers(8)))  # with few, a block takes several tiles
     # Positive numbers do not cancel, so that even a single sum keeps the accuracy of float32.
     inputs = {"dout": random.uniform(0.5, 1.5, shape), "x": random.uniform(0.5, 1.5, (n, c, *size))}
     if pools:
