@@ -4,8 +4,8 @@
 
 On a machine with a GPU the trainings run on it, and the tests run the kernels there as well as on the emulator. It
 needs an installed tinyfcn with pytest and hypothesis. If PyTorch is installed, its steps and kernels are timed too.
-Writes OUT/measured.json, OUT/bench.json and the images of the README. What fails is named in measured.json and at the
-end; the rest is measured all the same.
+Writes OUT/measured.json, OUT/bench.json, the images of the README, and with Nsight Compute OUT/counters. What fails is
+named in measured.json and at the end; the rest is measured all the same.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from tinyfcn.training.sources import as_bytes, composed_test
 
 ROOT = Path(__file__).resolve().parent.parent
 TINYFCN = [sys.executable, "-m", "tinyfcn"]
-PARTS = ("trainings", "images", "bench", "tests")
+PARTS = ("trainings", "images", "bench", "counters", "tests")
 
 
 class CommandFailed(Exception):
@@ -154,6 +154,16 @@ class Measurement:
         out, quick = str(self.out), ["--quick"] if self.options.quick else []
         command = ["bench", "--device", self.options.device, "--sweep", "--out", out, "--json", f"{out}/bench.json"]
         run(*TINYFCN, *command, *quick, cwd=self.out)
+
+    def counters(self) -> None:
+        """What profile mode counts beside Nsight Compute's counters, where there are any."""
+        if self.options.device == "cpu" or shutil.which("ncu") is None:
+            print("counters: not compared, since there is no ncu on the PATH or no GPU is measured")
+            return
+        what = ["--only", "accesses"] if self.options.quick else []
+        script = ROOT / "scripts" / "compare_counters.py"
+        _, output, _ = run(sys.executable, str(script), "--out", str(self.out / "counters"), *what, cwd=self.out)
+        self.measured["counters"] = [line for line in output.splitlines() if line.startswith(("accesses:", "known:"))]
 
 
 def main() -> None:
