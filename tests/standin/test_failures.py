@@ -24,6 +24,7 @@ REFUSED = ["cuLaunchKernel", "cuModuleGetFunction", "cuModuleLoadData", "cuModul
 REFUSED += [
     "cudaEventRecord",
     "cudaGetDeviceCount",
+    "cudaGetDeviceProperties_v2",
     "cudaGraphLaunch",
     "cudaHostAlloc",
     "cudaMemGetInfo",
