@@ -38,7 +38,7 @@ class LinearCrossEntropy(Launcher):
     """A 1x1 convolution, which is a linear layer at each pixel, with the softmax cross-entropy of its outputs.
 
     "Fused linear cross-entropy": the logits are never stored. Hsu et al., "Liger Kernel: Efficient Triton kernels for
-    LLM training" (2024), section 3.2.
+    LLM training" (2024).
     """
 
     @checked(check_linear_cross_entropy)
