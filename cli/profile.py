@@ -213,6 +213,8 @@ def _of_ladder(name: str | None, parts: list[Part], design: str) -> list[Part]:
     if name not in LADDERS_OF:
         raise click.UsageError(f"{name or 'a whole step'} has no ladder: there is one of {', '.join(LADDERS_OF)}")
     forward = [part for part in parts if part.operation == name]
+    if not forward and parts:
+        raise click.UsageError(f"a step of {design} has only gradients of {name} there: choose another --layer")
     if not forward:
         raise click.UsageError(f"a step of {design} has no {name}: choose another --design")
     return forward

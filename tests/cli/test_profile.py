@@ -118,6 +118,7 @@ def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None
         (["none.cu"], "none.cu does not exist"),
         (["relu", "--against", "2"], "relu has no ladder: there is one of conv2d"),
         (["conv2d", "--layer", "context", "--against", "9"], "the ladder of conv2d has 8 rungs, and 9 is none of them"),
+        (["conv2d", "--layer", "score", "--against", "2"], "a step of skip has only gradients of conv2d there: choose"),
         (["--step", "--against", "2"], "a whole step has no ladder: there is one of conv2d"),
         (
             ["conv_transpose2d", "--design", "classifier", "--against", "2"],
