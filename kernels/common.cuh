@@ -45,3 +45,46 @@ __device__ inline Words philox(unsigned int c0, unsigned int c1, unsigned int c2
     Words result = {{c0, c1, c2, c3}};
     return result;
 }
+
+// What softmax_cross_entropy.cu and linear_cross_entropy.cu share.
+constexpr int LOSS_THREADS = 256;  // a block of either, or fewer of the second
+
+// The loss of a position, from its logits in registers. Writes their gradient; `positions`: over how many the mean is.
+template <int K>
+__device__ inline float loss_and_gradient(const float* logit, float* dlogit, int label, int ignore_index,
+                                          float unlabelled, unsigned int positions) {
+    const bool ignored = label == ignore_index;
+    float largest = logit[0];
+#pragma unroll
+    for (int k = 1; k < K; ++k) largest = fmaxf(largest, logit[k]);
+    float power[K];
+    float sum = 0.0f;
+    float chosen = nanf("");  // the label's logit; `logit[label]` would index registers, which have no addresses
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        if (k == label) chosen = logit[k];
+        power[k] = expf(logit[k] - largest);
+        sum += power[k];
+    }
+    const float scale = (ignored ? unlabelled : 1.0f) / positions;
+    const float inverse = 1.0f / sum;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        float p = power[k] * inverse;
+        dlogit[k] = k == label && !ignored ? scale * (p - 1.0f) : scale * p;
+    }
+    return ignored ? 0.0f : logf(sum) - (chosen - largest);
+}
+
+// Writes the sum of the losses of a block's threads, over `positions`, into the block's part. All its warps are whole.
+__device__ inline void add_up_losses(float mine, float* parts, unsigned int positions) {
+    __shared__ float in_warp[LOSS_THREADS / 32];  // the losses of each warp
+    for (int distance = 16; distance > 0; distance /= 2) mine += __shfl_down_sync(0xffffffff, mine, distance);
+    if (threadIdx.x % 32 == 0) in_warp[threadIdx.x / 32] = mine;
+    __syncthreads();  // until every warp has written its losses
+    if (threadIdx.x == 0) {
+        float total = 0.0f;
+        for (int warp = 0; warp < blockDim.x / 32; ++warp) total += in_warp[warp];
+        parts[blockIdx.x] = total / positions;
+    }
+}

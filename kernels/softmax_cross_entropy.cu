@@ -1,26 +1,19 @@
-// Softmax and cross-entropy, forward and backward in one kernel. Labels are integers. Softmax alone has a kernel too, and
-// so has the cross-entropy of a linear layer, with that layer's forward and backward.
+// Softmax and cross-entropy, forward and backward in one kernel. Labels are integers. Softmax alone has a kernel too.
 //
 //   p[n,k,s] = exp(logits[n,k,s]) / sum over q of exp(logits[n,q,s])          s: a pixel, or the only position
 //   loss     = mean over all n,s of -log p[n, label[n,s], s]                  a position labelled ignore_index adds 0
 //   dlogits  = (p - onehot(label)) / (N*S)
 //   dlogits of an ignored position = unlabelled * p / (N*S)                   unlabelled 0: the loss's gradient;
 //                                                                             1: what TensorFlow returns, see below
-//   logits[n,k,s] = bias[k] + sum over c of weight[k,c] * x[n,c,s]            linear_cross_entropy
-//   dx[n,c,s]     = sum over k of weight[k,c] * dlogits[n,k,s]                0 where x is, if through_relu
 //
-//   array      shape     softmax   cross-entropy   linear
-//   x          (N,C,S)                             in
-//   weight     (K,C)                               in
-//   bias       (K)                                 in
+//   array      shape     softmax   cross-entropy
 //   logits     (N,K,S)   in        in
 //   p          (N,K,S)   out
-//   labels     (N,S)               in              in      0 .. K - 1, or ignore_index; any other makes the loss NaN
-//   losses     (N,S)               out                     naive: the loss of each position, before the mean
-//   parts      (B)                 out             out     what each of B blocks adds to the mean
-//   dlogits    (N,K,S)             out             out
-//   dx         (N,C,S)                             out
-//   loss       (1)                 out             out     by softmax_cross_entropy_mean
+//   labels     (N,S)               in              0 .. K - 1, or ignore_index; any other makes the loss NaN
+//   losses     (N,S)               out             naive: the loss of each position, before the mean
+//   parts      (B)                 out             what each of B blocks adds to the mean
+//   dlogits    (N,K,S)             out
+//   loss       (1)                 out             by softmax_cross_entropy_mean
 //
 //   kernel                             grid                   block   global reads a thread    writes
 //   softmax                            ceil(N*S/256)          256     3*K                      K
@@ -28,7 +21,6 @@
 //   softmax_cross_entropy_mean_naive   1                      64      N*S / 64                 1
 //   softmax_cross_entropy              ceil(N*S/256) <= 512   256     K + 1 for a position     K, and 1 a block
 //   softmax_cross_entropy_mean         1                      32      16 at most               1
-//   linear_cross_entropy               as above, or ceil(N*S/32) blocks of 32 threads, where there are few positions
 //
 // The largest logit is subtracted first. That changes nothing in p, as exp(a - m) / exp(b - m) = exp(a) / exp(b), and
 // exp cannot overflow: logits of 1e4 are harmless.
@@ -57,17 +49,8 @@
 // part is the loss. Neighbouring threads take neighbouring positions, so a warp reads whole cache lines. With S = 1 the
 // positions lie K apart, but they are so few that the cache keeps the rest of each line for the next k.
 //
-// What linear_cross_entropy does. The last layer is a 1x1 convolution, so a position's logits need that position's
-// channels alone. A thread computes logits, loss, dlogits and dx of its position: no logit is stored, and no dlogit is
-// read again. For 16 images of 64x84 with 16 channels and 11 classes that moves 15 MB in one launch, and 32 MB in three.
-//
-//   x[0..C-1] --weight, bias--> logits[0..K-1] --softmax, label--> loss, dlogits[0..K-1] --weight--> dx[0..C-1]
-//
-// All threads read the same float4 at once, the weights of four classes, which shared memory serves like one thread's.
-//
-// Read next: adam.cu.
+// Read next: linear_cross_entropy.cu.
 
-constexpr int LOSS_THREADS = 256;  // a block of softmax_cross_entropy
 constexpr int MAX_PARTS = 512;     // blocks: 4 on each of 132 multiprocessors, and 16 parts for each lane of one warp
 
 extern "C" __global__ void softmax(const float* __restrict__ logits, float* __restrict__ p, int N, int K, int S) {
@@ -114,46 +97,6 @@ extern "C" __global__ void softmax_cross_entropy_mean_naive(const float* __restr
     if (threadIdx.x == 0) loss[0] = total / count;
 }
 
-// The loss of a position, from its logits in registers. Writes their gradient; `positions`: over how many the mean is.
-template <int K>
-__device__ inline float loss_and_gradient(const float* logit, float* dlogit, int label, int ignore_index,
-                                          float unlabelled, unsigned int positions) {
-    const bool ignored = label == ignore_index;
-    float largest = logit[0];
-#pragma unroll
-    for (int k = 1; k < K; ++k) largest = fmaxf(largest, logit[k]);
-    float power[K];
-    float sum = 0.0f;
-    float chosen = nanf("");  // the label's logit; `logit[label]` would index registers, which have no addresses
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-        if (k == label) chosen = logit[k];
-        power[k] = expf(logit[k] - largest);
-        sum += power[k];
-    }
-    const float scale = (ignored ? unlabelled : 1.0f) / positions;
-    const float inverse = 1.0f / sum;
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-        float p = power[k] * inverse;
-        dlogit[k] = k == label && !ignored ? scale * (p - 1.0f) : scale * p;
-    }
-    return ignored ? 0.0f : logf(sum) - (chosen - largest);
-}
-
-// Writes the sum of the losses of a block's threads, over `positions`, into the block's part. All its warps are whole.
-__device__ inline void add_up_losses(float mine, float* parts, unsigned int positions) {
-    __shared__ float in_warp[LOSS_THREADS / 32];  // the losses of each warp
-    for (int distance = 16; distance > 0; distance /= 2) mine += __shfl_down_sync(0xffffffff, mine, distance);
-    if (threadIdx.x % 32 == 0) in_warp[threadIdx.x / 32] = mine;
-    __syncthreads();  // until every warp has written its losses
-    if (threadIdx.x == 0) {
-        float total = 0.0f;
-        for (int warp = 0; warp < blockDim.x / 32; ++warp) total += in_warp[warp];
-        parts[blockIdx.x] = total / positions;
-    }
-}
-
 template <int K>
 __global__ void __launch_bounds__(LOSS_THREADS)
     softmax_cross_entropy(const float* __restrict__ logits, const int* __restrict__ labels, float* __restrict__ parts,
@@ -170,57 +113,6 @@ __global__ void __launch_bounds__(LOSS_THREADS)
         mine += loss_and_gradient<K>(logit, dlogit, label, ignore_index, unlabelled, positions);
 #pragma unroll
         for (int k = 0; k < K; ++k) dlogits[first + k * S] = dlogit[k];
-    }
-    add_up_losses(mine, parts, positions);
-}
-
-template <int K, int C>
-__global__ void __launch_bounds__(LOSS_THREADS, 1)  // registers enough that none is spilled
-    linear_cross_entropy(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
-                         const int* __restrict__ labels, float* __restrict__ parts, float* __restrict__ dlogits,
-                         float* __restrict__ dx, int N, int S, int ignore_index, float unlabelled, int through_relu) {
-    constexpr int FOURS = (K + 3) / 4, CLASSES = 4 * FOURS;  // float4s that hold a channel's weights, 0 from K on
-    __shared__ float4 weights[C * FOURS];
-    const unsigned int positions = N * S;
-    for (int k = threadIdx.x; k < C * CLASSES; k += blockDim.x) {
-        int c = k / CLASSES, of = k % CLASSES;  // the class may be surplus
-        reinterpret_cast<float*>(weights)[k] = of < K ? weight[of * C + c] : 0.0f;
-    }
-    __syncthreads();  // until all weights are there
-
-    float mine = 0.0f;  // the sum of this thread's losses
-    for (unsigned int position = thread_number(); position < positions; position += gridDim.x * blockDim.x) {
-        const int pixel = position / S * C * S + position % S;   // its x: pixel, pixel + S, pixel + 2*S, ...
-        const int output = position / S * K * S + position % S;  // and likewise its dlogits
-        float logit[CLASSES] = {}, dlogit[CLASSES] = {};
-#pragma unroll
-        for (int k = 0; k < K; ++k) logit[k] = bias[k];
-#pragma unroll 8
-        for (int c = 0; c < C; ++c) {
-            float value = x[pixel + c * S];
-#pragma unroll
-            for (int k = 0; k < CLASSES; k += 4) {
-                float4 w = weights[c * FOURS + k / 4];
-                logit[k] += w.x * value;
-                logit[k + 1] += w.y * value;
-                logit[k + 2] += w.z * value;
-                logit[k + 3] += w.w * value;
-            }
-        }
-        mine += loss_and_gradient<K>(logit, dlogit, labels[position], ignore_index, unlabelled, positions);
-#pragma unroll
-        for (int k = 0; k < K; ++k) dlogits[output + k * S] = dlogit[k];
-#pragma unroll 4
-        for (int c = 0; c < C; ++c) {
-            float sum = 0.0f;
-#pragma unroll
-            for (int k = 0; k < CLASSES; k += 4) {
-                float4 again = weights[c * FOURS + k / 4];
-                sum += again.x * dlogit[k] + again.y * dlogit[k + 1] + again.z * dlogit[k + 2] + again.w * dlogit[k + 3];
-            }
-            bool is_open = !through_relu || !(x[pixel + c * S] <= 0.0f);  // a NaN passes
-            dx[pixel + c * S] = is_open ? sum : 0.0f;
-        }
     }
     add_up_losses(mine, parts, positions);
 }

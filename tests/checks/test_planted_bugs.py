@@ -66,7 +66,7 @@ def test_every_kernel_has_bugs_planted_in_its_own_test_file() -> None:
 
 
 def test_the_names_of_kernels_tell_their_form() -> None:
-    for operation in ("compose_m2nist", "fast_conv", "softmax_cross_entropy"):
+    for operation in ("compose_m2nist", "fast_conv", "linear_cross_entropy", "softmax_cross_entropy"):
         kernels = {kernel.name for kernel in kernel_source.kernels().values() if kernel.operation == operation}
         assert kernels - {"softmax", "linear_cross_entropy"} <= FAST | NAIVE, operation
     assert {name for name, planted in PLANTED.items() if planted.naive} == {*NAIVE, "block_sum"}

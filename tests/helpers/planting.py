@@ -27,7 +27,13 @@ from tinyfcn.ops import Operations
 
 SEEDS = range(8)  # of the cases
 # A function of common.cuh -> the operation whose cases call it.
-COMMON_FUNCTIONS = {"block_sum": "softmax_cross_entropy", "philox": "compose_m2nist", "thread_number": "relu"}
+COMMON_FUNCTIONS = {
+    "add_up_losses": "softmax_cross_entropy",
+    "block_sum": "softmax_cross_entropy",
+    "loss_and_gradient": "softmax_cross_entropy",
+    "philox": "compose_m2nist",
+    "thread_number": "relu",
+}
 # A function of a kernel file -> the kernels whose cases call it.
 DEVICE_FUNCTIONS = {
     "load_row": {"fast_conv_forward", "fast_conv_backward_input"},
@@ -35,8 +41,6 @@ DEVICE_FUNCTIONS = {
     "transpose_to_shared": {"fast_conv_forward", "fast_conv_backward_input"},
     "reduce_splits": {"fast_conv_forward", "fast_conv_backward_input"},
     "store_row": {"fast_conv_forward", "fast_conv_backward_input"},
-    "loss_and_gradient": {"softmax_cross_entropy"},
-    "add_up_losses": {"softmax_cross_entropy"},
 }
 DETECTED = 77  # the exit code of compute-sanitizer if it finds an error
 

@@ -1,7 +1,8 @@
-"""Tests linear_cross_entropy against the operations that it fuses, and its reference's gradients."""
+"""Tests kernels/linear_cross_entropy.cu against the operations that it fuses, and its reference's gradients."""
 
 import numpy as np
 import pytest
+from helpers.bugs import OUTSIDE, RACE, Bug, Planted
 from helpers.closeness import assert_close, float64, on_device
 from helpers.linear_head import Head, check_head, check_many_positions
 from hypothesis import given
@@ -109,3 +110,36 @@ def test_mismatched_shapes_are_reported(either: Operations) -> None:
             ValueError, match="linear_cross_entropy: unlabelled must be one of zero, softmax, got 'none'"
         ):
             each.linear_cross_entropy(*given, each.asarray(labels), 0, "none")
+
+
+PLANTED = {
+    "linear_cross_entropy": Planted(
+        check_many_positions,
+        [
+            ("the bias is left out", "logit[k] = bias[k];", "logit[k] = 0.0f;"),
+            ("the last classes are left out", "of < K ? weight", "of < K / 4 * 4 ? weight"),
+            ("the weights are those of the next class", "weight[of * C + c]", "weight[(of + 1) % K * C + c]"),
+            ("a missing barrier", "__syncthreads();  // until all weights", "// until all weights"),
+            ("images overlap", "position / S * C * S + position % S", "position / S * S + position % S"),
+            ("dlogits of images overlap", "position / S * K * S + position % S", "position / S * S + position % S"),
+            ("the ReLU lets all pass", "!through_relu ||", "true ||"),
+            (
+                "the gradient of the first classes is left out",
+                "for (int k = 0; k < CLASSES; k += 4) {\n                float4 again",
+                "for (int k = 4; k < CLASSES; k += 4) {\n                float4 again",
+            ),
+            ("only the first positions count", "position += gridDim.x * blockDim.x", "position += positions"),
+        ],
+    ),
+}
+
+ZOO = {
+    "linear_cross_entropy": [
+        Bug("no thread waits until all weights are there", {"__syncthreads();  // until all weights are there": ""},
+            "check", RACE, ("[k] = of < K ? weight", "float4 again = weights[c * FOURS + k / 4];"), "racecheck"),
+        Bug("weights of surplus classes are read", {"of < K ? weight[of * C + c] : 0.0f": "weight[of * C + c]"},
+            "check", OUTSIDE, ("= weight[of * C + c];",), "memcheck"),
+        Bug("each gradient is written a channel too far", {"dx[pixel + c * S] =": "dx[pixel + (c + 1) * S] ="},
+            "check", OUTSIDE, ("dx[pixel + (c + 1) * S] = is_open",), "memcheck"),
+    ],
+}  # fmt: skip

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from helpers.bugs import NAN, OUTSIDE, RACE, WRONG, Bug, Planted
 from helpers.closeness import assert_close, on_device
-from helpers.linear_head import check_many_positions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,8 +157,11 @@ def test_which_kernels_are_launched(ops: Operations, shape: tuple[int, ...], lau
 
 
 def test_launcher_and_kernels_have_the_same_constants() -> None:
-    text = (KERNELS / "softmax_cross_entropy.cu").read_text()
-    for name, number in (("LOSS_THREADS", LOSS_THREADS), ("MAX_PARTS", MAX_PARTS)):
+    for file, name, number in (
+        ("common.cuh", "LOSS_THREADS", LOSS_THREADS),
+        ("softmax_cross_entropy.cu", "MAX_PARTS", MAX_PARTS),
+    ):
+        text = (KERNELS / file).read_text()
         assert re.search(rf"^constexpr int {name} = (\d+);", text, re.MULTILINE)[1] == str(number)
 
 
@@ -367,24 +369,6 @@ PLANTED = {
             ("odd lanes are left out", "distance > 0", "distance > 1"),
         ],
     ),
-    "linear_cross_entropy": Planted(
-        check_many_positions,
-        [
-            ("the bias is left out", "logit[k] = bias[k];", "logit[k] = 0.0f;"),
-            ("the last classes are left out", "of < K ? weight", "of < K / 4 * 4 ? weight"),
-            ("the weights are those of the next class", "weight[of * C + c]", "weight[(of + 1) % K * C + c]"),
-            ("a missing barrier", "__syncthreads();  // until all weights", "// until all weights"),
-            ("images overlap", "position / S * C * S + position % S", "position / S * S + position % S"),
-            ("dlogits of images overlap", "position / S * K * S + position % S", "position / S * S + position % S"),
-            ("the ReLU lets all pass", "!through_relu ||", "true ||"),
-            (
-                "the gradient of the first classes is left out",
-                "for (int k = 0; k < CLASSES; k += 4) {\n                float4 again",
-                "for (int k = 4; k < CLASSES; k += 4) {\n                float4 again",
-            ),
-            ("only the first positions count", "position += gridDim.x * blockDim.x", "position += positions"),
-        ],
-    ),
     "softmax_cross_entropy_mean": Planted(
         check_losses,
         [
@@ -454,14 +438,6 @@ ZOO = {
         Bug("blocks continue at the first position of the next block",
             {"position += gridDim.x * LOSS_THREADS": "position += LOSS_THREADS"},
             "check", "nothing orders blocks", ("dlogits[first + k * S] = dlogit[k];",)),
-    ],
-    "linear_cross_entropy": [
-        Bug("no thread waits until all weights are there", {"__syncthreads();  // until all weights are there": ""},
-            "check", RACE, ("[k] = of < K ? weight", "float4 again = weights[c * FOURS + k / 4];"), "racecheck"),
-        Bug("weights of surplus classes are read", {"of < K ? weight[of * C + c] : 0.0f": "weight[of * C + c]"},
-            "check", OUTSIDE, ("= weight[of * C + c];",), "memcheck"),
-        Bug("each gradient is written a channel too far", {"dx[pixel + c * S] =": "dx[pixel + (c + 1) * S] ="},
-            "check", OUTSIDE, ("dx[pixel + (c + 1) * S] = is_open",), "memcheck"),
     ],
     "softmax_cross_entropy_mean": [
         Bug("lanes without a part read one", {"part < count ? parts[part] : 0.0f": "parts[part]"},

@@ -32,7 +32,6 @@ EXPORT = "tinyfcn/ops/__init__.py: an import of its class, and the class as a ba
 # The exceptions. LACKS: the file that an operation does not have. NOT_EXPORTED: not methods of Operations.
 LACKS = {
     "conv2d_pool": "kernels/{}.cu",  # its kernel is fast_conv_forward
-    "linear_cross_entropy": "kernels/{}.cu",  # its kernel stands in softmax_cross_entropy.cu
     "fast_conv": "tinyfcn/reference/{}.py",  # conv2d and conv_transpose2d have references, which share im2col.py
 }
 NOT_EXPORTED = ("fast_conv", "peak")  # other operations launch fast_conv, `tinyfcn bench` launches peak

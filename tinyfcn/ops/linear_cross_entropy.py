@@ -1,4 +1,4 @@
-"""Launches linear_cross_entropy of kernels/softmax_cross_entropy.cu: the last layer, its loss and their gradients."""
+"""Launches kernels/linear_cross_entropy.cu: the last layer, its loss and their gradients."""
 
 from math import prod
 

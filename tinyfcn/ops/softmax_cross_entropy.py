@@ -7,7 +7,7 @@ from tinyfcn.devices.launch import ceil_div
 from tinyfcn.ops.checks import INT32, checked, expect_array, expect_integer, expect_within
 from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 
-LOSS_THREADS, MAX_PARTS = 256, 512  # as in kernels/softmax_cross_entropy.cu
+LOSS_THREADS, MAX_PARTS = 256, 512  # as in kernels/common.cuh and kernels/softmax_cross_entropy.cu
 MAX_CLASSES = 32  # of the fast kernel, whose threads keep all logits of a position in registers
 NO_LABEL = -(2**31)  # an ignore_index that equals no label
 HINT = "; ignore_index leaves the positions of one label out"

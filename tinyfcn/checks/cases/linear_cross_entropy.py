@@ -44,7 +44,7 @@ def gradcheck_cases(random: np.random.Generator) -> list[Case]:
 
 
 def sanitize_cases(random: np.random.Generator) -> list[Case]:
-    """Single positions or images, of one block or several. They run with those of softmax_cross_entropy."""
+    """Single positions or images, of one block or several."""
     channels, classes = ((4, 3), (5, 7))[int(random.integers(2))]  # few: a fast kernel is compiled for each
     size = [int(each) for each in random.integers(1, 20, 2)] if random.integers(2) else [1, 1]
     shape = (int(random.integers(1, 4)), channels, *size)
