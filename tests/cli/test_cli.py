@@ -209,6 +209,7 @@ def test_options_reach_the_training(data, runs):
         "reduce": "last",
         "upsample": "staged",
         "article_skip": True,
+        "decoder_relu": False,
         "labels": "digits",
         "freeze": False,
         "ink_start": True,

@@ -37,6 +37,7 @@ DESIGNS = {
     "skip, frozen": Design("skip", freeze=True),
     "early": Design("early"),
     "early, article's skip": Design("early", article_skip=True),
+    "early, decoder's ReLUs": Design("early", decoder_relu=True),
 }
 
 

@@ -43,6 +43,10 @@ DESIGNS = {
     "corrected, frozen": Design("corrected", freeze=True),
     "corrected, binary": Design("corrected", labels="binary"),
     "corrected, article's skip": Design("corrected", article_skip=True),
+    "early, decoder's ReLUs": Design("early", decoder_relu=True),
+    "corrected, decoder's ReLUs, reduce last, once": Design(
+        "corrected", decoder_relu=True, reduce="last", upsample="once"
+    ),
 }
 FCNS = {name: design for name, design in DESIGNS.items() if design.name != "classifier"}
 all_designs = pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
@@ -520,6 +524,7 @@ def test_the_penalty_is_on_the_kernels_of_transposed_convolutions() -> None:
             "--freeze-encoder .* early, corrected and skip, which have",
         ),
         ({"name": "early", "upsample": "once", "article_skip": True}, "--article-skip joins a map of pool1's size"),
+        ({"name": "early", "decoder_relu": True, "article_skip": True}, "--article-skip and --decoder-relu are two"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], says: str) -> None:
@@ -531,14 +536,15 @@ OTHER_VALUES = {
     "reduce": "last",
     "upsample": "once",
     "article_skip": True,
+    "decoder_relu": True,
     "labels": "binary",
     "freeze": True,
     "ink_start": False,
 }
 TAKEN = {
     "classifier": set(),
-    "early": {"reduce", "upsample", "article_skip", "freeze"},
-    "corrected": {"reduce", "upsample", "article_skip", "freeze", "labels"},
+    "early": {"reduce", "upsample", "article_skip", "decoder_relu", "freeze"},
+    "corrected": {"reduce", "upsample", "article_skip", "decoder_relu", "freeze", "labels"},
     "skip": {"labels", "freeze", "ink_start"},
 }
 

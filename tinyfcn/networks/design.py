@@ -10,6 +10,7 @@ from tinyfcn.fields import expect_choice, expect_names, shown
 from tinyfcn.networks.network import DESIGNS, Network
 from tinyfcn.networks.options import (
     ARTICLE_SKIP,
+    DECODER_RELU,
     FREEZE,
     INK_START,
     LABELS,
@@ -38,6 +39,7 @@ class Design:
     reduce: str = REDUCE.default
     upsample: str = UPSAMPLE.default
     article_skip: bool = ARTICLE_SKIP.default
+    decoder_relu: bool = DECODER_RELU.default
     labels: str = LABELS.default
     freeze: bool = FREEZE.default
     ink_start: bool = INK_START.default

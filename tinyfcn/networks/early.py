@@ -24,7 +24,7 @@ from tinyfcn.devices.device import Array
 from tinyfcn.networks.design import Design
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
 from tinyfcn.networks.network import Network, Recipe, Shapes
-from tinyfcn.networks.options import ARTICLE_SKIP, FREEZE, L2, LABELS, REDUCE, UNLABELLED, UPSAMPLE
+from tinyfcn.networks.options import ARTICLE_SKIP, DECODER_RELU, FREEZE, L2, LABELS, REDUCE, UNLABELLED, UPSAMPLE
 from tinyfcn.ops import Operations
 
 
@@ -36,7 +36,7 @@ class Early(Network):
 
     name = "early"
     summary = "the source article's, without a class for background"
-    options = (REDUCE, UPSAMPLE, ARTICLE_SKIP, FREEZE, UNLABELLED, L2)
+    options = (REDUCE, UPSAMPLE, ARTICLE_SKIP, DECODER_RELU, FREEZE, UNLABELLED, L2)
     recipe = Recipe(learning_rate=1e-3, schedule="constant", freeze=True)
     has_background = False
     receptive_field = 20
@@ -46,10 +46,13 @@ class Early(Network):
     def validate(cls, design: Design) -> None:
         if design.article_skip and design.upsample == "once":
             raise ValueError("--article-skip joins a map of pool1's size, and --upsample once makes none")
+        if design.article_skip and design.decoder_relu:
+            raise ValueError("--article-skip and --decoder-relu are two versions of the article's decoder: choose one")
 
     def __init__(self, ops: Operations, design: Design, seed: int = 0, dtype: Any = np.float32) -> None:
         classes = design.classes
         self.reduce_first, self.article_skip = design.reduce == "first", design.article_skip
+        self.decoder_relu = design.decoder_relu
         channels = classes if self.reduce_first else 32
         reduction: Shapes = {"reduce": ((classes, 32, 1, 1), classes)}
         skip1: Shapes = {"skip1": ((channels, 8, 1, 1), channels)}
@@ -66,17 +69,17 @@ class Early(Network):
         super().__init__(ops, design, seed, dtype)
 
     def forward(self, x: Array) -> Array:
-        ops, out = self.ops, self.outputs
+        ops, out, relu = self.ops, self.outputs, self.decoder_relu
         pool2 = encode(self, x)
         out["hidden"] = y = ops.conv2d(pool2, *self.weights("hidden"), relu=True)
         if self.reduce_first:
             out["reduce"] = y = ops.conv2d(y, *self.weights("reduce"), relu=True)
-        out["up1"] = y = ops.conv_transpose2d(y, *self.weights("up1"), stride=self.strides["up1"])
+        out["up1"] = y = ops.conv_transpose2d(y, *self.weights("up1"), stride=self.strides["up1"], relu=relu)
         if self.article_skip:
             skip1 = ops.conv2d(out["pool1"], *self.weights("skip1"))
             out["skip1"] = y = ops.add(y, skip1, scale=0.5)
         if "up2" in self.strides:
-            out["up2"] = y = ops.conv_transpose2d(y, *self.weights("up2"), stride=2)
+            out["up2"] = y = ops.conv_transpose2d(y, *self.weights("up2"), stride=2, relu=relu)
         if not self.reduce_first:
             out["reduce"] = y = ops.conv2d(y, *self.weights("reduce"))
         return y
@@ -92,11 +95,20 @@ class Early(Network):
         dy = dlogits
         if not self.reduce_first:
             d["reduce"] = dy
-            dy, _, _ = ops.conv2d_backward(dy, out[last_up], parameter["reduce.weight"], out=gradient_out("reduce"))
+            dy, _, _ = ops.conv2d_backward(
+                dy, out[last_up], parameter["reduce.weight"], out=gradient_out("reduce"), through_relu=self.decoder_relu
+            )
+        elif self.decoder_relu:
+            dy = ops.relu_backward(dy, out[last_up])
         if last_up == "up2":
             d["up2"] = dy
             dy, _, _ = ops.conv_transpose2d_backward(
-                dy, out[before_up2], parameter["up2.weight"], stride=2, out=gradient_out("up2")
+                dy,
+                out[before_up2],
+                parameter["up2.weight"],
+                stride=2,
+                out=gradient_out("up2"),
+                through_relu=self.decoder_relu,
             )
         dpool1 = None
         if self.article_skip:
@@ -137,6 +149,6 @@ class Corrected(Early):
 
     name = "corrected"
     summary = "early with a class for background"
-    options = (LABELS, REDUCE, UPSAMPLE, ARTICLE_SKIP, FREEZE, L2)
+    options = (LABELS, REDUCE, UPSAMPLE, ARTICLE_SKIP, DECODER_RELU, FREEZE, L2)
     recipe = Recipe(learning_rate=1e-2, warmup=100, beta2=0.99, freeze=True)
     has_background = True

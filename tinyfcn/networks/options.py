@@ -53,6 +53,13 @@ ARTICLE_SKIP = Option(
     "--article-skip",
     "Add the skip connection of the article's notebook: the mean with a 1x1 convolution of pool1.",
 )
+DECODER_RELU = Option(
+    "decoder_relu",
+    False,
+    (False, True),
+    "--decoder-relu",
+    "Add a ReLU after each transposed convolution, as the article's later notebooks have it.",
+)
 LABELS = Option(
     "labels",
     "digits",
@@ -95,4 +102,4 @@ L2 = Option(
     takers="transposed convolutions",
     of_training=True,
 )
-OPTIONS = (LABELS, REDUCE, UPSAMPLE, INK_START, ARTICLE_SKIP, FREEZE, UNLABELLED, L2)
+OPTIONS = (LABELS, REDUCE, UPSAMPLE, INK_START, ARTICLE_SKIP, DECODER_RELU, FREEZE, UNLABELLED, L2)
