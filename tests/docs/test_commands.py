@@ -43,6 +43,7 @@ SHORTENED = {
     "tinyfcn info": "",
 }
 OPTIONS_THAT_SHORTEN = re.compile(r"--(steps|epochs|evaluations|dataset) \S+")
+FILES = "CONTRIBUTING.md"  # its Python blocks are the files of a new operation: test_contributing.py writes them
 EXITS = re.compile(r"# exits with (\d)")
 
 
@@ -102,6 +103,9 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 def run_commands(page: Path, folder: Path) -> list[str]:
     """Runs the commands of a page one after another, and returns what is wrong."""
     wrong = []
+    for block in blocks(page):
+        if block.about.startswith("./"):
+            (folder / block.about).write_text(block.text, encoding="utf-8")
     for command in (each for block in blocks(page) if block.kind in ("console", "sh") for each in commands(block)):
         if why_not_run(command.text):
             continue
@@ -125,7 +129,7 @@ def test_commands_run_and_print_what_the_page_shows(page: Path, folder: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", with_blocks("python", "pycon"), ids=name)
+@pytest.mark.parametrize("page", [page for page in with_blocks("python", "pycon") if page.name not in FILES], ids=name)
 def test_python_examples_run_and_print_what_the_page_shows(
     page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +169,7 @@ def test_commands_in_the_text_have_options_that_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", with_blocks("cuda", "python"), ids=name)
 def test_quotations_stand_once_in_the_file(page: Path) -> None:
     """A block whose fence names a file holds lines of that file, at any indentation."""
-    for block in (each for each in blocks(page) if each.about and each.kind in ("cuda", "python")):
+    for block in (each for each in blocks(page) if each.about and not each.about.startswith("./")):
         text = unindented((ROOT / block.about).read_text(encoding="utf-8"))
         for part in block.text.strip("\n").split("\n...\n"):
             assert text.count(unindented(part)) == 1, f"{page.name}:{block.line}: not once in {block.about}:\n{part}"

@@ -1,4 +1,4 @@
-"""What the README and the other pages say of the files: the table of operations, links, and paths in commands."""
+"""What the pages say of the files: the table of operations, links, and paths in commands."""
 
 import importlib.util
 import re
@@ -9,59 +9,59 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 EXAMPLE = "leaky_relu"  # the operation that CONTRIBUTING.md adds
 COMMAND_PATH = re.compile(r"(?:pytest|python) ((?:tests|scripts)/\S+?)(?:::\S+)?(?=[`\s])")
 
 
 @pytest.fixture
-def readme_table() -> ModuleType:
-    """scripts/readme_table.py as a module."""
-    specification = importlib.util.spec_from_file_location("readme_table", ROOT / "scripts" / "readme_table.py")
+def operations_table() -> ModuleType:
+    """scripts/operations_table.py as a module."""
+    specification = importlib.util.spec_from_file_location("operations_table", ROOT / "scripts" / "operations_table.py")
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
 
 
-def check(readme_table: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def check(operations_table: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """Runs the script."""
-    monkeypatch.setattr(sys, "argv", ["readme_table.py", *arguments])
-    readme_table.main()
+    monkeypatch.setattr(sys, "argv", ["operations_table.py", *arguments])
+    operations_table.main()
 
 
 def test_the_table_of_operations_is_that_of_the_files(
-    readme_table: ModuleType, monkeypatch: pytest.MonkeyPatch
+    operations_table: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check(readme_table, monkeypatch, "--check")
+    check(operations_table, monkeypatch, "--check")
 
 
 def test_a_file_that_the_table_lacks_fails_the_check_until_the_table_is_written(
-    readme_table: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    operations_table: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "relu.cu").write_text("// The rectified linear unit, forward and backward.\n")
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{readme_table.BEGIN}\n{readme_table.END}\nafter\n")
-    monkeypatch.setattr(readme_table, "ROOT", tmp_path)
-    monkeypatch.setattr(readme_table, "README", readme)
-    with pytest.raises(SystemExit, match=r"run python scripts/readme_table\.py"):
-        check(readme_table, monkeypatch, "--check")
-    check(readme_table, monkeypatch)
-    check(readme_table, monkeypatch, "--check")
-    assert "| The rectified linear unit | [relu.cu](kernels/relu.cu) |  |" in readme.read_text()
-    assert readme.read_text().startswith("before\n") and readme.read_text().endswith("\nafter\n")
+    page = tmp_path / "operations.md"
+    page.write_text(f"before\n{operations_table.BEGIN}\n{operations_table.END}\nafter\n")
+    monkeypatch.setattr(operations_table, "ROOT", tmp_path)
+    monkeypatch.setattr(operations_table, "PAGE", page)
+    with pytest.raises(SystemExit, match=r"run python scripts/operations_table\.py"):
+        check(operations_table, monkeypatch, "--check")
+    check(operations_table, monkeypatch)
+    check(operations_table, monkeypatch, "--check")
+    assert "| The rectified linear unit | [relu.cu](../kernels/relu.cu) |  |" in page.read_text()
+    assert page.read_text().startswith("before\n") and page.read_text().endswith("\nafter\n")
 
 
-def test_a_readme_without_markers_is_told_what_to_add(
-    readme_table: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_page_without_markers_is_told_what_to_add(
+    operations_table: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("no markers\n")
-    monkeypatch.setattr(readme_table, "README", readme)
+    page = tmp_path / "operations.md"
+    page.write_text("no markers\n")
+    monkeypatch.setattr(operations_table, "PAGE", page)
     with pytest.raises(SystemExit, match="put <!-- operations --> and <!-- /operations --> there"):
-        check(readme_table, monkeypatch)
+        check(operations_table, monkeypatch)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

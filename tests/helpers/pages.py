@@ -2,7 +2,7 @@
 
 A block `console` holds commands after "$ " and the output that they print. In it, a line "..." stands for any lines,
 and "..." in a line for any text. A block `sh` holds commands alone, and `python` is executed. A block whose fence is
-followed by a file's name, such as "cuda kernels/relu.cu", quotes that file.
+followed by a file's name, such as "cuda kernels/relu.cu", quotes that file, and "cuda ./mine.cu" is one of the reader's.
 """
 
 import re

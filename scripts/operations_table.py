@@ -1,7 +1,7 @@
-"""Makes the README's table of operations from the files that are there, one row an operation.
+"""Makes the table of operations in docs/operations.md from the files that are there, one row an operation.
 
-    python scripts/readme_table.py            writes it between <!-- operations --> and <!-- /operations -->
-    python scripts/readme_table.py --check    exits with 1 if the README holds another table
+    python scripts/operations_table.py            writes it between <!-- operations --> and <!-- /operations -->
+    python scripts/operations_table.py --check    exits with 1 if the page holds another table
 
 The rows follow "Read next" in the kernels' headers, from relu.cu on; the other operations come after, by name. A kernel
 file, or a launcher without kernels of its own, has the title of its operation at the beginning of its first line.
@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "operations.md"
 BEGIN, END = "<!-- operations -->", "<!-- /operations -->"
-COMMAND = "python scripts/readme_table.py"
+COMMAND = "python scripts/operations_table.py"
 
 # The files of an operation, a column each.
 COLUMNS = (
@@ -63,17 +63,17 @@ def table() -> str:
     lines = [["operation", *folders], ["---"] * (len(COLUMNS) + 1)]
     for operation in operations():
         files = [column.format(operation) for column in COLUMNS]
-        links = [f"[{Path(file).name}]({file})" if (ROOT / file).exists() else "" for file in files]
+        links = [f"[{Path(file).name}](../{file})" if (ROOT / file).exists() else "" for file in files]
         lines.append([title(operation), *links])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def updated(text: str) -> str:
-    """The README's text with the table in its place."""
+    """The page's text with the table in its place."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        sys.exit(f"{README.name} has no place for the table: put {BEGIN} and {END} there, a line each")
+        sys.exit(f"{PAGE.name} has no place for the table: put {BEGIN} and {END} there, a line each")
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
@@ -81,12 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether the table is as it should be")
     options = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     wanted = updated(text)
     if not options.check:
-        README.write_text(wanted, encoding="utf-8")
+        PAGE.write_text(wanted, encoding="utf-8")
     elif text != wanted:
-        sys.exit(f"the table of operations in {README.name} is not that of the files: run {COMMAND}")
+        sys.exit(f"the table of operations in {PAGE.name} is not that of the files: run {COMMAND}")
 
 
 if __name__ == "__main__":
