@@ -2,10 +2,11 @@
 
 A block `console` holds commands after "$ " and the output that they print. In it, a line "..." stands for any lines,
 and "..." in a line for any text. A block `sh` holds commands alone, and `python` is executed. A block whose fence is
-followed by a file's name, such as "cuda kernels/relu.cu", quotes that file, and "cuda ./mine.cu" is one of the reader's.
+followed by a file's name, such as "cuda kernels/relu.cu", quotes that file; "cuda ./mine.cu" is a file of the reader's.
 """
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,12 @@ def blocks(page: Path) -> list[Block]:
 def commands(block: Block) -> Iterator[Command]:
     """The commands of a block `console` or `sh`. A command ends with its line, but for a backslash at the end of it."""
     if block.kind == "sh":
+        text = ""
         for number, line in enumerate(block.text.splitlines(), block.line + 1):
-            if line and not line.startswith("#"):
-                yield Command(re.sub(r"\s+# .*", "", line), None, number)
+            text += line
+            if is_whole(text) and text and not text.startswith("#"):
+                yield Command(re.sub(r"\s+# .*", "", text), None, number)
+            text = "" if is_whole(text) else text + "\n"
         return
     assert block.text.startswith("$ "), f"line {block.line}: a block `console` begins with a command, $ tinyfcn ..."
     number = block.line + 1
@@ -59,6 +63,15 @@ def commands(block: Block) -> Iterator[Command]:
         text, _, output = re.sub(r"\\\n\s*", "", part, count=part.split("\n")[0].count("\\")).partition("\n")
         yield Command(text, output.rstrip("\n").split("\n"), number)
         number += part.count("\n")
+
+
+def is_whole(text: str) -> bool:
+    """Whether all quotes of a command are closed: else it goes on in the next line."""
+    try:
+        shlex.split(text, comments=True)
+    except ValueError:
+        return False
+    return True
 
 
 def masked(line: str) -> str:
@@ -69,9 +82,12 @@ def masked(line: str) -> str:
 def missing_line(shown: list[str], printed: list[str], mask: bool = False) -> str | None:
     """The first line that a page shows and a command does not print at its place, or None if the page is right.
 
-    mask: numbers may differ, and any lines may be missing on the page.
+    mask: numbers may differ, any lines may be missing on the page, and lines that differ by numbers alone count once.
     """
     position, free = 0, mask
+    if mask:
+        lines = [line for line in shown if line.strip() != "..."]
+        shown = [line for k, line in enumerate(lines) if k == 0 or masked(line) != masked(lines[k - 1])]
     for line in shown:
         if line.strip() == "...":
             free = True
