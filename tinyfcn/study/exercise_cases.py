@@ -87,7 +87,8 @@ def backward(random: Random) -> Calls:
 def dx(random: Random) -> Calls:
     for x, weight, _, y, sizes in convolutions(random):
         dout = random.standard_normal(y.shape)
-        right = conv2d_backward(dout, x, weight, *sizes[-2:])[0]
+        right, _, _ = conv2d_backward(dout, x, weight, stride=sizes[-2], padding=sizes[-1])
+        assert right is not None
         yield for_each("conv2d_backward_input_naive", x.size, [dout, weight, Empty(x.shape), *sizes], dx=right)
 
 
@@ -170,7 +171,7 @@ def transposing(random: Random, h: int, w: int) -> Call:
 def trains(random: Random) -> Calls:
     for x, weight, _, y, sizes in convolutions(random):
         dout = random.standard_normal(y.shape)
-        dweight = conv2d_backward(dout, x, weight, *sizes[-2:])[1]
+        _, dweight, _ = conv2d_backward(dout, x, weight, stride=sizes[-2], padding=sizes[-1])
         arguments = [dout, x, Empty(weight.shape), *sizes]
         yield Call("conv2d_backward_weight_naive", weight.size, SUM_THREADS, arguments, {"dweight": dweight})
 

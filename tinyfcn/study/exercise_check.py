@@ -6,10 +6,12 @@ mistakes does, the verdict says that mistake's sentence.
 
 import os
 import re
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,7 @@ STAGES = ("file", "hole", "compile", "memory", "order", "results", "counters", "
 DEVICES = ("auto", "cuda", "emulator")
 ARCHITECTURE = nvrtc.ARCHITECTURES[0]
 DOUBLE, SINGLE = 1e-10, 1e-4  # the largest relative error of right results, on the emulator and on a GPU
+LIMIT = 10  # seconds for all launches in check mode, which take less than one
 SAME = 1e-9  # the largest one between the numbers of a person and those of a mistake
 _PLACE = re.compile(r"[\w.-]+\.cu:(\d+)")
 
@@ -107,7 +110,7 @@ class Run:
 
 @dataclass
 class Behaviour:
-    """What a file does: its runs, in each order of threads, and the profile of its counted launch, if that was asked."""
+    """What a file does: its runs, in each order of threads, and the profile of its counted launch, where one was made."""
 
     file: Path
     runs: list[Run]
@@ -188,7 +191,7 @@ def _check(file: Path, verdict: Verdict, on_emulator: bool, on_gpu: bool) -> Non
     if not on_emulator:
         verdict.asked.append("not checked without the emulator: memory accesses and the order of threads")
         if exercise.name in COUNTED:
-            raise DeviceError(f"exercise {exercise.number} is about counters, which the emulator counts: leave out --device")
+            raise DeviceError(f"the counters of exercise {exercise.number} need the emulator: leave out --device cuda")
 
 
 def _expect_filled(file: Path, exercise: Exercise) -> None:
@@ -204,7 +207,7 @@ def _expect_filled(file: Path, exercise: Exercise) -> None:
     hole = OPEN_HOLE.search(text)
     if hole:
         line = text.count("\n", 0, hole.start()) + 1
-        raise Wrong("hole", f"{file.name}:{line}: the hole is still there: {exercise.hole}, in place of {hole[0]}")
+        raise Wrong("hole", f"{file.name}:{line}: the hole is still there: replace {hole[0]} by lines of your own")
 
 
 def _ask_nvrtc(file: Path) -> str:
@@ -289,7 +292,8 @@ def _run_with_nan(device: Emulator, call: Call, run: Run) -> None:
 
 def _expect_right(file: Path, launches: Sequence[Call]) -> Behaviour:
     """What a file does. Raises Wrong unless its accesses are clean, its results right and the same in each order."""
-    actual = Behaviour(file, observe(file, launches))
+    with _ending():
+        actual = Behaviour(file, observe(file, launches))
     for stage, what in (("memory", "finding"), ("order", "disorder"), ("results", "wrong")):
         for run in actual.runs:
             text = getattr(run, what)
@@ -306,9 +310,7 @@ def _expect_counts(exercise: Exercise, actual: Behaviour, verdict: Verdict) -> N
         before, actual.profiled = pool.map(_profiled, (plain, actual.file), [exercise] * 2)
     for each in COUNTED[exercise.name].counters:
         value = each.value(before)
-        verdict.counts.append(
-            Count(each.what, value, each.value(actual.profiled), each.most(actual.profiled, value))
-        )
+        verdict.counts.append(Count(each.what, value, each.value(actual.profiled), each.most(actual.profiled, value)))
     for count in verdict.counts:
         if count.found > count.most:
             wasteful = [f"; {line.place}: {what_is_wrong(line)}" for line in actual.profiled.wasteful()[:1]]
@@ -330,8 +332,11 @@ def _expect_right_on_gpu(file: Path, launches: Sequence[Call]) -> None:
                 for name, expected in call.expected.items():
                     found = device.to_numpy(written[name])
                     if not is_close(found, expected, SINGLE):
-                        raise Wrong("gpu", f"on the GPU {name} of {call.kernel} is wrong: relative error "
-                                    f"{relative_error(found, expected):.1e}")
+                        raise Wrong(
+                            "gpu",
+                            f"on the GPU {name} of {call.kernel} is wrong: relative error "
+                            f"{relative_error(found, expected):.1e}",
+                        )
     except (DataError, KernelError) as error:
         raise Wrong("gpu", str(error)) from None
 
@@ -346,7 +351,9 @@ def _check_training(
             _expect_filled(folder.file(other), other)
             _expect_right(folder.file(other), calls(other.name))
         except Wrong as wrong:
-            raise Wrong("training", f"it trains on your exercise {other.number} too, which is not right yet: {wrong}")
+            raise Wrong(
+                "training", f"it trains on your exercise {other.number} too, which is not right yet: {wrong}"
+            ) from None
     notice(f"training the classifier on your three kernels: {STEPS} steps")
     try:
         files = [folder.file(each) for each in (*others, exercise_)]
@@ -369,6 +376,32 @@ def recognised(exercise: Exercise, actual: Behaviour) -> Mistake | None:
             if actual.same(Behaviour(file, observe(file, launches), profiled), exercise.given_lines):
                 return mistake
     return None
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Stops a kernel that does not end, as Ctrl-C does. Raises Wrong if it had to."""
+    if threading.current_thread() is not threading.main_thread():  # to which Ctrl-C goes
+        yield
+        return
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(LIMIT, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if not late.is_set():
+            raise
+        text = str(stopped).replace("stopped by Ctrl-C", f"it has not ended after {LIMIT} s: stopped")
+        raise Wrong("memory", text) from None
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import textwrap
 import tomllib
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +107,26 @@ class Exercise:
         return f"{comment}\n\n{filled}"
 
 
+def count() -> int:
+    """How many exercises there are."""
+    return len(_folders())
+
+
 @cache
 def exercises() -> tuple[Exercise, ...]:
     """All exercises, in order."""
-    return tuple(_read(folder) for folder in sorted(EXERCISES.glob("[0-9][0-9]_*")))
+    return tuple(map(_read, _folders()))
 
 
 def exercise(number: int) -> Exercise:
     """The exercise of a number. Raises DataError for a number that none has."""
-    if not 1 <= number <= len(exercises()):
-        raise DataError(f"there is no exercise {number}: they are numbered from 1 to {len(exercises())}")
+    if not 1 <= number <= count():
+        raise DataError(f"there is no exercise {number}: they are numbered from 1 to {count()}")
     return exercises()[number - 1]
+
+
+def _folders() -> list[Path]:
+    return sorted(EXERCISES.glob("[0-9][0-9]_*"))
 
 
 def _read(folder: Path) -> Exercise:
@@ -194,7 +203,7 @@ class Folder:
         if not os.path.lexists(file):
             raise DataError(f"{file} is not there: tinyfcn exercise start {exercise.number}")
         make_folder(self.path, WAY_OUT)
-        names = (file.with_suffix(f".{number}.cu") for number in count(1))
+        names = (file.with_suffix(f".{number}.cu") for number in numbers(1))
         kept = next(name for name in names if not os.path.lexists(name))
         file.rename(kept)
         self.start(exercise)
