@@ -78,8 +78,8 @@ def start(number: int | None, folder: Folder) -> None:
     _wrapped(chosen.question)
     click.echo(f"\n{folder.file(chosen)}{'' if is_new else ' is there already, and stays as it is'}")
     if not is_new:
-        click.echo(f"tinyfcn exercise reset {chosen.number}    keeps it under another name, and begins anew")
-    click.echo(f"tinyfcn exercise check {chosen.number}    when you have filled the hole")
+        click.echo(f"{folder.command(f'reset {chosen.number}')}    keeps it under another name, and begins anew")
+    click.echo(f"{folder.command(f'check {chosen.number}')}    when you have filled the hole")
 
 
 @exercise.command()
@@ -115,7 +115,7 @@ def check(numbers: tuple[int, ...], every: bool, watch: bool, as_json: bool, dev
         raise click.UsageError("--all checks every exercise that was started: leave out the numbers")
     chosen = [exercises.exercise(number) for number in numbers] if numbers else folder.started()
     if not chosen:
-        raise DataError(f"no exercise was started in {folder.path}: tinyfcn exercise start")
+        raise DataError(f"no exercise was started in {folder.path}: {folder.command('start')}")
     chosen = sorted(chosen, key=lambda each: each.number) if every else chosen if numbers else chosen[-1:]
     if watch:
         if as_json or len(chosen) > 1:
@@ -142,7 +142,7 @@ def hint(number: int | None, which: int | None, folder: Folder) -> None:
     count = len(chosen.hints)
     if which is None and shown >= count:
         which = count
-        click.echo(f"there are no more hints; tinyfcn exercise solution {chosen.number} shows the solution")
+        click.echo(f"there are no more hints; {folder.command(f'solution {chosen.number}')} shows the solution")
     at = which or shown + 1
     if at > count:
         raise click.UsageError(f"exercise {chosen.number} has {count} hints, and {at} is none of them")
@@ -173,7 +173,7 @@ def _chosen(number: int | None, folder: Folder) -> Exercise:
     """The exercise of a number, or the one whose file changed last."""
     started = folder.started()
     if number is None and not started:
-        raise DataError(f"no exercise was started in {folder.path}: tinyfcn exercise start")
+        raise DataError(f"no exercise was started in {folder.path}: {folder.command('start')}")
     return exercises.exercise(number) if number else started[-1]
 
 
@@ -181,7 +181,7 @@ def _shown_verdict(chosen: Exercise, folder: Folder, device: str) -> Verdict:
     """Checks an exercise, shows the verdict, and keeps whether it has passed."""
     click.echo(f"{chosen.number} {chosen.title}: {folder.file(chosen)}")  # before the compiler takes its time
     verdict = check_exercise(chosen, folder, device, click.echo)
-    _show(verdict)
+    _show(verdict, folder)
     if verdict.passed:
         try:
             progress = folder.progress()
@@ -193,7 +193,7 @@ def _shown_verdict(chosen: Exercise, folder: Folder, device: str) -> Verdict:
     return verdict
 
 
-def _show(verdict: Verdict) -> None:
+def _show(verdict: Verdict, folder: Folder) -> None:
     """Prints a verdict."""
     chosen = verdict.exercise
     if not verdict.passed:
@@ -204,7 +204,7 @@ def _show(verdict: Verdict) -> None:
             _wrapped(verdict.mistake)
         _show_counts(verdict)
         if verdict.stage not in ("file", "hole"):
-            click.echo(f"\ntinyfcn exercise hint {chosen.number}")
+            click.echo(f"\n{folder.command(f'hint {chosen.number}')}")
         return
     click.echo(f"\npassed ({verdict.seconds:.1f} s)")
     for line in verdict.asked:
@@ -228,7 +228,7 @@ def _show_counts(verdict: Verdict) -> None:
 def _say_next(folder: Folder) -> None:
     following = folder.next()
     done = "all exercises have passed; tinyfcn ladder goes on from here"
-    click.echo(f"next: tinyfcn exercise start {following.number}" if following else done)
+    click.echo(f"next: {folder.command(f'start {following.number}')}" if following else done)
 
 
 def _watch(chosen: Exercise, folder: Folder, device: str) -> None:

@@ -1,4 +1,5 @@
-constexpr int TILE = 16, ROWS = TILE + 2;  // a block has TILE x TILE threads, one for each output; its inputs are ROWS x ROWS
+constexpr int TILE = 16;        // a block has TILE x TILE threads, one for each of its outputs
+constexpr int ROWS = TILE + 2;  // its inputs are ROWS x ROWS pixels
 
 // y[n,o,i,j] = sum over c,u,v of x[n, c, i + u - 1, j + v - 1] * weight[o,c,u,v]: 3x3, stride 1, padding 1
 extern "C" __global__ void conv3x3(const float* x, const float* weight, float* y, int C, int H, int W, int O) {

@@ -110,7 +110,7 @@ class Run:
 
 @dataclass
 class Behaviour:
-    """What a file does: its runs, in each order of threads, and the profile of its counted launch, where one was made."""
+    """What a file does: its runs, in each order of threads, and the profile of its counted launch, if one was made."""
 
     file: Path
     runs: list[Run]
@@ -119,13 +119,17 @@ class Behaviour:
     def same(self, other: "Behaviour", given: set[str]) -> bool:
         """Whether another file does the same. given: the lines that both have, which findings are compared by."""
         pairs = zip(self.runs, other.runs, strict=True)
-        return all(
-            _without_places(mine.finding, self.file, given) == _without_places(its.finding, other.file, given)
-            and bool(mine.disorder) == bool(its.disorder)
-            and mine.arrays.keys() == its.arrays.keys()
-            and all(is_close(mine.arrays[name], its.arrays[name], SAME) for name in mine.arrays)
-            for mine, its in pairs
-        ) and _accesses(self.profiled) == _accesses(other.profiled)
+        same_order = any(run.disorder for run in self.runs) == any(run.disorder for run in other.runs)
+        return (
+            same_order
+            and all(
+                _without_places(mine.finding, self.file, given) == _without_places(its.finding, other.file, given)
+                and mine.arrays.keys() == its.arrays.keys()
+                and all(is_close(mine.arrays[name], its.arrays[name], SAME) for name in mine.arrays)
+                for mine, its in pairs
+            )
+            and _accesses(self.profiled) == _accesses(other.profiled)
+        )
 
 
 def check(exercise: Exercise, folder: Folder, device: str = "auto", notice: Callable[[str], None] = print) -> Verdict:
@@ -143,7 +147,7 @@ def check(exercise: Exercise, folder: Folder, device: str = "auto", notice: Call
     on_emulator, on_gpu = _devices(device)
     verdict = Verdict(exercise)
     try:
-        _check(folder.file(exercise), verdict, on_emulator, on_gpu)
+        _check(folder, verdict, on_emulator, on_gpu)
         if exercise.name in OTHERS:
             _check_training(exercise, folder, verdict, on_gpu, notice)
     except Wrong as wrong:
@@ -171,10 +175,10 @@ def _devices(device: str) -> tuple[bool, bool]:
     return True, not why_not
 
 
-def _check(file: Path, verdict: Verdict, on_emulator: bool, on_gpu: bool) -> None:
+def _check(folder: Folder, verdict: Verdict, on_emulator: bool, on_gpu: bool) -> None:
     """All stages but training. Raises Wrong."""
     exercise = verdict.exercise
-    _expect_filled(file, exercise)
+    file = _filled_file(folder, exercise)
     launches = calls(exercise.name)
     if on_emulator:
         with ThreadPoolExecutor(1) as pool:
@@ -194,20 +198,22 @@ def _check(file: Path, verdict: Verdict, on_emulator: bool, on_gpu: bool) -> Non
             raise DeviceError(f"the counters of exercise {exercise.number} need the emulator: leave out --device cuda")
 
 
-def _expect_filled(file: Path, exercise: Exercise) -> None:
-    """Raises Wrong unless the file can be read and its hole is filled."""
+def _filled_file(folder: Folder, exercise: Exercise) -> Path:
+    """The person's file. Raises Wrong unless it can be read and its hole is filled."""
+    file = folder.file(exercise)
     if not file.is_file():
-        raise Wrong("file", f"{file} is not there: tinyfcn exercise start {exercise.number}")
+        raise Wrong("file", f"{file} is not there: {folder.command(f'start {exercise.number}')}")
     try:
         text = kernel_source.text_of(file)
     except KernelError as error:
         raise Wrong("file", str(error)) from None
     if not text.strip():
-        raise Wrong("file", f"{file} is empty: tinyfcn exercise reset {exercise.number} begins anew")
+        raise Wrong("file", f"{file} is empty: {folder.command(f'reset {exercise.number}')} begins anew")
     hole = OPEN_HOLE.search(text)
     if hole:
         line = text.count("\n", 0, hole.start()) + 1
         raise Wrong("hole", f"{file.name}:{line}: the hole is still there: replace {hole[0]} by lines of your own")
+    return file
 
 
 def _ask_nvrtc(file: Path) -> str:
@@ -348,8 +354,7 @@ def _check_training(
     others = [exercise(number) for number in OTHERS[exercise_.name]]
     for other in others:
         try:
-            _expect_filled(folder.file(other), other)
-            _expect_right(folder.file(other), calls(other.name))
+            _expect_right(_filled_file(folder, other), calls(other.name))
         except Wrong as wrong:
             raise Wrong(
                 "training", f"it trains on your exercise {other.number} too, which is not right yet: {wrong}"

@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import textwrap
 import tomllib
 from dataclasses import dataclass, field
@@ -165,7 +166,13 @@ class Folder:
         self.path = path
 
     def file(self, exercise: Exercise) -> Path:
+        """The person's file."""
         return self.path / exercise.file_name
+
+    def command(self, words: str) -> str:
+        """A command that works in this folder, such as "tinyfcn exercise start 3"."""
+        option = "" if self.path == FOLDER else f" --folder {shlex.quote(str(self.path))}"
+        return f"tinyfcn exercise {words}{option}"
 
     def started(self) -> list[Exercise]:
         """The exercises whose files are there, the one that was changed last at the end."""
@@ -201,7 +208,7 @@ class Folder:
         """
         file = self.file(exercise)
         if not os.path.lexists(file):
-            raise DataError(f"{file} is not there: tinyfcn exercise start {exercise.number}")
+            raise DataError(f"{file} is not there: {self.command(f'start {exercise.number}')}")
         make_folder(self.path, WAY_OUT)
         names = (file.with_suffix(f".{number}.cu") for number in numbers(1))
         kept = next(name for name in names if not os.path.lexists(name))
