@@ -3,10 +3,7 @@
 import json
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -22,7 +19,6 @@ from tinyfcn.study.exercise_check import check as check_exercise
 from tinyfcn.study.exercises import Exercise, Folder
 
 MAX_WIDTH = 100  # of running text
-POLL = 0.5  # seconds between two looks at a watched file
 
 Command = Callable[..., Any]
 number_argument = click.argument("number", required=False, metavar="[N]", type=Whole(1, exercises.count()))
@@ -233,23 +229,9 @@ def _say_next(folder: Folder) -> None:
 
 def _watch(chosen: Exercise, folder: Folder, device: str) -> None:
     """Checks an exercise now and whenever its file changes."""
-    for _ in changes(folder.file(chosen)):
+    for _ in exercises.changes(folder.file(chosen)):
         _shown_verdict(chosen, folder, device)
         click.echo(f"\nwatching {folder.file(chosen)}; Ctrl-C ends it\n")
-
-
-def changes(file: Path) -> Iterator[None]:
-    """Yields at once, and whenever a file was changed, deleted or made."""
-    before: object = None
-    while True:
-        now: object = "not there"
-        with suppress(OSError):
-            status = file.stat()
-            now = status.st_mtime_ns, status.st_size
-        if now != before:
-            yield
-        before = now
-        time.sleep(POLL)
 
 
 def _wrapped(text: str) -> None:

@@ -12,10 +12,13 @@ import re
 import shlex
 import textwrap
 import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count as numbers
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import tinyfcn.exercises
@@ -26,6 +29,7 @@ EXERCISES = Path(tinyfcn.exercises.__file__).parent
 FOLDER = Path("my_exercises")  # a person's own, unless they name another
 PROGRESS = "progress.json"
 WAY_OUT = "choose another folder with --folder"
+POLL = 0.5  # seconds between two looks at a watched file
 WIDTH = 100  # of the question in a file
 OPEN_HOLE = re.compile(r"/\* HERE: .*? \*/", re.DOTALL)
 _HOLE = re.compile(r"^( *)// hole: ([^\n]*)\n(.*?)^ *// end of hole\n", re.DOTALL | re.MULTILINE)
@@ -240,3 +244,17 @@ class Folder:
         make_folder(self.path, WAY_OUT)
         with new_file(self.path / PROGRESS, WAY_OUT) as file:
             file.write(f"{text}\n".encode())
+
+
+def changes(file: Path) -> Iterator[None]:
+    """Yields at once, and whenever a file was changed, deleted or made."""
+    before: object = None
+    while True:
+        now: object = "not there"
+        with suppress(OSError):
+            status = file.stat()
+            now = status.st_mtime_ns, status.st_size
+        if now != before:
+            yield
+        before = now
+        sleep(POLL)
