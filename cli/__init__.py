@@ -14,10 +14,12 @@ import click
 from tinyfcn.cli.bench import bench
 from tinyfcn.cli.check import check
 from tinyfcn.cli.evaluate import evaluate
+from tinyfcn.cli.exercise import exercise
 from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
 from tinyfcn.cli.ladder import ladder
 from tinyfcn.cli.make_m2nist import make_m2nist
+from tinyfcn.cli.options import InOrder
 from tinyfcn.cli.predict import predict
 from tinyfcn.cli.profile import profile
 from tinyfcn.cli.sanitize import sanitize
@@ -29,11 +31,8 @@ from tinyfcn.training import Interrupted
 SIGNALLED = 128  # a shell reports a program that a signal ended as this code plus the signal's number
 
 
-class Group(click.Group):
+class Group(InOrder):
     """Prints an error that a user can mend as one line and exits with 1. For wrong usage click exits with 2."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of use, not alphabetically
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         for number in range(3):
@@ -79,6 +78,7 @@ def main() -> None:
     tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
     tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
     tinyfcn ladder conv2d           from the plainest kernel to the one that trains
+    tinyfcn exercise start          write kernels yourself: a hole to fill, and a check
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
     """
@@ -95,6 +95,7 @@ for command in (
     sanitize,
     profile,
     ladder,
+    exercise,
     bench,
     info,
 ):

@@ -21,6 +21,13 @@ RESUMABLE = ("device", "data_dir", "m2nist")  # the options that a resumed run t
 Command = Callable[..., Any]
 
 
+class InOrder(click.Group):
+    """Lists its commands in the order of use, not alphabetically."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 class UserPath(click.Path):
     """A path. A ~ in front is the home folder, which shells leave to the program in --out=~/runs."""
 

@@ -20,10 +20,12 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"tinyfcn": "tinyfcn", "cli": "tinyfcn/cli", "kernels": "tinyfcn/kernels"}  # folder: where it installs
+PARTS = ("cli", "exercises", "kernels")
+PACKAGES = {"tinyfcn": "tinyfcn", **{part: f"tinyfcn/{part}" for part in PARTS}}  # folder: where it installs
 FOLDERS = (*PACKAGES, "docs", "scripts", "tests")  # what the sdist holds entire
-COMMANDS = (("--version",), ("--help",), ("info",), ("gradcheck", "relu"))
-WHERE = "import tinyfcn, tinyfcn.cli, tinyfcn.kernels as k; print(tinyfcn.__file__, tinyfcn.cli.__file__, k.__file__)"
+COMMANDS = (("--version",), ("--help",), ("info",), ("gradcheck", "relu"), ("exercise", "start", "1"))
+MODULES = ("tinyfcn", *(f"tinyfcn.{part}" for part in PARTS))
+WHERE = f"import {', '.join(MODULES)}; print({', '.join(f'{module}.__file__' for module in MODULES)})"
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

@@ -31,6 +31,7 @@ import tinyfcn
 import tinyfcn.cli
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.tokens import Token, tokenise
+from tinyfcn.study.exercises import EXERCISES
 
 SECONDS = 120  # a check that takes longer has noticed that something is wrong
 PACKAGE = Path(*tinyfcn.__path__)
@@ -170,7 +171,7 @@ def package_with(edit: Edit, file: Path, folder: Path) -> Mutant:
     """Copies the package into `folder`, as a wheel holds it, with one change."""
     ignore = shutil.ignore_patterns("__pycache__", "*.so")
     shutil.copytree(PACKAGE, folder / "tinyfcn", ignore=ignore)
-    for inner, source in (("kernels", KERNELS), ("cli", Path(*tinyfcn.cli.__path__))):
+    for inner, source in (("kernels", KERNELS), ("exercises", EXERCISES), ("cli", Path(*tinyfcn.cli.__path__))):
         shutil.copytree(source, folder / "tinyfcn" / inner, ignore=ignore, dirs_exist_ok=True)
     inside = Path("kernels" if file.suffix in (".cu", ".cuh") else "ops") / file.name
     text = file.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # The folders of a checkout that are part of the package only when it is installed.
-PARTS = ("cli", "kernels")
+PARTS = ("cli", "exercises", "kernels")
 # Module -> the package that pip installs, for all dependencies in pyproject.toml but CuPy's, which have a CPU to fall
 # back on.
 NEEDED = {

@@ -46,6 +46,7 @@ COMMANDS = [
     "sanitize",
     "profile",
     "ladder",
+    "exercise",
     "bench",
     "info",
 ]

@@ -6,14 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tinyfcn.installation import PARTS
+
 ROOT = Path(__file__).parents[2]
 
 
 def copy_package(folder: Path) -> Path:
-    """The package in `folder`, as it is when installed: cli and kernels are parts of tinyfcn."""
+    """The package in `folder`, as it is when installed: cli, exercises and kernels are parts of tinyfcn."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "tinyfcn", folder / "tinyfcn", ignore=ignored)
-    for name in ("cli", "kernels"):
+    for name in PARTS:
         shutil.copytree(ROOT / name, folder / "tinyfcn" / name, ignore=ignored)
     return folder
 

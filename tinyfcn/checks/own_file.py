@@ -30,7 +30,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Array, Device
 from tinyfcn.devices.emulator.emulator import ORDERS
 from tinyfcn.devices.kernel_source import Kernel, Parameter
-from tinyfcn.devices.launch import element_of
+from tinyfcn.devices.launch import DTYPES, element_of
 from tinyfcn.errors import DataError, KernelError, in_brief
 
 FUNCTION = "calls"  # in the Python file
@@ -157,9 +157,12 @@ def parse_argument(parameter: Parameter, text: str, random: np.random.Generator)
     return Empty(sizes) if fill == "empty" else FILLS[fill](random, sizes, dtype).astype(dtype)
 
 
-def dtype_of(parameter: Parameter) -> np.dtype:
-    """The dtype of the arrays that a parameter takes: float32 for float4*. Bytes for a structure and for void*."""
-    return element_of(parameter.type)[0] or np.dtype(np.uint8)
+def dtype_of(parameter: Parameter, dtypes: Mapping[str, np.dtype] = DTYPES) -> np.dtype:
+    """The dtype of the arrays that a parameter takes: float32 for float4*. Bytes for a structure and for void*.
+
+    dtypes: those of a device.
+    """
+    return element_of(parameter.type, dtypes)[0] or np.dtype(np.uint8)
 
 
 def usage(file: Path, kernel: Kernel) -> str:
@@ -251,7 +254,7 @@ def _run(device: Watched, calls: Sequence[Call]) -> Iterator[dict[str, np.ndarra
 
 
 def _on_device(device: Device, parameter: Parameter, value: np.ndarray | Empty) -> Array:
-    dtype = dtype_of(parameter)
+    dtype = dtype_of(parameter, device.dtypes)
     if isinstance(value, Empty):
         shape = (value.shape,) if isinstance(value.shape, int) else value.shape
         return device.empty(shape, value.dtype or dtype)

@@ -185,10 +185,10 @@ def source(operation: str, folder: Path = KERNELS) -> Source:
         KernelError: a file is missing, is not UTF-8, or is not understood. The message names the file and the line.
     """
     path = folder if folder.is_file() else folder / f"{operation}.cu"
-    text, for_nvcc = _text(path), _is_for_nvcc(path)
+    text, for_nvcc = text_of(path), _is_for_nvcc(path)
     if for_nvcc:
         text = _with_headers(text, path, {COMMON})
-    common = "" if folder.is_file() else _text((KERNELS if folder.parent.parent == KERNELS else folder) / COMMON)
+    common = "" if folder.is_file() else text_of((KERNELS if folder.parent.parent == KERNELS else folder) / COMMON)
     return _parsed(text, operation, common, for_nvcc)
 
 
@@ -200,7 +200,7 @@ def _with_headers(text: str, path: Path, read: set[str]) -> str:
         if header.is_file() or include[1] in read:
             is_new = include[1] not in read
             read.add(include[1])
-            inner = f"{_line_directive(header.name)}{_with_headers(_text(header), header, read)}\n" if is_new else ""
+            inner = f"{_line_directive(header.name)}{_with_headers(text_of(header), header, read)}\n" if is_new else ""
             parts += [text[done : include.start()], inner, _line_directive(path.name, line).rstrip()]
             done = include.end()
     return "".join([*parts, text[done:]])
@@ -213,7 +213,7 @@ def _is_for_nvcc(path: Path) -> bool:
     ours = KERNELS / path.name
     if not ours.is_file():
         return True
-    text = _text(path)
+    text = text_of(path)
     return not any(kernel.name in text for kernel in source(path.stem).kernels)
 
 
@@ -258,7 +258,7 @@ def no_kernel(name: str, folder: Path = KERNELS) -> KernelError:
     return KernelError(f"no kernel named {name} in {files}{may_be}")
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """A file's text without a byte-order mark, with lines that end in "\\n"."""
     try:
         text = path.read_text(encoding="utf-8-sig")
