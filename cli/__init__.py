@@ -16,6 +16,7 @@ from tinyfcn.cli.check import check
 from tinyfcn.cli.evaluate import evaluate
 from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
+from tinyfcn.cli.kernels import kernels
 from tinyfcn.cli.ladder import ladder
 from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.predict import predict
@@ -78,6 +79,7 @@ def main() -> None:
     tinyfcn predict runs/fcn-1 photo.png
     tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
     tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
+    tinyfcn kernels conv2d          its kernels; with --element 0,1,2,3 who computes that element, from what
     tinyfcn ladder conv2d           from the plainest kernel to the one that trains
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
@@ -94,6 +96,7 @@ for command in (
     gradcheck,
     sanitize,
     profile,
+    kernels,
     ladder,
     bench,
     info,

@@ -11,6 +11,11 @@ import numpy as np
 
 from tinyfcn.adam_state import AdamState
 from tinyfcn.checks.case import Results, to_device
+from tinyfcn.checks.parts import Recorder
+from tinyfcn.checks.pieces import cases_of, operations, unknown
+from tinyfcn.devices.device import Launch
+from tinyfcn.devices.kernel_source import Kernel
+from tinyfcn.errors import KernelError
 from tinyfcn.ops import Operations, peak
 
 SEED = 7
@@ -152,3 +157,35 @@ EXAMPLES: Mapping[str, Example] = {
     "peak": Example(_peak),
     "segmentation_counts": Example(_segmentation_counts),
 }
+
+
+def example_of(operation: str) -> Example:
+    """The example of an operation; of one that has none here, the first inputs that `sanitize` draws for it.
+
+    Raises:
+        KernelError: there is no such operation, or it has no cases.
+    """
+    if operation in EXAMPLES:
+        return EXAMPLES[operation]
+    case = cases_of(operation).sanitize_cases(np.random.default_rng(SEED))[0]
+    return Example(lambda ops, inputs: case.run(ops))
+
+
+def operation_of(name: str, kernels: Mapping[str, Kernel]) -> str:
+    """The operation that has this name, or whose file has a kernel of this name.
+
+    Raises:
+        KernelError: neither an operation nor a kernel has this name. The message names similar ones.
+    """
+    if name in operations():
+        return name
+    if name not in kernels:
+        raise KernelError(unknown(name, [*kernels]).partition("\n")[0])
+    return kernels[name].operation
+
+
+def launches_of(operation: str, naive: bool) -> list[Launch]:
+    """The launches of an operation's example, which are not run."""
+    device = Recorder()
+    device.naive = naive
+    return device.record(lambda: example_of(operation).results(Operations(device))).launches

@@ -54,7 +54,7 @@ class Factor:
     def missing(self, shape: Sequence[int]) -> str:
         """Why there is no such element; "" if there is."""
         if any(at != int(at) for at in self.index):
-            return f"between two positions of {self.array}"
+            return "between positions"
         is_there = all(0 <= at < size for at, size in zip(self.index, shape, strict=True))
         return "" if is_there else f"outside {self.array}"
 
@@ -232,7 +232,9 @@ def tiles_of_split(given: Given, index: Index) -> Iterator[tuple[Any, ...]]:
         return
     if given.number("bias_of") == BIAS_OF_DOUT:
         channel = element - given["workspace"].shape[1] + outputs
-        yield from ((("dout", (n, channel, i, j)),) for n, i, j in np.ndindex(n_count, height, width) if is_mine(n, i, j))
+        yield from (
+            (("dout", (n, channel, i, j)),) for n, i, j in np.ndindex(n_count, height, width) if is_mine(n, i, j)
+        )
         return
     channel = element - given["workspace"].shape[1] + channels
     for n, h, w in np.ndindex(n_count, *size):
@@ -351,6 +353,11 @@ def max_pool_index(given: Given, index: Index) -> Explained:
     return Explained("h * W + w of the maximum; among equals, the first", best, steps=steps)
 
 
+def _channels(array: np.ndarray, n: int, pixel: Sequence[int]) -> np.ndarray:
+    """The numbers of all channels at a pixel; `pixel` is empty where an image has one position."""
+    return np.moveaxis(array[n], 0, -1)[tuple(pixel)]
+
+
 def _softmax(logits: np.ndarray, k: int) -> tuple[float, float, list[str]]:
     """p of channel k, the loss with k as label, and the steps to both."""
     values = logits.astype(np.float64)
@@ -364,7 +371,7 @@ def _softmax(logits: np.ndarray, k: int) -> tuple[float, float, list[str]]:
 
 def softmax_p(given: Given, index: Index) -> Explained:
     n, k, *pixel = index
-    logits = given["logits"][(n, slice(None), *pixel)]
+    logits = _channels(given["logits"], n, pixel)
     p, _, steps = _softmax(logits, k)
     last = f"p = exp({number(logits[k])} - {number(logits.max())}) / that sum = {number(p)}"
     return Explained("exp(logits[k] - largest) / sum over all classes", p, steps=[*steps, last])
@@ -379,7 +386,7 @@ def _loss(given: Given, logits: np.ndarray, label: int) -> tuple[float, list[str
 
 def losses(given: Given, index: Index) -> Explained:
     n, *pixel = index
-    loss, steps = _loss(given, given["logits"][(n, slice(None), *pixel)], int(given["labels"][index]))
+    loss, steps = _loss(given, _channels(given["logits"], n, pixel), int(given["labels"][index]))
     return Explained("-log p of the label", loss, steps=steps)
 
 
@@ -391,13 +398,13 @@ def _dlogit(given: Given, logits: np.ndarray, label: int, k: int) -> tuple[float
         value = given.real("unlabelled") * p / count
         return value, [*steps, f"label {label} is ignore_index: unlabelled * p / {count} = {number(value)}"]
     value = (p - (k == label)) / count
-    hot = " - 1" if k == label else ""
-    return value, [*steps, f"label {label}: (p{hot}) / {count} = {number(value)}"]
+    without = "(p - 1)" if k == label else "p"
+    return value, [*steps, f"label {label}: {without} / {count} = {number(value)}"]
 
 
 def dlogits(given: Given, index: Index) -> Explained:
     n, k, *pixel = index
-    logits, label = given["logits"][(n, slice(None), *pixel)], int(given["labels"][(n, *pixel)])
+    logits, label = _channels(given["logits"], n, pixel), int(given["labels"][(n, *pixel)])
     value, steps = _dlogit(given, logits, label, k)
     return Explained("(p - onehot(label)) / (N * S)", value, steps=steps)
 
@@ -417,11 +424,11 @@ def _mean_of_block(given: Given, index: Index, logits: Callable[[int, Index], np
 
 
 def parts(given: Given, index: Index) -> Explained:
-    return _mean_of_block(given, index, lambda n, pixel: given["logits"][(n, slice(None), *pixel)])
+    return _mean_of_block(given, index, lambda n, pixel: _channels(given["logits"], n, pixel))
 
 
 def _linear(given: Given, n: int, pixel: Index) -> np.ndarray:
-    x = given["x"][(n, slice(None), *pixel)].astype(np.float64)
+    x = _channels(given["x"], n, pixel).astype(np.float64)
     return given["bias"] + given["weight"].reshape(len(given["weight"]), -1).astype(np.float64) @ x
 
 
@@ -595,7 +602,7 @@ def confusion(given: Given, index: Index) -> Explained:
     pixels = [
         pixel
         for pixel in np.ndindex(given["labels"].shape[1:])
-        if given["labels"][(n, *pixel)] == true and given["logits"][(n, slice(None), *pixel)].argmax() == predicted
+        if given["labels"][(n, *pixel)] == true and _channels(given["logits"], n, pixel).argmax() == predicted
     ]
     listed = ", ".join(f"({h}, {w})" for h, w in pixels) or "none"
     return Explained(
@@ -644,7 +651,7 @@ def _as_given(given: Given) -> Given:
     """With dout at the size of the convolution's output: a pooled one puts each gradient at its max index."""
     if not given.has("max_index") or "dout" not in given.arrays:
         return given
-    n, o, height, width = given["dout"].shape
+    n, o, *_ = given["dout"].shape
     size = given.number("oh"), given.number("ow")
     given.arrays["dout"] = max_pool2d_backward(given["dout"], given["max_index"], (n, o, *size))
     return given
