@@ -7,12 +7,24 @@ from itertools import groupby
 
 import click
 
+from tinyfcn.checks.sanitize import counted
 from tinyfcn.cli.options import Whole
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.errors import KernelError
 from tinyfcn.fields import shown
-from tinyfcn.study.element import Element, Neighbour, NoSuchElement, Output, Row, element, index_of, named, outputs
+from tinyfcn.study.element import (
+    Element,
+    Neighbour,
+    NoSuchElement,
+    Output,
+    Row,
+    Shift,
+    element,
+    index_of,
+    named,
+    outputs,
+)
 from tinyfcn.study.examples import launches_of, operation_of
 from tinyfcn.study.formulas import Index, at, number
 from tinyfcn.study.kernels import STEP, KernelRow, arrays, kernel_rows, sentence
@@ -93,19 +105,22 @@ def _list(name: str | None, arch: str) -> None:
     files = [_operation(name)] if name else kernel_source.operations()
     without = False
     for file in files:
-        click.echo(f"\n{file}.cu" if name is None else f"{file}.cu")
+        if file not in kernel_source.operations():
+            click.echo(f"{file} has no kernel file; it launches kernels of other files")
+            return _show_launches(file)
         found = kernel_rows(file, arch)
         chosen = [row for row in found if name in (None, file, row.kernel.name)]
         without |= any(row.resources is None for row in chosen)
-        click.echo(_wrapped(sentence(file)))
+        click.echo(f"\n{_wrapped(sentence(file))}" if name is None else _wrapped(sentence(file)))
         _show_rows(chosen)
         if name:
             _show_launches(file, {row.kernel.name for row in chosen})
-    click.echo(f"\nlaunches: in a training step of {STEP}; {len(declared)} kernels" if name is None else "")
+    click.echo(f"\n{len(declared)} kernels" if name is None else "")
+    click.echo(f"launches: in a training step of {STEP}; rung: tinyfcn ladder conv2d 8, for instance")
     if without:
         click.echo("registers, shared memory and spills are NVRTC's, which is not installed: tinyfcn info says how to")
     else:
-        click.echo(f"registers, shared and spilled bytes: by NVRTC for {arch}; of a template, of all instances")
+        click.echo(f"registers, shared and spilled bytes: by NVRTC for {arch}, over the instances of a template")
 
 
 def _operation(name: str) -> str:
@@ -117,14 +132,25 @@ def _operation(name: str) -> str:
 
 def _show_rows(found: Sequence[KernelRow]) -> None:
     # An exercise's number would be one more column here.
-    made = table("kernel", "line>", "form", "launches>", "registers>", "shared B>", "spilled B>", "rung")
-    for row in found:
-        used = [
-            _range(getattr(each, what) for each in row.resources or ())
-            for what in ("registers", "shared_bytes", "spilled_bytes")
-        ]
-        made.add_row(row.kernel.name, f"{row.kernel.line}", row.form, f"{row.launches}", *used, row.rung)
+    columns = {
+        "kernel": [row.kernel.name for row in found],
+        "place": [f"{row.kernel.operation}.cu:{row.kernel.line}" for row in found],
+        "form": [row.form for row in found],
+        "launches>": [f"{row.launches}" for row in found],
+        "registers>": _used(found, "registers"),
+        "shared B>": _used(found, "shared_bytes"),
+        "spilled B>": _used(found, "spilled_bytes"),
+        "rung": [row.rung for row in found],
+    }
+    filled = {name: cells for name, cells in columns.items() if any(cells)}
+    made = table(*filled)
+    for cells in zip(*filled.values(), strict=True):
+        made.add_row(*cells)
     show(made)
+
+
+def _used(found: Sequence[KernelRow], what: str) -> list[str]:
+    return [_range(getattr(each, what) for each in row.resources or ()) for row in found]
 
 
 def _range(values: Iterable[int]) -> str:
@@ -133,12 +159,12 @@ def _range(values: Iterable[int]) -> str:
     return f"{ends[0]}-{ends[-1]}" if len(ends) > 1 else "".join(map(str, ends))
 
 
-def _show_launches(file: str, wanted: set[str]) -> None:
-    """The launch and the arrays of each kernel in the example."""
+def _show_launches(file: str, wanted: set[str] | None = None) -> None:
+    """The launch and the arrays in the example of each of the wanted kernels, or of all."""
     done: set[str] = set()
     for launch in (each for naive in (True, False) for each in launches_of(file, naive)):
         name = launch.kernel.name
-        if name not in wanted or name in done:
+        if name in done or (wanted is not None and name not in wanted):
             continue
         done.add(name)
         grid, block = (_sizes(each) for each in (launch.grid, launch.block))
@@ -188,7 +214,8 @@ def _show_element(found: Element, everything: bool) -> None:
         f"{_block(launch.grid, found.owners[1][0])}."
     )
     grid, threads = _sizes(launch.grid), _sizes(launch.block)
-    _say(f"The launch: grid {grid}, block {threads}. {output.name} is {'x'.join(map(str, output.values.shape))}.")
+    shape = "x".join(map(str, output.values.shape))
+    _say(f"The launch: grid {grid}, block {threads}. {output.name} has {shape} elements.")
     if output.parameter != output.name:
         _say(f"{kernel.name} calls this array {output.parameter}.")
     if found.explained:
@@ -211,9 +238,9 @@ def _show_sum(found: Element, everything: bool) -> None:
     _echo_terms(found.rows, everything)
     used = [row for row in found.rows if not row.skipped]
     skipped = len(found.rows) - len(used)
-    what = "products" if len(found.rows[0].factors) > 1 else "reads"
+    what = counted(len(used), "product" if len(found.rows[0].factors) > 1 else "read")
     total = sum(row.product for row in used)
-    click.echo(f"{len(used)} {what}{f', {skipped} skipped' if skipped else ''}: sum {number(total)}")
+    click.echo(f"{what}{f', {skipped} skipped' if skipped else ''}: sum {number(total)}")
     if found.start:
         click.echo(f"with {found.start[0]} {number(found.start[1])}: {number(total + found.start[1])}")
     if found.divisor > 1:
@@ -224,7 +251,7 @@ def _show_reads(found: Element, everything: bool) -> None:
     """What the owner reads, where the element is no sum of it."""
     trace = found.output.trace
     click.echo(f"thread {found.owners[0][1]} reads")
-    if found.formula_rows and not everything:
+    if len(found.reads) > MAX_LINES and not everything:
         return _show_counts(found)
     lines = [(named(trace, each.array, each.element), number(each.value), each.place) for each in found.reads]
     widths = [max((len(line[column]) for line in lines), default=0) for column in (0, 1)]
@@ -254,7 +281,7 @@ def _show_formula(found: Element, everything: bool) -> None:
     if found.formula_rows:
         _echo_terms(found.formula_rows, everything)
         used = [row for row in found.formula_rows if not row.skipped]
-        click.echo(f"{len(used)} terms: sum {number(sum(row.product for row in used))}")
+        click.echo(f"{counted(len(used), 'term')}: sum {number(sum(row.product for row in used))}")
         if not found.unread:
             _say("The owner's block reads all of these elements.")
     for step in explained.steps:
@@ -308,22 +335,20 @@ def _beside(found: Element, neighbour: Neighbour) -> str:
     stores = [at(output.name, index_of(each, output.values.shape)) for each in neighbour.stores]
     which = ", ".join(stores[:2]) if len(stores) < 3 else f"{len(stores)} elements, {stores[0]} to {stores[-1]}"
     text = f"Lane {neighbour.lane} stores {which or f'nothing in {output.name}'}."
-    same = [array for array, shift in neighbour.shifts.items() if shift == (0, shift.reads, shift.reads)]
-    parts = []
-    for array, shift in neighbour.shifts.items():
-        if array in same:
-            continue
-        count = abs(shift.elements)
-        where = (
-            f"{count} element{'s' * (count > 1)} {'further' if shift.elements > 0 else 'before'}"
-            if count
-            else "the same"
-        )
-        some = "" if shift.count == shift.reads else f" in {shift.count} of {shift.reads} reads"
-        parts.append(f"{array} {where}{some}{', neighbours in memory' * (count == 1)}")
-    if same:
-        parts.append(f"{', '.join(same)} the same")
-    return f"{text} Beside lane {lane}, it reads {'; '.join(parts)}." if parts else text
+    told: dict[str, list[str]] = {}
+    for array, shift in sorted(neighbour.shifts.items(), key=lambda item: not item[1].elements):
+        told.setdefault(_told(shift), []).append(array)
+    reads = "; ".join(f"{', '.join(names)} {where}" for where, names in told.items())
+    return f"{text} Beside lane {lane}, it reads {reads}." if reads else text
+
+
+def _told(shift: Shift) -> str:
+    """Where a neighbour's reads lie: "1 element further, a neighbour in memory"."""
+    some = "" if shift.matches == shift.reads else f" in {shift.matches} of {shift.reads} reads"
+    if not shift.elements:
+        return f"the same{some}"
+    where = f"{counted(abs(shift.elements), 'element')} {'further' if shift.elements > 0 else 'before'}"
+    return f"{where}{some}{', neighbours in memory' * (abs(shift.elements) == 1)}"
 
 
 def _block(grid: Sequence[int], number_of_block: int) -> str:

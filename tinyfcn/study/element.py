@@ -1,4 +1,4 @@
-"""One element of an output: who owns it, what its thread reads, and how its value comes about, from a run that is traced.
+"""One element of an output: who owns it, what its thread reads, and how its value comes about, from a traced run.
 
 The kernels of an example run on the emulator in trace mode. What they read and write is compared with the formula.
 """
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.emulator.profile import LANES
 from tinyfcn.devices.emulator.trace import Access, LaunchTrace
+from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import KernelError
 from tinyfcn.ops import Operations
 from tinyfcn.study.examples import example_of, launches_of, operation_of
@@ -63,8 +65,11 @@ class Output:
 
 @dataclass(frozen=True)
 class Row:
-    """A term of a sum. factors: the name and the value of each. thread: of the block, or None if the formula alone gives
-    the term. skipped: why the loop leaves it out, or ""."""
+    """A term of a sum.
+
+    factors: the name and the value of each. thread: of the block; None if the formula alone gives the term. skipped:
+    why the loop leaves it out, or "".
+    """
 
     factors: tuple[tuple[str, float], ...]
     thread: int | None = None
@@ -76,16 +81,16 @@ class Row:
 
 
 class Shift(NamedTuple):
-    """How many elements a neighbour's reads lie behind the owner's; how many of its reads do, and how many there are."""
+    """How many elements a neighbour's reads lie behind the owner's: `matches` of its `reads`."""
 
     elements: int
-    count: int
+    matches: int
     reads: int
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A lane beside the owner's. stores: the elements of the output that it writes. shifts: of its reads of each array."""
+    """A lane beside the owner's. stores: the elements of the output that it writes. shifts: by array."""
 
     lane: int
     stores: Sequence[int]
@@ -96,11 +101,14 @@ class Neighbour:
 class Element:
     """An element, from a run.
 
-    owners: all threads that write it, as (block, thread). reads: those of the first owner, in order. rows: the terms
-    that the run's reads give; none where the element is no sum of them. start: the name and value of the read that the
-    sum begins with. total: what these come to, divided by `divisor`. follows_formula: whether the reads are those that
-    the formula asks for, in its order. formula_rows: its terms, with the values of the inputs. of_block: for each global array, how many of its elements the owner's block reads. unread: how many of the
-    elements that the formula needs the block does not read.
+    owners: all threads that write it, as (block, thread). place: the line that does. reads: those of the first owner.
+    rows: the terms that the run's reads give; none where the element is no sum of them.
+    start: the name and value of the read that the sum begins with.
+    total: what these come to, divided by `divisor`; None where there are no rows.
+    follows_formula: whether the reads are those that the formula asks for, in its order.
+    formula_rows: the formula's terms, with the values of the inputs.
+    of_block: for each global array, how many of its elements the owner's block reads.
+    unread: how many of the elements that the formula needs the block does not read.
     """
 
     output: Output
@@ -144,14 +152,14 @@ def _close(value: float, stored: float) -> bool:
     return abs(value - stored) <= TOLERANCE * max(abs(value), abs(stored)) + 1e-12
 
 
-def outputs(name: str, fast: bool, stride: int | None = None) -> dict[str, Output]:
+def outputs(name: str, fast: bool, stride: int | None = None, kernels: Path = KERNELS) -> dict[str, Output]:
     """The outputs of an operation's example, or of one kernel of it, by name. Of several launches the last one counts.
 
     fast: those of the fast kernels. Those of a kernel or a file that is fast alone are so without being asked for.
 
     Raises:
         DeviceError: there is no C++ compiler.
-        KernelError: no operation or kernel has this name, a kernel does not compile, or check mode finds an error in it.
+        KernelError: no operation or kernel has this name; a kernel does not compile; check mode finds an error in it.
         NoSuchElement: the operation has no stride, or it has no fast form.
     """
     operation = operation_of(name, kernel_source.kernels())
@@ -160,7 +168,7 @@ def outputs(name: str, fast: bool, stride: int | None = None) -> dict[str, Outpu
         raise NoSuchElement(f"{operation} has no stride: leave out --stride")
     if fast and not has_fast_form(name):
         raise NoSuchElement(f"{name} has no fast form: leave out --fast")
-    device = Emulator(mode="trace", naive=not fast)
+    device = Emulator(kernels, mode="trace", naive=not fast)
     results = example.results(Operations(device), stride)
     found: dict[str, Output] = {}
     for trace in device.traces:
@@ -252,7 +260,7 @@ def element(output: Output, index: Index) -> Element:
         [_formula_row(given, term) for term in terms],
         dict(Counter(array for array, _ in different)),
         len(needed - different),
-        [*_neighbours(output, of_block, own, [factor.array for factor in terms[0].factors] if products else [])],
+        [*_neighbours(output, of_block, own, [read.array for read in products[0]] if products else [])],
     )
 
 

@@ -120,7 +120,7 @@ def _gather_normalise(ops: Operations, inputs: Inputs) -> Results:
     step = ops.asarray(np.array([6], np.int32))
     alone = ops.gather_normalise(images, inputs.labels(5, 3))
     batch, chosen = ops.gather_batch(images, labels, order, step)
-    return {"alone": alone, "batch": batch, "labels": chosen}
+    return {"batch": batch, "labels": chosen, "alone": alone}
 
 
 def _compose_m2nist(ops: Operations, inputs: Inputs) -> Results:

@@ -215,8 +215,8 @@ class Emulator(Device):
                 self.profiles.append(LaunchProfile(launch, self.kernels, *blocks, outcome.accesses, *counts))
         if self.mode == "trace" and not outcome.message:
             shared = self._traced_variables(kernel, memory[len(arrays) :])
-            given = [TracedArray(p.name, a.dtype, False, b, a.copy()) for (p, a), b in zip(arrays, held, strict=True)]
-            self.traces.append(LaunchTrace(launch, [*given, *shared], outcome.traced, partial(_line, library)))
+            traced = [TracedArray(p.name, a.dtype, False, b, a.copy()) for (p, a), b in zip(arrays, held, strict=True)]
+            self.traces.append(LaunchTrace(launch, [*traced, *shared], outcome.traced, partial(_line, library)))
         statistics = self.statistics[kernel.name]
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)

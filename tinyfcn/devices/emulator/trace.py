@@ -60,16 +60,18 @@ class LaunchTrace:
 
     def accesses(self, which: np.ndarray | slice = slice(None)) -> Iterator[Access]:
         """The accesses of the chosen rows; one of a float4 gives four."""
-        for number in np.arange(len(self.rows))[which]:
-            row = self.rows[number]
-            array = self.arrays[row["region"]]
-            first, count = row["offset"] // array.dtype.itemsize, row["bytes"] // array.dtype.itemsize
-            values = row["before"][: row["bytes"]].view(array.dtype)
-            for k in range(count):
-                at = int(first) + k
-                owner = int(row["block"]), int(row["thread"])
-                place = self.lines[int(row["code"])]
-                yield Access(int(number), array.name, at, KINDS[row["kind"]], values[k].item(), place, *owner)
+        numbers = np.arange(len(self.rows))[which]
+        rows = self.rows[numbers]
+        held = np.ascontiguousarray(rows["before"])
+        values = {each.dtype: held.view(each.dtype).tolist() for each in self.arrays}
+        names = ("region", "offset", "bytes", "kind", "code", "block", "thread")
+        columns = zip(numbers.tolist(), *(rows[name].tolist() for name in names), strict=True)
+        for at, (number, region, offset, size, kind, code, block, thread) in enumerate(columns):
+            array = self.arrays[region]
+            first, unit = offset // array.dtype.itemsize, array.dtype.itemsize
+            for k in range(size // unit):
+                value, place = values[array.dtype][at][k], self.lines[code]
+                yield Access(number, array.name, first + k, KINDS[kind], value, place, block, thread)
 
     def stores(self, name: str, element: int | None = None) -> list[Access]:
         """All writes and atomics to an array, or to one of its elements."""
