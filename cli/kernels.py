@@ -116,11 +116,11 @@ def _list(name: str | None, arch: str) -> None:
         if name:
             _show_launches(file, {row.kernel.name for row in chosen})
     click.echo(f"\n{len(declared)} kernels" if name is None else "")
-    click.echo(f"launches: in a training step of {STEP}; rung: tinyfcn ladder conv2d 8, for instance")
+    _say(f"launches: in a training step of {STEP}; rung: tinyfcn ladder conv2d 8, for instance")
     if without:
-        click.echo("registers, shared memory and spills are NVRTC's, which is not installed: tinyfcn info says how to")
+        _say("registers, shared memory and spills are NVRTC's, which is not installed: see tinyfcn info")
     else:
-        click.echo(f"registers, shared and spilled bytes: by NVRTC for {arch}, over the instances of a template")
+        _say(f"registers, shared and spilled bytes: by NVRTC for {arch}, over all instances of a template")
 
 
 def _operation(name: str) -> str:

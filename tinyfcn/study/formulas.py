@@ -266,16 +266,14 @@ class Sum:
             skipped = next(filter(None, reasons), "") or self.leaves_out(given, index, factors)
             terms.append(Term(factors, skipped, count % (given.threads // self.sharing) if self.sharing else 0))
         terms.sort(key=lambda term: term.turn)
-        value = sum(term.value(given) for term in terms)
-        if self.has_start(given):
-            value += self.start_of(index).value(given)
-        return Explained(self.formula, value / self.divisor(terms), terms)
-
-    def has_start(self, given: Given) -> bool:
-        return bool(self.start) and given.has(self.start)
-
-    def start_of(self, index: Index) -> Factor:
-        return Factor(self.start, (index[1],))
+        value, steps = sum(term.value(given) for term in terms), []
+        if self.start and given.has(self.start):
+            start = Factor(self.start, (index[1],))
+            value += start.value(given)
+            steps.append(f"+ {at(self.start, start.index)} {number(start.value(given))}")
+        if self.mean:
+            steps.append(f"/ {len(terms)}")
+        return Explained(self.formula, value / self.divisor(terms), terms, steps)
 
     def divisor(self, terms: Sequence[Term]) -> int:
         return len(terms) if self.mean else 1
