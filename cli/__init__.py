@@ -17,6 +17,7 @@ from tinyfcn.cli.evaluate import evaluate
 from tinyfcn.cli.exercise import exercise
 from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
+from tinyfcn.cli.kernels import kernels
 from tinyfcn.cli.ladder import ladder
 from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.options import InOrder
@@ -77,6 +78,7 @@ def main() -> None:
     tinyfcn predict runs/fcn-1 photo.png
     tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
     tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
+    tinyfcn kernels conv2d          its kernels; with --element 0,1,2,3 who computes that element, from what
     tinyfcn ladder conv2d           from the plainest kernel to the one that trains
     tinyfcn exercise start          write kernels yourself: a hole to fill, and a check
     tinyfcn bench                   how fast it is, beside PyTorch
@@ -94,6 +96,7 @@ for command in (
     gradcheck,
     sanitize,
     profile,
+    kernels,
     ladder,
     exercise,
     bench,

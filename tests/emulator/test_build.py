@@ -314,9 +314,9 @@ def test_structures_are_as_large_in_python_as_in_cpp(tmp_path: Path) -> None:
     device = Emulator(wrong_folder(tmp_path))
     launch(device, "sound", 3)
     (made,) = device._libraries.values()
-    sizes = (ctypes.c_size_t * 5).in_dll(ctypes.CDLL(str(made.path)), "emulator_sizes")
+    sizes = (ctypes.c_size_t * 6).in_dll(ctypes.CDLL(str(made.path)), "emulator_sizes")
     structures = [ctypes.sizeof(library._Launch), ctypes.sizeof(library._Region), library.RECORD.itemsize]
-    assert [*sizes] == [*structures, 2 * emulator.MAX_SHARED, emulator.GUARD]
+    assert [*sizes] == [*structures, 2 * emulator.MAX_SHARED, emulator.GUARD, library.TRACED.itemsize]
     sizes = (ctypes.c_size_t * 4).in_dll(ctypes.CDLL(str(made.path)), "emulator_profile_sizes")
     structures = [ctypes.sizeof(each) for each in (profile._Count, profile._Total, profile._Context, profile.Result)]
     assert [*sizes] == structures

@@ -149,7 +149,7 @@ def library(
     parsed = kernel_source.source(operation, kernels)
     is_clang = "clang" in version(*compiler())
     of_profile = [*PROFILE_FLAGS, *(CLANG_PROFILE_FLAGS if is_clang else GCC_PROFILE_FLAGS)]
-    of_mode = {"check": CHECK_FLAGS, "profile": of_profile}.get(mode, [])
+    of_mode = {"check": CHECK_FLAGS, "trace": CHECK_FLAGS, "profile": of_profile}.get(mode, [])
     of_compiler = CLANG_FLAGS if is_clang else [*GCC_FLAGS, *GCC_INSTANCE_FLAGS * bool(instance)]
     flags = [*FLAGS, *KERNEL_FLAGS, *of_compiler, *of_mode, *DOUBLE_FLAGS * double]
 

@@ -6,10 +6,10 @@ import mmap
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from tinyfcn.devices.device import Device, Launch
 from tinyfcn.devices.emulator import build, profile
 from tinyfcn.devices.emulator.library import NO_FILL_BYTE, ORDERS, UNKNOWN_LINE, Library, Memory
 from tinyfcn.devices.emulator.profile import SAMPLE, LaunchProfile, Sample
-from tinyfcn.devices.launch import is_structure
+from tinyfcn.devices.emulator.trace import LaunchTrace, TracedArray
+from tinyfcn.devices.launch import element_of, is_structure
 from tinyfcn.errors import KernelError
 
-MODES = ("trap", "check", "profile")
+MODES = ("trap", "check", "trace", "profile")
 PRECISIONS = ("single", "double")
 
 # A new array is filled with one byte, which marks the elements that no kernel has written.
@@ -56,7 +57,8 @@ class Emulator(Device):
     Args:
         kernels: a folder with `common.cuh` and one `.cu` file per operation; or a single `.cu` file.
         mode: "trap" finds accesses out of bounds and deadlocks; "check" also finds races, uninitialised reads, NaNs;
-            "profile" counts what accesses ask of a GPU's memory, in some of each launch's blocks.
+            "trace" is "check", and keeps every access of each launch; "profile" counts what accesses ask of a GPU's
+            memory, in some of each launch's blocks.
         order: the order of the blocks, and of a block's threads between two barriers: "forward", "reverse" or "random".
         seed: the seed of the random order.
         precision: "single", or "double", which widens every float of the kernels; the arrays are then float64.
@@ -86,9 +88,10 @@ class Emulator(Device):
             if given not in known:
                 raise ValueError(f"no {what} named {given!r}; there are {', '.join(known)}")
         build.compiler()
-        self.mode, self.check, self.double = mode, mode == "check", precision == "double"
+        self.mode, self.check, self.double = mode, mode in ("check", "trace"), precision == "double"
         self.order, self.seed, self.sample = order, seed, sample
         self.profiles: list[LaunchProfile] = []  # of the launches in profile mode
+        self.traces: list[LaunchTrace] = []  # of the launches in trace mode
         if self.double:
             self.dtypes = {**self.dtypes, "float": np.dtype(np.float64)}
         self.statistics = {name: Statistics() for name in self._declared}
@@ -190,6 +193,7 @@ class Emulator(Device):
             )
         self._check_structures(launch, library)
         memory += library.memory(shared_bytes)
+        held = [a.copy() for _, a in arrays] if self.mode == "trace" else []
         with _one_launch:
             outcome = library.launch(
                 kernel.name,
@@ -201,6 +205,7 @@ class Emulator(Device):
                 self.order,
                 self.seed,
                 self.check,
+                self.mode == "trace",
                 self.sample if self.mode == "profile" else None,
             )
             if self.mode == "profile" and not outcome.message:
@@ -208,6 +213,10 @@ class Emulator(Device):
                 counts = profile.read(outcome.profile, regions, lambda at: library.places(f"{at - library.base:x}"))
                 blocks = outcome.blocks_run, math.prod(grid)
                 self.profiles.append(LaunchProfile(launch, self.kernels, *blocks, outcome.accesses, *counts))
+        if self.mode == "trace" and not outcome.message:
+            shared = self._traced_variables(kernel, memory[len(arrays) :])
+            traced = [TracedArray(p.name, a.dtype, False, b, a.copy()) for (p, a), b in zip(arrays, held, strict=True)]
+            self.traces.append(LaunchTrace(launch, [*traced, *shared], outcome.traced, partial(_line, library)))
         statistics = self.statistics[kernel.name]
         statistics.launches += 1
         statistics.threads += math.prod(grid) * math.prod(block)
@@ -237,6 +246,16 @@ class Emulator(Device):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(self._library, kernels))
 
+    def _traced_variables(self, kernel: kernel_source.Kernel, memory: Iterable[Memory]) -> Iterator[TracedArray]:
+        """The variables of a kernel file. One of an unknown type, or of several types, is taken as bytes."""
+        declared = kernel_source.source(kernel.operation, self.kernels).shared
+        types = {name: each.type for each in declared for name in each.names}
+        for each in memory:
+            name = each.name.decode().rpartition(")")[2]
+            dtype, _ = element_of(types.get(name, ""), self.dtypes)
+            sound = dtype if dtype and dtype.itemsize == each.unit else np.dtype(np.uint8)
+            yield TracedArray(name, sound, each.is_shared, None, None)
+
     def _check_structures(self, launch: Launch, library: Library) -> None:
         """Raises a ValueError if the bytes of a structure are not those that the compiler gives its type."""
         kernel = launch.kernel
@@ -263,6 +282,10 @@ def _fill_byte(dtype: np.dtype) -> int:
     """The fill byte that marks an unwritten element, or NO_FILL_BYTE for bytes and structures, which may have any."""
     is_marked = dtype.itemsize >= 4 and dtype.kind != "V"
     return FLOAT_FILL_BYTE if dtype.kind == "f" else INTEGER_FILL_BYTE if is_marked else NO_FILL_BYTE
+
+
+def _line(library: Library, code: int) -> str:
+    return library.line(f"{code - library.base:x}")
 
 
 def _offset(array: np.ndarray) -> int:

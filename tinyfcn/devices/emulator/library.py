@@ -32,6 +32,15 @@ _KERNEL = re.compile(r"^(\w+) \w+ T kernel_(\w+)$", re.MULTILINE)
 # As in shadow.cpp.
 _ACCESS = [("block", "i4"), ("epoch", "i4"), ("clock", "i4"), ("thread", "i2"), ("kind", "i2"), ("code", "u8")]
 RECORD = np.dtype([(kind, np.dtype(_ACCESS, align=True), 4) for kind in ("reads", "writes", "atomics")])
+TRACED = np.dtype(
+    [
+        ("code", "u8"),
+        ("offset", "u8"),
+        *((name, "i4") for name in ("region", "block", "thread")),
+        *((name, "i2") for name in ("kind", "bytes")),
+        ("before", "u1", 16),
+    ]
+)
 
 
 # The bytes of each __device__ variable when its library was first loaded. Every `Library` starts with them.
@@ -75,6 +84,7 @@ class _Launch(ctypes.Structure):
         ("order", ctypes.c_int),
         ("seed", ctypes.c_uint),
         ("check", ctypes.c_int),
+        ("trace", ctypes.c_int),
         ("profile", ctypes.c_void_p),
         ("least_blocks", ctypes.c_uint),
         ("enough", ctypes.c_ulonglong),
@@ -84,6 +94,8 @@ class _Launch(ctypes.Structure):
         ("accesses", ctypes.c_ulonglong),
         ("stopped", ctypes.c_int),
         ("blocks_run", ctypes.c_uint),
+        ("traced", ctypes.c_void_p),
+        ("traced_count", ctypes.c_ulonglong),
     ]
 
 
@@ -93,7 +105,7 @@ class Outcome:
 
     message: why the launch failed, or an empty text. stopped: whether Ctrl-C ended it. accesses: the number of accesses
     that check mode or profile mode examined. records: check mode's records, for each Memory of the launch. profile: the
-    counts of profile mode, which the next launch overwrites.
+    counts of profile mode, which the next launch overwrites. traced: the accesses that trace mode has kept.
     """
 
     message: str
@@ -102,6 +114,7 @@ class Outcome:
     records: list[np.ndarray]
     blocks_run: int
     profile: Result
+    traced: np.ndarray
 
 
 class Library:
@@ -184,6 +197,7 @@ class Library:
         order: str,
         seed: int,
         check: bool,
+        trace: bool,
         sample: Sample | None = None,
     ) -> Outcome:
         """Runs a kernel. `memory` is all memory that the kernel may use.
@@ -208,6 +222,7 @@ class Library:
             ORDERS.index(order),
             seed,
             check,
+            trace,
             ctypes.addressof(result) if sample else None,
             sample.blocks if sample else 0,
             sample.accesses if sample else 0,
@@ -217,7 +232,9 @@ class Library:
         )
         text = self._launch(ctypes.byref(launch)).decode()
         message = re.sub("<([0-9a-f,]+)>", lambda offsets: self.line(offsets[1]), text)
-        return Outcome(message, bool(launch.stopped), launch.accesses, records, launch.blocks_run, result)
+        kept = ctypes.string_at(launch.traced, launch.traced_count * TRACED.itemsize) if launch.traced_count else b""
+        traced = np.frombuffer(kept, TRACED)
+        return Outcome(message, bool(launch.stopped), launch.accesses, records, launch.blocks_run, result, traced)
 
     def line(self, offsets: str) -> str:
         """The source line of an instruction, such as "conv2d.cu:57".

@@ -27,6 +27,7 @@
 
 #include <string.h>
 
+#include <algorithm>
 #include <map>
 #include <unordered_map>
 #include <vector>
@@ -49,6 +50,16 @@ enum Nearness { THREAD, WARP, BLOCK, GRID };
 struct Record {
     Access last[3][4];
 };
+
+// In trace mode, one access of a thread. One of more than 16 bytes is kept as several. library.py has the same fields.
+struct TracedAccess {
+    const void* code;
+    size_t offset;  // bytes from the start of the region
+    int region, block, thread;  // block: its number within the grid
+    short kind, bytes;
+    char before[16];  // what the memory held before the access
+};
+static std::vector<TracedAccess> traced;
 
 static int epoch;  // the number of barriers and of started blocks
 static int clocks[MAX_THREADS];
@@ -110,6 +121,8 @@ void shadow_barrier() {
     fenced = false;
     epoch++;
 }
+
+void shadow_begins() { traced.clear(); }
 
 void shadow_block_begins() {
     epoch++;
@@ -287,6 +300,18 @@ void shadow_block_ends() {
     report(", which no thread has written");
 }
 
+static void trace(const Region& region, const char* address, size_t bytes, const Access& now) {
+    const int block = int(blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z));
+    for (size_t size; bytes; address += size, bytes -= size) {
+        size = std::min(bytes, sizeof TracedAccess::before);
+        traced.push_back({now.code, size_t(address - region.start), int(&region - launch->regions), block, now.thread,
+                          now.kind, short(size), {}});
+        memcpy(traced.back().before, address, size);
+    }
+    launch->traced = traced.data();
+    launch->traced_count = traced.size();
+}
+
 void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
     if (launch->profile) return profile_access(address, bytes, kind, code);
     if (!launch->check || on_a_stack(address)) return;
@@ -306,6 +331,7 @@ void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
         leave_kernel();
     }
     launch->accesses++;
+    if (launch->trace) trace(*region, first, bytes, now);
     for (size_t i = (first - region->start) / region->unit; i <= (last - region->start) / region->unit; i++)
         record_access(*region, i, now, kind);
     if (recorded == ATOMIC) update_counter(first, bytes, now);
@@ -316,7 +342,8 @@ void on_access(const void* address, size_t bytes, Kind kind, const void* code) {
 using namespace emulator;
 
 // A test compares these with library.py and emulator.py.
-extern "C" const size_t emulator_sizes[] = {sizeof(Launch), sizeof(Region), sizeof(Record), MAX_SHARED, FAR};
+extern "C" const size_t emulator_sizes[] = {sizeof(Launch), sizeof(Region), sizeof(Record), MAX_SHARED, FAR,
+                                          sizeof(TracedAccess)};
 
 #define CALLER __builtin_return_address(0)
 #define HOOKS(bytes) \

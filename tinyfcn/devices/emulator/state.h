@@ -21,6 +21,7 @@ struct Record;
 struct Count;
 struct Total;
 struct Context;
+struct TracedAccess;
 
 // Memory that a kernel may use: an array, or a variable of the kernel file. library.py has the same structure.
 struct Region {
@@ -51,6 +52,7 @@ struct Launch {
     int order;
     unsigned seed;
     int check;
+    int trace;                    // whether check mode keeps every access, which it does in trace mode
     Profile* profile;             // in profile mode: where to put the result; otherwise null
     unsigned least_blocks;        // in profile mode: blocks are run until there are so many of them, so many
     unsigned long long enough;    // accesses, and until the blocks tell the number of requests to 2 %
@@ -60,6 +62,8 @@ struct Launch {
     unsigned long long accesses;  // result: the number of accesses that check mode or profile mode has examined
     int stopped;                  // result: whether Ctrl-C ended it
     unsigned blocks_run;          // result
+    const TracedAccess* traced;   // result, in trace mode: every access of every thread, in the order of execution
+    unsigned long long traced_count;
 };
 
 extern Launch* launch;
@@ -84,6 +88,7 @@ void install_handlers();
 void restore_handlers();
 
 // shadow.cpp
+void shadow_begins();
 void shadow_block_begins();
 void shadow_block_ends();
 void shadow_barrier();

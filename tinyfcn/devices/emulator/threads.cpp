@@ -385,6 +385,7 @@ extern "C" const char* emulator_launch(Launch* it) {
     if (it->profile) spread(blocks);
     else arrange(blocks.data(), blocks.size());
     profile_begins();
+    shadow_begins();
     install_handlers();
     for (block_number = 1; block_number <= block_count && !message[0]; block_number++) {
         if (it->profile && it->blocks_run >= it->least_blocks && profile_suffices()) break;
