@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from helpers.package_copy import ROOT
@@ -160,9 +161,13 @@ def test_commands_in_the_text_have_options_that_exist(page: Path) -> None:
             words = part.split()
             if words[:1] != ["tinyfcn"] or words[1:2] in ([], ["--help"]) or re.search(r"[\[\]{}<>]|\.\.\.", part):
                 continue
-            assert words[1] in main.commands, f"{page.name}: {part!r}: there is no such command"
-            known = {option for each in main.commands[words[1]].params for option in (*each.opts, *each.secondary_opts)}
-            for word in words[2:]:
+            command: click.Command = main
+            while isinstance(command, click.Group):
+                words = words[1:]
+                assert words and words[0] in command.commands, f"{page.name}: {part!r}: there is no such command"
+                command = command.commands[words[0]]
+            known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+            for word in words[1:]:
                 option = word.partition("=")[0].partition("|")[0]
                 assert not word.startswith("--") or option in known | {"--help"}, f"{page.name}: {part!r}: {option}"
 
