@@ -162,9 +162,9 @@ def test_commands_in_the_text_have_options_that_exist(page: Path) -> None:
             if words[:1] != ["tinyfcn"] or words[1:2] in ([], ["--help"]) or re.search(r"[\[\]{}<>]|\.\.\.", part):
                 continue
             command: click.Command = main
-            while isinstance(command, click.Group):
+            while isinstance(command, click.Group) and len(words) > 1:
                 words = words[1:]
-                assert words and words[0] in command.commands, f"{page.name}: {part!r}: there is no such command"
+                assert words[0] in command.commands, f"{page.name}: {part!r}: there is no such command"
                 command = command.commands[words[0]]
             known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
             for word in words[1:]:
