@@ -37,9 +37,9 @@ class Measures:
 class Spread:
     """How the gradient of a logit by the image spreads over the box that the logit depends on.
 
-    gradient: (H, W). box: of the image. middle: the rows and columns in the middle of the field, half as high and half as wide, those on
-    the image. share: of the sum of the gradient's absolute values, what lies there. area: of the box, what lies there,
-    which is the share that an even spread would have.
+    gradient: (H, W). box: of the image. middle: the rows and columns in the middle of the field, half as high and half
+    as wide, those on the image. share: of the sum of the gradient's absolute values, what lies there. area: of the box,
+    what lies there, which is the share that an even spread would have.
 
     Luo, Li, Urtasun & Zemel, "Understanding the effective receptive field in deep convolutional neural networks"
     (2016).
