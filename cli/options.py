@@ -73,6 +73,15 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
+def invert_option(command: Command) -> Command:
+    """--invert, for commands that read images."""
+    return click.option(
+        "--invert/--no-invert",
+        default=None,
+        help="Whether the images are dark on white. Default: guessed from the border.",
+    )(command)
+
+
 def data_options(command: Command) -> Command:
     """--dataset and --data-dir."""
     command = click.option(

@@ -3,12 +3,13 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 
-from tinyfcn.cli.options import FOLDER, PATH, device_option
+from tinyfcn.cli.options import FOLDER, PATH, device_option, invert_option
 from tinyfcn.errors import DataError
 from tinyfcn.images import class_names, read_image, save_prediction
 from tinyfcn.model import load
@@ -29,15 +30,18 @@ def silent_libraries() -> Iterator[None]:
         os.close(stderr)
 
 
+def read(given: Path, invert: bool | None, notice: Callable[[str], object]) -> tuple[Path, np.ndarray]:
+    """The path of an image, where - is standard input, and its pixels as `read_image` gives them."""
+    path = Path("/dev/stdin") if given == Path("-") else given
+    with silent_libraries():
+        return path, read_image(path, invert, notice)
+
+
 @click.command(short_help="Name the digits in any image.")
 @click.argument("run", type=PATH)
 @click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--out", type=FOLDER, default=Path("predictions"), show_default=True, help="Folder for the results.")
-@click.option(
-    "--invert/--no-invert",
-    default=None,
-    help="Whether the images are dark on white. Default: guessed from the border.",
-)
+@invert_option
 @device_option
 def predict(run: Path, images: tuple[Path, ...], out: Path, invert: bool | None, device: str) -> None:
     """Name the digit at every pixel of any image.
@@ -54,11 +58,9 @@ def predict(run: Path, images: tuple[Path, ...], out: Path, invert: bool | None,
     bad: list[str] = []
     try:
         for given in images:
-            path = Path("/dev/stdin") if given == Path("-") else given
-            notices: list[str] = []
+            path, notices = given, list[str]()
             try:
-                with silent_libraries():
-                    image = read_image(path, invert, notices.append)
+                path, image = read(given, invert, notices.append)
                 labels, masks = model.predict(image, str(path))
             except DataError as error:
                 bad.append(str(error))

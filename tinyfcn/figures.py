@@ -7,8 +7,9 @@ the user's matplotlib settings. A folder that cannot be written to, or a full di
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,27 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
+from tinyfcn.errors import DataError
 from tinyfcn.files import make_folder, new_file
 from tinyfcn.images import PALETTE, WAY_OUT, class_colours, class_names
 
 logger.setLevel(level)
 
 DPI = 160
+SOFTWARE = "tinyfcn"  # which the PNGs name
 MARGIN, HEADER = 40, 150  # pixels: around a figure; above its first panel, for title and note
 INK, GREY, PALE = "#22252b", "#6b7280", "#e2e4e8"
 LINES = ["#0b62a8", "#d1570e", "#1b8a5a", "#b0468f", "#c79a00", "#4aa3d8"]  # after Okabe and Ito
 LANES = LinearSegmentedColormap.from_list("lanes", ["#cfe3f5", "#8fc7a8", "#f3d38b"])  # the first to the last
 UNWANTED = "#f6dcd7"
+BOXES = ("#1b8a5a", "#c79a00")
 REDS = LinearSegmentedColormap.from_list("reds", ["#ffffff", "#f4b6a6", "#c8402f", "#7d1128"])
+# Of values from -1 to 1: 0 is black, warm is above, cold below.
+SIGNED = LinearSegmentedColormap.from_list(
+    "signed", ["#d6f5ff", "#58b8f0", "#1f5fc4", "#14224f", "#000000", "#4d1230", "#c43a3a", "#f79a3c", "#fff3c4"]
+)
 STYLE = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
@@ -296,7 +305,20 @@ def new_page(path: str | Path, width: int, height: int, title: str, note: str = 
         yield figure
         make_folder(Path(path).parent, WAY_OUT)
         with new_file(Path(path), WAY_OUT) as file:
-            figure.savefig(file, format="png")
+            figure.savefig(file, format="png", metadata={"Software": SOFTWARE})
+
+
+def expect_own(paths: Iterable[Path], way_out: str) -> None:
+    """DataError if one of the files is there already and is not a figure of tinyfcn."""
+    for path in paths:
+        if os.path.lexists(path):
+            try:
+                with Image.open(path) as image:
+                    is_own = image.info.get("Software") == SOFTWARE
+            except OSError:  # not an image, or not to be read
+                is_own = False
+            if not is_own:
+                raise DataError(f"{path} is there already, is no figure of tinyfcn and is not overwritten: {way_out}")
 
 
 def memory(path: str | Path, title: str, note: str, rows: Sequence[tuple[str, Sequence[Any]]], shared: bool) -> Path:
@@ -339,6 +361,84 @@ def memory(path: str | Path, title: str, note: str, rows: Sequence[tuple[str, Se
         )
         _words(figure, MARGIN, below, told, color=GREY)
     return Path(path)
+
+
+def layer_maps(path: str | Path, maps: np.ndarray, names: Sequence[str], title: str, note: str) -> Path:
+    """The channels of a layer, (C, H, W), in a grid, all on one scale: 0 is black, and colour grows with the value.
+
+    names: what stands above each channel. The scale is that of `_signed`, and is drawn below the maps.
+    """
+    channels, height, width = maps.shape
+    columns = next((n for n in range(ceil(channels**0.5), 9) if channels % n == 0), ceil(channels**0.5))
+    gap, band = 22, 40
+    size = max(1, min(24 if height > 1 else 120, (1720 + gap) // columns // width - gap // width - 1))
+    step, rows = max(size * width, 60) + gap, ceil(channels / columns)
+    across = max(columns * step - gap, 1000)
+    down = HEADER + 30 + rows * (size * height + band)
+    with new_page(path, across + 2 * MARGIN, down + 130, title, note) as figure:
+        for channel, (name, shown) in enumerate(zip(names, maps, strict=True)):
+            x, y = MARGIN + channel % columns * step, HEADER + 30 + channel // columns * (size * height + band)
+            said = "all 0" if not shown.any() else f"{shown.item():.3g}" if shown.size == 1 else ""
+            _words(figure, x, y - 26, f"{name}  {said}", size=9, color=GREY if shown.any() else "#b3261e")
+            _panel(figure, x, y, _signed(shown, maps), size)
+        _scale(figure, MARGIN, down + 20, maps)
+    return Path(path)
+
+
+def effective_field(
+    path: str | Path,
+    image: np.ndarray,
+    gradient: np.ndarray,
+    boxes: Mapping[str, tuple[range, range]],
+    pixel: tuple[int, int] | None,
+    title: str,
+    note: str,
+) -> Path:
+    """The image, uint8 (H, W), and the gradient of a logit by it, (H, W), each with the boxes and the pixel marked.
+
+    boxes: rows and columns by the name of the box, at most as many as LINES has colours.
+    """
+    height, width = image.shape
+    size = max(1, min(20, 1640 // (2 * width)))
+    step, top = max(size * width, 520) + 60, HEADER + 40
+    page = (2 * step + 2 * MARGIN - 60, top + size * height + 190)
+    with new_page(path, max(page[0], 1100), page[1], title, note) as figure:
+        panels = {"the image": image / 255, "gradient of the logit by each pixel": _signed(gradient, gradient)}
+        for number, (name, panel) in enumerate(panels.items()):
+            x = MARGIN + number * step
+            _words(figure, x, top - 34, name, weight="bold")
+            _panel(figure, x, top, panel, size)
+            axes = add_axes(figure, x, top, size * width, size * height)
+            axes.set(xlim=(0, width), ylim=(height, 0), zorder=1)  # above the panel
+            axes.set_axis_off()
+            for colour, (rows, columns) in zip(BOXES, boxes.values(), strict=False):
+                corner = columns.start, rows.start
+                style: dict[str, Any] = {"fill": False, "linewidth": 1.6, "clip_on": False, "edgecolor": colour}
+                axes.add_patch(Rectangle(corner, len(columns), len(rows), **style))
+            if pixel is not None:
+                axes.add_patch(Rectangle(pixel[::-1], 1, 1, fill=False, linewidth=1.6, edgecolor="#ffffff"))
+        y = top + size * height + 24
+        for number, (name, colour) in enumerate(zip(boxes, BOXES, strict=False)):
+            _words(figure, MARGIN, y + 36 * number, f"▢  {name}", color=colour, weight="bold")
+        _scale(figure, MARGIN + step, y, gradient)
+    return Path(path)
+
+
+def _signed(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """The colours of values, RGB: 0 is black, and the greatest absolute value of `of` has the last colour."""
+    most = float(np.abs(of).max()) or 1.0
+    return SIGNED(0.5 + values / (2 * most))[..., :3]
+
+
+def _scale(figure: Figure, x: int, y: int, of: np.ndarray) -> None:
+    """A bar with the colours of `_signed` from the least to the greatest value, both written beside it, and 0."""
+    low, high = min(float(of.min()), 0.0), max(float(of.max()), 0.0)
+    bar = add_axes(figure, x, y, 480, 18)
+    values = np.linspace(low, high if high > low else low + 1, 480)[None]
+    bar.imshow(_signed(values, of), extent=(values[0, 0], values[0, -1], 0, 1), aspect="auto")
+    bar.set(yticks=[], xticks=sorted({low, 0.0, high}))
+    bar.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    bar.spines[:].set_visible(False)
 
 
 def _panel(figure: Figure, x: int, y: int, panel: np.ndarray, size: int, scale: str = "fixed") -> None:

@@ -165,6 +165,29 @@ def _on_backdrop(image: Image.Image, changes: list[str]) -> tuple[np.ndarray, li
     return np.rint(grey * opaque + backdrop * (1 - opaque)).astype(np.uint8), changes
 
 
+def with_border(
+    image: np.ndarray, multiple: int = 4, minimum: tuple[int, int] = TRAINED_AT, name: str = "the image"
+) -> tuple[np.ndarray, int, int]:
+    """The image, uint8 (H, W), with as much black on all sides as a network needs; and the rows above, columns left.
+
+    Its sides become multiples of `multiple`, and no less than `minimum`. Raises DataError for an image too small for a
+    digit.
+    """
+    height, width = image.shape
+    if not image.size or max(height, width) < SMALLEST:
+        message = (
+            f"{name} is {height}x{width} pixels, too small to hold a digit: the network knows digits about "
+            f"{SMALLEST} pixels high, as in MNIST; enlarge the image"
+        )
+        raise DataError(message)
+    rows = -(-max(height, minimum[0]) // multiple) * multiple
+    columns = -(-max(width, minimum[1]) // multiple) * multiple
+    top, left = (rows - height) // 2, (columns - width) // 2
+    padded = np.zeros((rows, columns), np.uint8)
+    padded[top : top + height, left : left + width] = image
+    return padded, top, left
+
+
 def predict_image(
     predict_tile: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
@@ -189,17 +212,8 @@ def predict_image(
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
         raise ValueError(f"image must be a uint8 array (H, W), white on black; found {found}")
     height, width = image.shape
-    if not image.size or max(height, width) < SMALLEST:
-        message = (
-            f"{name} is {height}x{width} pixels, too small to hold a digit: the network knows digits about "
-            f"{SMALLEST} pixels high, as in MNIST; enlarge the image"
-        )
-        raise DataError(message)
-    rows = -(-max(height, minimum[0]) // multiple) * multiple
-    columns = -(-max(width, minimum[1]) // multiple) * multiple
-    top, left = (rows - height) // 2, (columns - width) // 2
-    padded = np.zeros((rows, columns), np.uint8)
-    padded[top : top + height, left : left + width] = image
+    padded, top, left = with_border(image, multiple, minimum, name)
+    rows, columns = padded.shape
 
     margin = -(-receptive_field // multiple) * multiple
     labels = np.empty(padded.shape, np.uint8)

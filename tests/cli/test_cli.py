@@ -45,8 +45,10 @@ COMMANDS = [
     "gradcheck",
     "sanitize",
     "profile",
+    "kernels",
     "ladder",
     "exercise",
+    "trace",
     "bench",
     "info",
 ]

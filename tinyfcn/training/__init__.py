@@ -1,13 +1,19 @@
 """Training: the loop, the classifier's trainer and the FCN's."""
 
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tinyfcn.data import load_digits
+import numpy as np
+
+from tinyfcn.data import load_digits, read_m2nist, split_indices
+from tinyfcn.data.mnist import MnistUnavailable
 from tinyfcn.errors import CheckpointError, DataError
 from tinyfcn.model import load
+from tinyfcn.networks import Design
+from tinyfcn.operations import on
 from tinyfcn.runs import CONFIG, STATE, Run, new_run, state_file
 from tinyfcn.training.classifier import ClassifierTrainer, evaluate_classifier
 from tinyfcn.training.fcn import FcnTrainer, evaluate_fcn
@@ -21,7 +27,15 @@ from tinyfcn.training.settings import (
     same_data,
     settings_of,
 )
-from tinyfcn.training.sources import composed_chunks, digits_test, evaluation_images
+from tinyfcn.training.sources import (
+    TEST_SEED,
+    Composed,
+    as_bytes,
+    composed_chunks,
+    digits_test,
+    evaluation_images,
+    m2nist_part,
+)
 
 __all__ = [
     "ClassifierSettings",
@@ -33,6 +47,7 @@ __all__ = [
     "available_threads",
     "composed_chunks",
     "evaluate_run",
+    "first_test_image",
     "resume",
     "start",
     "trainer_of",
@@ -132,17 +147,7 @@ def evaluate_run(
     """
     model = load(path, device)
     if (dataset, data_dir, m2nist) == ("auto", None, None):
-        run = Run(state_file(path).parent)
-        if not os.path.exists(run.folder / CONFIG):
-            raise CheckpointError(
-                f"{path} has no {CONFIG} beside it, which names its test images: name them by --dataset or --m2nist"
-            )
-        settings = settings_of(run)
-        dataset = settings.dataset
-        if isinstance(settings, FcnSettings) and settings.m2nist:
-            m2nist = Path(settings.m2nist)
-        if settings.data_dir and os.path.isdir(settings.data_dir):  # else it has moved: search the usual folders
-            data_dir = Path(settings.data_dir)
+        dataset, data_dir, m2nist = _data_of_tests(path, "name them by --dataset or --m2nist")[1:]
     parallel = ParallelNetwork(model.network, available_threads())
     with parallel.computing():
         if not model.network.per_pixel:
@@ -152,6 +157,63 @@ def evaluate_run(
             return evaluate_classifier(parallel, *digits_test(parallel.ops, digits))[0]
         images, labels = evaluation_images(parallel.ops, model.design, dataset, data_dir, m2nist)
         return evaluate_fcn(parallel, model.design, images, labels)
+
+
+def _data_of_tests(path: Path, way_out: str) -> tuple[ClassifierSettings | FcnSettings, str, Path | None, Path | None]:
+    """The settings of a run, and its data set, folder of digits and folder of M2NIST's files, for its test images.
+
+    Raises:
+        CheckpointError: there is no config.json beside the weights. The message ends with `way_out`.
+    """
+    run = Run(state_file(path).parent)
+    if not os.path.exists(run.folder / CONFIG):
+        raise CheckpointError(f"{path} has no {CONFIG} beside it, which names its test images: {way_out}")
+    settings = settings_of(run)
+    m2nist = Path(settings.m2nist) if isinstance(settings, FcnSettings) and settings.m2nist else None
+    has_moved = not (settings.data_dir and os.path.isdir(settings.data_dir))  # then the usual folders are searched
+    return settings, settings.dataset, None if has_moved else Path(str(settings.data_dir)), m2nist
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, uint8 (H, W); its labels, int32 (H, W), or (1, 1) of a digit; what it is, in words.
+
+    unlabelled: the gradient of a pixel without a label in the run's training, see FcnSettings.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    words: str
+    unlabelled: str
+
+
+def first_test_image(path: Path, design: Design, notice: Callable[[str], object]) -> Example:
+    """The first of the images on which `evaluate_run` tests a run, whose network has this design.
+
+    Where MNIST is not available, the built-in digits stand in for it, with a notice.
+
+    Raises:
+        CheckpointError: there is no config.json beside the weights.
+        DataError: a folder of data is missing or damaged.
+    """
+    settings, dataset, data_dir, m2nist = _data_of_tests(path, "name an IMAGE")
+    unlabelled = settings.unlabelled if isinstance(settings, FcnSettings) else "zero"
+    if m2nist is not None:
+        files = read_m2nist(m2nist)
+        images, labels = m2nist_part(design, files, split_indices(len(files))[1][:1])
+        return Example(images[0], labels[0], f"the first test image of the M2NIST files in {m2nist}", unlabelled)
+    try:
+        digits = load_digits("test", dataset, data_dir)
+    except MnistUnavailable:
+        notice(f"built-in digits stand in for MNIST, on which {path} was trained: TINYFCN_DATA can name its folder")
+        digits = load_digits("test", "builtin")
+    source = "MNIST's" if digits.source == "mnist" else "built-in"
+    if not design.network_class.per_pixel:
+        labels = digits.labels[:1, None].astype(np.int32)
+        return Example(digits.images[0], labels, f"the first of {source} test digits", unlabelled)
+    x, pixel_labels = Composed(on("cpu"), digits, design, 1, TEST_SEED).batch(0)
+    words = f"the first test image, composed of {source} test digits"
+    return Example(as_bytes(x)[0], pixel_labels[0], words, unlabelled)
 
 
 def trainer_of(run: Run, reporter: Reporter) -> Trainer:
