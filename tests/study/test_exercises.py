@@ -238,12 +238,26 @@ def test_another_waste_draws_no_sentence(folder: Folder) -> None:
     assert found.message.startswith("the results are right; requests to global memory: ")
 
 
+def test_a_fault_beside_a_nan_is_a_finding(folder: Folder) -> None:
+    each = exercise(4)
+    first = "if (planes == 1) max_index[element + (1 << 20)] = 0;\n    int best"
+    found = verdict(folder, each, each.solution.replace("int best", first))
+    assert found.stage == "memory" and re.match(r"max_pool2d in 04_pooling\.cu: thread .* max_index\[", found.message)
+
+
+def test_a_fault_with_the_counted_sizes_is_told(folder: Folder) -> None:
+    each = exercise(13)
+    first = "if (H == 64) y[H * W + tx] = 0.0f;\n    __shared__"
+    found = verdict(folder, each, each.solution.replace("__shared__", first))
+    assert found.stage == "counters" and re.match(r"transpose in 13_banks\.cu: thread .* y\[6144\]", found.message)
+
+
 def test_a_kernel_that_does_not_end_is_stopped(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exercise_check, "LIMIT", 1)
     each = exercise(8)
     found = verdict(folder, each, each.solution.replace("active > 1", "active > 0"))
     assert found.stage == "memory"
-    assert re.match(r"block_sums in 08_tree\.cu: it has not ended after 1 s: stopped at 08_tree\.cu:\d+", found.message)
+    assert found.message.startswith("block_sums in 08_tree.cu: it has not ended after 1 s: stopped")
 
 
 @pytest.mark.parametrize(
@@ -314,6 +328,24 @@ def test_a_gpu_runs_it_too(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> N
     assert bad.stage == "gpu" and re.match(r"on the GPU y of relu is wrong: relative error \d", bad.message)
     with pytest.raises(DeviceError, match="the counters of exercise 13 need the emulator: leave out --device cuda"):
         verdict(folder, exercise(13), exercise(13).solution, "cuda")
+
+
+def test_it_trains_on_a_gpu_alone(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpu(monkeypatch)
+    monkeypatch.setattr(exercise_check, "observe", lambda *_: pytest.fail("the emulator was asked"))
+    for number in (3, 6):
+        folder.start(exercise(number))
+        folder.file(exercise(number)).write_text(exercise(number).solution, encoding="utf-8")
+    devices: list[object] = []
+
+    def learn(files: list[Path], device: object, notice: object) -> float:
+        devices.append(device)
+        return 0.7
+
+    monkeypatch.setattr(exercise_check, "train", learn)
+    found = verdict(folder, exercise(14), exercise(14).solution, "cuda")
+    assert found.passed and devices == [PlainGpu]
+    assert found.asked[-1] == "the classifier names 70% of 500 digits that it has not seen"
 
 
 def test_without_a_compiler_a_gpu_does_alone(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

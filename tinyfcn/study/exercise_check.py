@@ -144,7 +144,7 @@ def check(exercise: Exercise, folder: Folder, device: str = "auto", notice: Call
     try:
         _check(folder, verdict, on_emulator, on_gpu)
         if exercise.name in OTHERS:
-            _check_training(exercise, folder, verdict, on_gpu, notice)
+            _check_training(exercise, folder, verdict, on_emulator, on_gpu, notice)
     except Wrong as wrong:
         verdict.stage, verdict.message = wrong.stage, str(wrong)
         if wrong.actual:
@@ -283,7 +283,11 @@ def _run_watched(device: Watched, call: Call, run: Run, first: dict[str, np.ndar
 
 def _run_with_nan(device: Emulator, call: Call, run: Run) -> None:
     """Fills in the run of a launch that is given a NaN."""
-    [(_, kernel, written)] = launch_calls(device, [call])
+    try:
+        [(_, kernel, written)] = launch_calls(device, [call])
+    except KernelError as error:
+        run.finding = str(error)
+        return
     run.arrays = {name: device.to_numpy(array) for name, array in written.items()}
     for name, expected in call.expected.items():
         if not is_close(run.arrays[name], expected, DOUBLE):
@@ -307,8 +311,11 @@ def _expect_right(file: Path, launches: Sequence[Call]) -> Behaviour:
 def _expect_counts(exercise: Exercise, actual: Behaviour, verdict: Verdict) -> None:
     """Counts a launch, of the file and of the form that the exercise improves on. Raises Wrong if it asks for more than
     it may."""
-    with _files(exercise, exercise.mistakes[:1]) as (plain,):
-        before, actual.profiled = _profiles([plain, actual.file], exercise)
+    try:
+        with _ending(), _files(exercise, exercise.mistakes[:1]) as (plain,):
+            before, actual.profiled = _profiles([plain, actual.file], exercise)
+    except KernelError as error:  # with the sizes that are counted
+        raise Wrong("counters", str(error)) from None
     for each in COUNTED[exercise.name].counters:
         value = each.value(before)
         verdict.counts.append(Count(each.what, value, each.value(actual.profiled), each.most(actual.profiled, value)))
@@ -349,13 +356,19 @@ def _expect_right_on_gpu(file: Path, launches: Sequence[Call]) -> None:
 
 
 def _check_training(
-    exercise_: Exercise, folder: Folder, verdict: Verdict, on_gpu: bool, notice: Callable[[str], None]
+    exercise_: Exercise,
+    folder: Folder,
+    verdict: Verdict,
+    on_emulator: bool,
+    on_gpu: bool,
+    notice: Callable[[str], None],
 ) -> None:
     """Trains on the person's kernels. Raises Wrong if one of them is not right, or if the network learns too little."""
     others = [exercise(number) for number in OTHERS[exercise_.name]]
     for other in others:
         try:
-            _expect_right(_filled_file(folder, other), calls(other.name))
+            expect_right = _expect_right if on_emulator else _expect_right_on_gpu
+            expect_right(_filled_file(folder, other), calls(other.name))
         except Wrong as wrong:
             raise Wrong(
                 "training", f"it trains on your exercise {other.number} too, which is not right yet: {wrong}"
