@@ -165,7 +165,7 @@ def reset(number: int | None, folder: Folder) -> None:
 @number_argument
 @folder_option
 def solution(number: int | None, folder: Folder) -> None:
-    """Show the solution of exercise N, as a diff from the file that you started with."""
+    """Show the solution of exercise N, as a diff. Without N: of the exercise whose file changed last."""
     click.echo(_chosen(number, folder).difference)
 
 
