@@ -118,7 +118,10 @@ def check(numbers: tuple[int, ...], every: bool, watch: bool, as_json: bool, dev
             raise click.UsageError("--watch shows one exercise, and no JSON")
         return _watch(chosen[0], folder, device)
     if as_json:  # a grader's run leaves the folder as it is
-        verdicts = [check_exercise(each, folder, device, print_notice) for each in chosen]
+        verdicts = []
+        for each in chosen:
+            print_notice(f"checking {folder.file(each)}")  # before the compiler takes its time
+            verdicts.append(check_exercise(each, folder, device, print_notice))
         objects = [verdict.as_json() for verdict in verdicts]
         click.echo(json.dumps(objects if every or len(objects) > 1 else objects[0], indent=2))
     else:
@@ -143,8 +146,9 @@ def hint(number: int | None, which: int | None, folder: Folder) -> None:
     if at > count:
         raise click.UsageError(f"exercise {chosen.number} has {count} hints, and {at} is none of them")
     _wrapped(f"hint {at} of {count}: {chosen.hints[at - 1]}")
-    progress.hints[chosen.number] = max(shown, at)
-    folder.keep(progress)
+    if which is None:
+        progress.hints[chosen.number] = at
+        folder.keep(progress)
 
 
 @exercise.command()
@@ -161,7 +165,7 @@ def reset(number: int | None, folder: Folder) -> None:
 @number_argument
 @folder_option
 def solution(number: int | None, folder: Folder) -> None:
-    """Show the solution of exercise N, as a diff from the file that you started with."""
+    """Show the solution of exercise N, as a diff. Without N: of the exercise whose file changed last."""
     click.echo(_chosen(number, folder).difference)
 
 

@@ -70,8 +70,7 @@ class Watched(Emulator):
         """The worst element of a wrong array, its value, the right one, and the line that stored it."""
         if array.shape != expected.shape:
             return f"{name} has the shape {array.shape}, should have {expected.shape}"
-        both_nan = (array != array) & (expected != expected)
-        worst = int(np.nan_to_num(np.where(both_nan, 0, np.abs(array - expected)), nan=np.inf).argmax())
+        worst = int(np.nan_to_num(np.abs(array - expected), nan=np.inf).argmax())
         should_be = array.dtype.type(expected.flat[worst] + 0)  # not -0
         values = f"is {array.flat[worst]!s}, should be {should_be!s}"
         return f"{name}{index_text(worst, array.shape)} {values}: stored by {self.stored_by(array, worst)}"

@@ -21,7 +21,7 @@ import numpy as np
 
 from tinyfcn.checks.gradcheck import relative_error
 from tinyfcn.checks.own_file import Call, launch_calls
-from tinyfcn.checks.profile import Profiled, profile_calls, what_is_wrong
+from tinyfcn.checks.profile import Profiled, what_is_wrong
 from tinyfcn.checks.sanitize import compare
 from tinyfcn.checks.watched import Found, Watched
 from tinyfcn.devices import cuda, kernel_source, nvrtc
@@ -116,19 +116,14 @@ class Behaviour:
     runs: list[Run]
     profiled: Profiled | None = None
 
-    def same(self, other: "Behaviour", given: set[str]) -> bool:
-        """Whether another file does the same. given: the lines that both have, which findings are compared by."""
+    def same_runs(self, other: "Behaviour", given: set[str]) -> bool:
+        """Whether another file's runs give the same. given: lines that both have: findings are compared by them."""
         pairs = zip(self.runs, other.runs, strict=True)
-        same_order = any(run.disorder for run in self.runs) == any(run.disorder for run in other.runs)
-        return (
-            same_order
-            and all(
-                _without_places(mine.finding, self.file, given) == _without_places(its.finding, other.file, given)
-                and mine.arrays.keys() == its.arrays.keys()
-                and all(is_close(mine.arrays[name], its.arrays[name], SAME) for name in mine.arrays)
-                for mine, its in pairs
-            )
-            and _accesses(self.profiled) == _accesses(other.profiled)
+        return any(run.disorder for run in self.runs) == any(run.disorder for run in other.runs) and all(
+            _without_places(mine.finding, self.file, given) == _without_places(its.finding, other.file, given)
+            and mine.arrays.keys() == its.arrays.keys()
+            and all(is_close(mine.arrays[name], its.arrays[name], SAME) for name in mine.arrays)
+            for mine, its in pairs
         )
 
 
@@ -149,7 +144,7 @@ def check(exercise: Exercise, folder: Folder, device: str = "auto", notice: Call
     try:
         _check(folder, verdict, on_emulator, on_gpu)
         if exercise.name in OTHERS:
-            _check_training(exercise, folder, verdict, on_gpu, notice)
+            _check_training(exercise, folder, verdict, on_emulator, on_gpu, notice)
     except Wrong as wrong:
         verdict.stage, verdict.message = wrong.stage, str(wrong)
         if wrong.actual:
@@ -288,7 +283,11 @@ def _run_watched(device: Watched, call: Call, run: Run, first: dict[str, np.ndar
 
 def _run_with_nan(device: Emulator, call: Call, run: Run) -> None:
     """Fills in the run of a launch that is given a NaN."""
-    [(_, kernel, written)] = launch_calls(device, [call])
+    try:
+        [(_, kernel, written)] = launch_calls(device, [call])
+    except KernelError as error:
+        run.finding = str(error)
+        return
     run.arrays = {name: device.to_numpy(array) for name, array in written.items()}
     for name, expected in call.expected.items():
         if not is_close(run.arrays[name], expected, DOUBLE):
@@ -312,8 +311,11 @@ def _expect_right(file: Path, launches: Sequence[Call]) -> Behaviour:
 def _expect_counts(exercise: Exercise, actual: Behaviour, verdict: Verdict) -> None:
     """Counts a launch, of the file and of the form that the exercise improves on. Raises Wrong if it asks for more than
     it may."""
-    with _files(exercise, exercise.mistakes[:1]) as (plain,), ThreadPoolExecutor(2) as pool:
-        before, actual.profiled = pool.map(_profiled, (plain, actual.file), [exercise] * 2)
+    try:
+        with _ending(), _files(exercise, exercise.mistakes[:1]) as (plain,):
+            before, actual.profiled = _profiles([plain, actual.file], exercise)
+    except KernelError as error:  # with the sizes that are counted
+        raise Wrong("counters", str(error)) from None
     for each in COUNTED[exercise.name].counters:
         value = each.value(before)
         verdict.counts.append(Count(each.what, value, each.value(actual.profiled), each.most(actual.profiled, value)))
@@ -324,9 +326,15 @@ def _expect_counts(exercise: Exercise, actual: Behaviour, verdict: Verdict) -> N
             raise Wrong("counters", f"the results are right; {text}{''.join(wasteful)}", actual)
 
 
-def _profiled(file: Path, exercise: Exercise) -> Profiled:
+def _profiles(files: Sequence[Path], exercise: Exercise) -> list[Profiled]:
+    """The counted launch of an exercise, by each file."""
     call = COUNTED[exercise.name].call(np.random.default_rng(0))
-    return profile_calls(file, [call], EVERY_BLOCK)[0]
+    devices = [Emulator(file, mode="profile", sample=EVERY_BLOCK) for file in files]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda device: device.compile([device.declared(call.kernel)]), devices))
+    for device in devices:
+        list(launch_calls(device, [call]))
+    return [Profiled(exercise.name, device.profiles[0]) for device in devices]
 
 
 def _expect_right_on_gpu(file: Path, launches: Sequence[Call]) -> None:
@@ -348,13 +356,19 @@ def _expect_right_on_gpu(file: Path, launches: Sequence[Call]) -> None:
 
 
 def _check_training(
-    exercise_: Exercise, folder: Folder, verdict: Verdict, on_gpu: bool, notice: Callable[[str], None]
+    exercise_: Exercise,
+    folder: Folder,
+    verdict: Verdict,
+    on_emulator: bool,
+    on_gpu: bool,
+    notice: Callable[[str], None],
 ) -> None:
     """Trains on the person's kernels. Raises Wrong if one of them is not right, or if the network learns too little."""
     others = [exercise(number) for number in OTHERS[exercise_.name]]
     for other in others:
         try:
-            _expect_right(_filled_file(folder, other), calls(other.name))
+            expect_right = _expect_right if on_emulator else _expect_right_on_gpu
+            expect_right(_filled_file(folder, other), calls(other.name))
         except Wrong as wrong:
             raise Wrong(
                 "training", f"it trains on your exercise {other.number} too, which is not right yet: {wrong}"
@@ -377,8 +391,10 @@ def recognised(exercise: Exercise, actual: Behaviour) -> Mistake | None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_compile, files, [launches] * len(files)))
         for mistake, file in zip(exercise.mistakes, files, strict=True):
-            profiled = _profiled(file, exercise) if actual.profiled else None
-            if actual.same(Behaviour(file, observe(file, launches), profiled), exercise.given_lines):
+            its = Behaviour(file, observe(file, launches))
+            if actual.same_runs(its, exercise.given_lines) and (
+                actual.profiled is None or _accesses(actual.profiled) == _accesses(*_profiles([file], exercise))
+            ):
                 return mistake
     return None
 
@@ -443,7 +459,6 @@ def _without_places(finding: str, file: Path, given: set[str]) -> str:
     return _PLACE.sub(text, finding)
 
 
-def _accesses(profiled: Profiled | None) -> list[tuple[Any, ...]]:
+def _accesses(profiled: Profiled) -> list[tuple[Any, ...]]:
     """The accesses of a launch and their costs, whatever their lines and arrays are called."""
-    requests = profiled.profile.requests if profiled else []
-    return sorted((each.is_shared, each.kind, each.requests, each.parts) for each in requests)
+    return sorted((each.is_shared, each.kind, each.requests, each.parts) for each in profiled.profile.requests)
