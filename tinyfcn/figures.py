@@ -431,12 +431,13 @@ def _signed(values: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 
 def _scale(figure: Figure, x: int, y: int, of: np.ndarray) -> None:
-    """A bar with the colours of `_signed` from the least to the greatest value, both written beside it, and 0."""
+    """A bar with the colours of `_signed` from the least to the greatest value, which are written below it."""
     low, high = min(float(of.min()), 0.0), max(float(of.max()), 0.0)
     bar = add_axes(figure, x, y, 480, 18)
     values = np.linspace(low, high if high > low else low + 1, 480)[None]
     bar.imshow(_signed(values, of), extent=(values[0, 0], values[0, -1], 0, 1), aspect="auto")
-    bar.set(yticks=[], xticks=sorted({low, 0.0, high}))
+    ends = (end for end in (low, high) if abs(end) > 0.2 * (high - low))  # one near 0 would be written over it
+    bar.set(yticks=[], xticks=sorted({0.0, *ends}))
     bar.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     bar.spines[:].set_visible(False)
 
