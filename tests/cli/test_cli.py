@@ -45,6 +45,7 @@ COMMANDS = [
     "gradcheck",
     "sanitize",
     "profile",
+    "kernels",
     "ladder",
     "bench",
     "info",

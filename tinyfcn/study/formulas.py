@@ -3,7 +3,7 @@
 `explained` gives them for an element of a launch. They are written for one element at a time and call no kernel.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -692,7 +692,7 @@ def workspace(given: Given, index: Index) -> Explained:
     return Sum("the split's share of the sum over n, i, j of dout * x", tiles_of_split)(_as_given(given), index)
 
 
-FORMULAS: Mapping[tuple[str, str], Callable[[Given, Index], Explained]] = {
+FORMULAS: dict[tuple[str, str], Callable[[Given, Index], Explained]] = {
     **SUMS,
     ("relu_forward", "y"): relu_forward,
     ("relu_backward", "dx"): relu_backward,
