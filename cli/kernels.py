@@ -220,6 +220,8 @@ def _show_element(found: Element, everything: bool) -> None:
         _say(f"{kernel.name} calls this array {output.parameter}.")
     if found.explained:
         click.echo(f"\n{_wrapped(f'{output.name} = {found.explained.formula}')}")
+    else:
+        _say(f"No formula is known: FORMULAS in tinyfcn/study/formulas.py has none for {kernel.name}.")
     click.echo()
     if found.rows:
         _show_sum(found, everything)

@@ -16,6 +16,8 @@ from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import DeviceError
 from tinyfcn.study.element import outputs
+from tinyfcn.study.examples import EXAMPLES
+from tinyfcn.study.formulas import FORMULAS
 from tinyfcn.study.kernels import sentence
 from tinyfcn.study.ladder import LADDER, rungs
 
@@ -173,6 +175,16 @@ def test_wrong_usage_is_told_in_a_line(arguments: tuple[str, ...], message: str)
     result = kernels(*arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output
+
+
+def test_an_operation_without_example_and_formula_still_shows_owner_and_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(EXAMPLES, "relu")
+    monkeypatch.delitem(FORMULAS, ("relu_forward", "y"))
+    result = kernels("relu", "--element", "0")
+    assert result.exit_code == 0, result.output
+    assert "y[0] = " in result.output and "is written by thread 0 of block 0" in result.output
+    assert re.search(r"^  x\[0\] .* relu\.cu:\d+$", result.output, re.MULTILINE)
+    assert "No formula is known" in result.output
 
 
 def test_an_element_without_a_writer_is_told_in_a_line() -> None:

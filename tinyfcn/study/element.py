@@ -22,7 +22,7 @@ from tinyfcn.ops import Operations
 from tinyfcn.study.examples import example_of, launches_of, operation_of
 from tinyfcn.study.formulas import FORMULAS, SUMS, Explained, Factor, Given, Index, Term, at
 
-TOLERANCE = 1e-5  # relative, of a float32 result and the same formula in float64
+TOLERANCE = 1e-5  # of a float32 result and the same formula in float64, relative to the value or to what cancels
 # Sums of the owner's last reads of a shared variable: what the element is divided by, in elements of an input.
 FROM_SHARED: Mapping[tuple[str, str], tuple[str, str]] = {
     ("softmax_cross_entropy", "parts"): ("in_warp", "labels"),
@@ -140,7 +140,7 @@ class Element:
     @property
     def agrees(self) -> bool:
         """Whether the formula gives the stored value; true where none is known."""
-        return self.explained is None or _close(self.explained.value, self.stored)
+        return self.explained is None or _close(self.explained.value, self.stored, self.explained.scale)
 
     @property
     def lane(self) -> tuple[int, int]:
@@ -148,8 +148,8 @@ class Element:
         return divmod(self.owners[0][1], LANES)
 
 
-def _close(value: float, stored: float) -> bool:
-    return abs(value - stored) <= TOLERANCE * max(abs(value), abs(stored)) + 1e-12
+def _close(value: float, stored: float, scale: float = 0.0) -> bool:
+    return abs(value - stored) <= TOLERANCE * max(abs(value), abs(stored), scale)
 
 
 def outputs(name: str, fast: bool, stride: int | None = None, kernels: Path = KERNELS) -> dict[str, Output]:

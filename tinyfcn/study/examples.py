@@ -141,7 +141,7 @@ def _peak(ops: Operations, inputs: Inputs) -> Results:
 
 
 _CONV2D = Example(_convolution("conv2d", (2, 3, 8, 9), (4, 3, 3, 3)), 1)
-EXAMPLES: Mapping[str, Example] = {
+EXAMPLES: dict[str, Example] = {
     "relu": Example(_relu),
     "add": Example(_add),
     "max_pool2d": Example(_max_pool2d, 2),

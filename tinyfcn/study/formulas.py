@@ -3,7 +3,7 @@
 `explained` gives them for an element of a launch. They are written for one element at a time and call no kernel.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -79,13 +79,18 @@ class Term:
 
 @dataclass(frozen=True)
 class Explained:
-    """An element by its formula. value: in float64. terms: those of the sum, if it is one. steps: the formula with
-    numbers where it is none, or what follows the sum."""
+    """An element by its formula.
+
+    value: in float64. terms: those of the sum, if it is one. steps: the formula with numbers where it is none, or what
+    follows the sum. scale: the largest of the numbers that are added up, where they may cancel: the error of a float32
+    is relative to it.
+    """
 
     formula: str
     value: float
     terms: Sequence[Term] = ()
     steps: Sequence[str] = ()
+    scale: float = 0.0
 
 
 def number(value: float) -> str:
@@ -449,11 +454,12 @@ def linear_dx(given: Given, index: Index) -> Explained:
     weights = given["weight"].reshape(len(logits), -1)[:, c]
     products = " + ".join(f"{number(w)} * {number(d)}" for w, d in zip(weights, gradients, strict=True))
     value = float(np.dot(weights.astype(np.float64), gradients))
+    scale = float(max(abs(weights * gradients)))
     steps = [f"dlogits {', '.join(map(number, gradients))}", f"{products} = {number(value)}"]
     if given.number("through_relu") and given["x"][index] <= 0:
         value = 0.0
         steps.append("x is not above 0, and through_relu: 0")
-    return Explained("sum over k of weight[k,c] * dlogits[k]", value, steps=steps)
+    return Explained("sum over k of weight[k,c] * dlogits[k]", value, steps=steps, scale=scale)
 
 
 def adam_rates(given: Given, index: Index) -> Explained:
@@ -489,12 +495,13 @@ def _adam(given: Given, index: Index) -> tuple[dict[str, float], list[str]]:
 def adam_parameter(given: Given, index: Index) -> Explained:
     values, steps = _adam(given, index)
     formula = "p - rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)"
-    return Explained(formula, values["parameters"], steps=steps)
+    return Explained(formula, values["parameters"], steps=steps, scale=abs(float(given["parameters"][index])))
 
 
 def adam_m(given: Given, index: Index) -> Explained:
     values, steps = _adam(given, index)
-    return Explained("beta1 * m + (1 - beta1) * g", values["m"], steps=steps[:2])
+    moment = abs(float(given["m"][index]))
+    return Explained("beta1 * m + (1 - beta1) * g", values["m"], steps=steps[:2], scale=moment)
 
 
 def adam_v(given: Given, index: Index) -> Explained:
@@ -692,7 +699,7 @@ def workspace(given: Given, index: Index) -> Explained:
     return Sum("the split's share of the sum over n, i, j of dout * x", tiles_of_split)(_as_given(given), index)
 
 
-FORMULAS: Mapping[tuple[str, str], Callable[[Given, Index], Explained]] = {
+FORMULAS: dict[tuple[str, str], Callable[[Given, Index], Explained]] = {
     **SUMS,
     ("relu_forward", "y"): relu_forward,
     ("relu_backward", "dx"): relu_backward,
