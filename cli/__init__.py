@@ -18,6 +18,7 @@ from tinyfcn.cli.gradcheck import gradcheck
 from tinyfcn.cli.info import info
 from tinyfcn.cli.ladder import ladder
 from tinyfcn.cli.make_m2nist import make_m2nist
+from tinyfcn.cli.page import page
 from tinyfcn.cli.predict import predict
 from tinyfcn.cli.profile import profile
 from tinyfcn.cli.sanitize import sanitize
@@ -79,6 +80,7 @@ def main() -> None:
     tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
     tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
     tinyfcn ladder conv2d           from the plainest kernel to the one that trains
+    tinyfcn page runs/fcn-1 --open  draw digits, and see every pixel named
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
     """
@@ -95,6 +97,7 @@ for command in (
     sanitize,
     profile,
     ladder,
+    page,
     bench,
     info,
 ):
