@@ -18,7 +18,8 @@ import numpy as np
 from tinyfcn.data import Digits, builtin_digits
 from tinyfcn.images import TRAINED_AT, class_colours, class_names
 from tinyfcn.model import Model
-from tinyfcn.networks import OPTIONS, Network
+from tinyfcn.networks import OPTIONS, Design, Network
+from tinyfcn.networks.options import FREEZE, INK_START
 from tinyfcn.operations import on
 from tinyfcn.study.layers import Layer, record
 from tinyfcn.training.sources import Composed, as_bytes
@@ -76,13 +77,11 @@ def script(module: str) -> str:
 
 
 def described(name: str, model: Model) -> dict[str, Any]:
-    """A network for the page: its layers in the order of computation, and all weights as float32 in base64."""
+    """A network for the page: what it is, and its `graph`."""
     network, design = model.network, model.design
-    size = TRAINED_AT if network.per_pixel else DIGIT
-    layers = record(network, network.ops.asarray(np.full((1, 1, *size), -1, np.float32)))
     names = class_names(design.classes)
-    weights = network.ops.to_numpy(network.parameters).astype("<f4")
-    taken = [option for option in OPTIONS if not option.of_training and getattr(design, option.name) != option.default]
+    of_layers = [option for option in OPTIONS if not option.of_training and option not in (FREEZE, INK_START)]
+    taken = [option for option in of_layers if getattr(design, option.name) != option.default]
     return {
         "name": name,
         "design": design.name,
@@ -91,14 +90,29 @@ def described(name: str, model: Model) -> dict[str, Any]:
         "classes": names,
         "colours": _colours(design.classes),
         "background": names.index("background") if "background" in names else None,
+        **graph(network, TRAINED_AT if network.per_pixel else DIGIT),
+    }
+
+
+def graph(network: Network, size: tuple[int, int]) -> dict[str, Any]:
+    """The layers of a network on the host, in the order of computation, and all weights as float32 in base64.
+
+    size: height and width of the image for which the layers' shapes are given; the page computes others too.
+
+    Raises:
+        TinyfcnError: as `record`.
+    """
+    layers = record(network, network.ops.asarray(np.full((1, 1, *size), -1, np.float32)))
+    weights = network.parameters.astype("<f4").tobytes()
+    return {
         "layers": [_layer(network, layer) for layer in layers.values()],
-        "weights": base64.b64encode(weights.tobytes()).decode(),
+        "weights": base64.b64encode(weights).decode(),
     }
 
 
 def _layer(network: Network, layer: Layer) -> dict[str, Any]:
-    """A layer: its operation with all numbers that it takes, which layers it reads, and where its weights are."""
-    found: dict[str, Any] = {"name": layer.name, "operation": None, "made": layer.made_by, "reads": dict(layer.sources)}
+    """A layer: its operation with all numbers that it takes, the layers that it reads, and where its weights begin."""
+    found = {"name": layer.name, "operation": None, "made": layer.made_by, "reads": dict(layer.sources)}
     found["shape"] = list(layer.output.shape[1:])
     if layer.call is None:
         return found
@@ -107,9 +121,14 @@ def _layer(network: Network, layer: Layer) -> dict[str, Any]:
     found |= {name: arguments[name] for name in ("stride", "padding", "relu", "size", "scale") if name in arguments}
     if "weight" in arguments:
         weight, bias = (arguments[name] for name in ("weight", "bias"))
-        start, bias_start = ((each.ctypes.data - network.parameters.ctypes.data) // each.itemsize for each in (weight, bias))
+        start, bias_start = (_start(network, each) for each in (weight, bias))
         found["weight"] = {"start": start, "shape": list(weight.shape), "biasStart": bias_start}
     return found
+
+
+def _start(network: Network, parameter: np.ndarray) -> int:
+    """The index in `network.parameters` at which a view of them begins."""
+    return (parameter.ctypes.data - network.parameters.ctypes.data) // parameter.itemsize
 
 
 def examples(of_digits: bool) -> list[str]:
@@ -117,8 +136,6 @@ def examples(of_digits: bool) -> list[str]:
     digits = Digits(*builtin_digits.draw_digits(200, EXAMPLE_SEED), "builtin")
     if of_digits:
         return [packed(digits.images[np.flatnonzero(digits.labels == digit)[0]]) for digit in range(10)]
-    from tinyfcn.networks import Design
-
     x, _ = Composed(on("cpu"), digits, Design(), EXAMPLES, EXAMPLE_SEED).batch(0)
     return [packed(image) for image in as_bytes(x)]
 

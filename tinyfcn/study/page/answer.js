@@ -1,8 +1,9 @@
 // The answer: which digits the labels name and where, in words, in colours and as glyphs.
 
-import { counted, element, listed, paintPixels, pickable, rgb, sharpContext } from "./dom.js";
+import { counted, element, listed, paintPixels, pickable, pixel, rgb, sharpContext } from "./dom.js";
 import { logitsOf } from "./network.js";
 
+const PAPER = "#14161c"; // the colour of background, as in masks of `tinyfcn predict`
 const LEAST_PIXELS = 15; // of a digit; a smaller patch is noise
 const LEAST_SHARE = 0.3; // of a patch of ink, for a second digit in it
 const TALL = 34; // pixels; the networks learned digits 20 pixels high
@@ -98,8 +99,8 @@ export function classifierSentence(network, answer, bytes) {
   if (!bytes.some(Boolean)) return "Nothing is drawn yet.";
   if (labels.length === 1) {
     const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
-    const said = order.slice(0, 2).map((k) => `${network.classes[k]} with probability ${share(probabilities[k])}`);
-    return `A ${said[0]}; then ${said[1]}.`;
+    const [first, second] = order.map((k) => `${network.classes[k]}, with probability ${share(probabilities[k])}`);
+    return probabilities[order[1]] < 0.005 ? `A ${first}.` : `A ${first}; or a ${second}.`;
   }
   const { width, height } = answer.maps[logitsOf(network)];
   return `${height} × ${width} windows of ${WINDOW} × ${WINDOW} pixels are read, 4 pixels apart: the classifier slides.`;
@@ -166,8 +167,8 @@ export class AnswerView {
 
   paintMask(digits) {
     const { network, answer, drawing } = this;
-    const colours = network.colours.map(rgb);
-    paintPixels(this.canvas, drawing.height, drawing.width, (index) => colours[answer.labels[index]]);
+    const pixels = network.colours.map((colour) => pixel(...rgb(colour)));
+    paintPixels(this.canvas, drawing.height, drawing.width, (index) => pixels[answer.labels[index]]);
     this.marks = digits.map(({ label, box }) => ({ label, row: box[0], column: (box[1] + box[3] + 1) / 2 }));
     this.paintGlyphs();
   }
@@ -177,16 +178,19 @@ export class AnswerView {
     const { network, answer, drawing } = this;
     const map = answer.maps[logitsOf(network)];
     const colours = network.colours.map(rgb);
+    const paper = rgb(PAPER);
     const isEmpty = !drawing.bytes.some(Boolean);
+    const blended = (colour, share, more) =>
+      pixel(...paper.map((part, each) => Math.min(255, Math.round(part + (colour[each] - part) * share + more))));
     paintPixels(this.canvas, drawing.height, drawing.width, (index) => {
-      const ink = drawing.bytes[index] * 0.35;
-      if (map.width === 1) return isEmpty ? [20, 22, 28] : colours[answer.labels[0]].map((part) => 20 + (part - 20) * drawing.bytes[index] / 255);
+      const ink = drawing.bytes[index];
+      if (map.width === 1) return blended(colours[answer.labels[0]], ink / 255, 0);
       const i = Math.floor((Math.floor(index / drawing.width) - MIDDLE) / 4);
       const j = Math.floor(((index % drawing.width) - MIDDLE) / 4);
-      if (i < 0 || j < 0 || i >= map.height || j >= map.width) return [20 + ink, 22 + ink, 28 + ink];
+      if (i < 0 || j < 0 || i >= map.height || j >= map.width) return blended(paper, 0, 0.35 * ink);
       const label = answer.labels[i * map.width + j];
       const sure = answer.probabilities[(label * map.height + i) * map.width + j];
-      return colours[label].map((part) => Math.min(255, 20 + (part - 20) * sure * 0.8 + ink));
+      return blended(colours[label], 0.8 * sure, 0.35 * ink);
     });
     this.marks = map.width === 1 && !isEmpty ? [{ label: answer.labels[0], row: 2, column: 14 }] : [];
     this.paintGlyphs();
@@ -196,7 +200,7 @@ export class AnswerView {
   paintGlyphs() {
     const { height, width } = this.drawing;
     const context = sharpContext(this.glyphs, height, width);
-    const radius = Math.max(3.4, width / 22);
+    const radius = width / 22;
     context.textAlign = "center";
     context.textBaseline = "middle";
     context.font = `700 ${1.5 * radius}px system-ui, sans-serif`;
@@ -207,16 +211,16 @@ export class AnswerView {
       context.arc(x, y, radius, 0, 2 * Math.PI);
       context.fillStyle = "#ffffff";
       context.fill();
-      context.lineWidth = 0.7;
+      context.lineWidth = 0.2 * radius;
       context.strokeStyle = this.network.colours[label];
       context.stroke();
       context.fillStyle = "#14161c";
       context.fillText(this.network.classes[label] === "ink" ? "✎" : this.network.classes[label], x, y + 0.1 * radius);
     }
-    if (this.outline) {
+    if (this.outline && this.answer.labels.length > 1) {
       const [row, column, rows, columns] = this.outline;
       context.strokeStyle = "#ffffff";
-      context.lineWidth = 0.35;
+      context.lineWidth = width / 240;
       context.strokeRect(column, row, columns, rows);
     }
   }
@@ -240,7 +244,7 @@ export class AnswerView {
     const most = Math.max(1, ...this.rows.map(({ k }) => counts[k]));
     for (const bar of this.rows) {
       if (isOne) bar.set(answer.probabilities[bar.k], answer.probabilities[bar.k].toFixed(2));
-      else bar.set(counts[bar.k] / most, counts[bar.k].toLocaleString("en"));
+      else bar.set(counts[bar.k] / most, counts[bar.k].toLocaleString("en", { notation: "compact" }));
     }
   }
 }

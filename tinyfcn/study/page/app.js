@@ -44,9 +44,8 @@ class App {
     views.append(...this.layers.map(({ root }) => root));
     this.showRun(0);
     const hasToy = this.networks.some(({ layers }) => layers.some(({ operation }) => operation === "conv_transpose2d"));
-    document.getElementById("overlap").hidden = false;
-    put("overlap-view", new OverlapView(this.networks).root);
-    document.body.classList.toggle("has-decoder", hasToy);
+    document.getElementById("overlap").hidden = !hasToy;
+    if (hasToy) put("overlap-view", new OverlapView(this.networks).root);
     document.getElementById("about").textContent = listed(
       this.networks.map((network) => {
         const weights = network.layers.reduce((sum, layer) => sum + (layer.weights?.length ?? 0) + (layer.bias?.length ?? 0), 0);

@@ -5,7 +5,8 @@ export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== false && value != null) made.setAttribute(name, value === true ? "" : value);
+    else if (name.startsWith("aria-")) made.setAttribute(name, value);
+    else if (value !== false) made.setAttribute(name, value === true ? "" : value);
   }
   made.append(...children.filter((child) => child != null));
   return made;
@@ -33,38 +34,46 @@ export function listed(words) {
 const SIGNED = ["#d6f5ff", "#58b8f0", "#1f5fc4", "#14224f", "#000000", "#4d1230", "#c43a3a", "#f79a3c", "#fff3c4"];
 const GREYS = ["#000000", "#ffffff"];
 
+/** The parts [red, green, blue] of "#rrggbb". */
 export function rgb(hex) {
   return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
 }
 
-/** The colour [red, green, blue] of a number from 0 to 1 on evenly spaced stops. */
-function between(stops, share) {
-  const place = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
-  const first = Math.min(Math.floor(place), stops.length - 2);
-  const [low, high] = [stops[first], stops[first + 1]].map(rgb);
-  return low.map((part, index) => Math.round(part + (high[index] - part) * (place - first)));
+/** A colour as the 32 bits of an opaque pixel of ImageData. */
+export function pixel(red, green, blue) {
+  return (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
 }
 
-const signedTable = Array.from({ length: 513 }, (_, index) => between(SIGNED, index / 512));
-
-/** The colour of a value, where `most` is the greatest absolute value. */
-export function signedColour(value, most) {
-  return signedTable[Math.round(256 + 256 * Math.min(Math.max(value / (most || 1), -1), 1))];
+/** `count` pixels from the first of evenly spaced stops to the last. */
+function ramp(stops, count) {
+  return Uint32Array.from({ length: count }, (_, index) => {
+    const place = (index / (count - 1)) * (stops.length - 1);
+    const first = Math.min(Math.floor(place), stops.length - 2);
+    const [low, high] = [stops[first], stops[first + 1]].map(rgb);
+    return pixel(...low.map((part, each) => Math.round(part + (high[each] - part) * (place - first))));
+  });
 }
 
-export function greyColour(value, low, high) {
-  return between(GREYS, (value - low) / (high - low || 1));
+const signedRamp = ramp(SIGNED, 513);
+const greyRamp = ramp(GREYS, 256);
+
+/** The pixel of a value, where `most` is the greatest absolute value. */
+export function signedPixel(value, most) {
+  return signedRamp[Math.round(256 + 256 * Math.min(Math.max(value / (most || 1), -1), 1))];
 }
 
-/** Paints a canvas of height x width pixels; colourAt(index) is [red, green, blue] or [red, green, blue, alpha]. */
-export function paintPixels(canvas, height, width, colourAt) {
+/** The pixel of a value between the darkest and the brightest. */
+export function greyPixel(value, low, high) {
+  return greyRamp[Math.round((255 * (value - low)) / (high - low || 1))];
+}
+
+/** Paints a canvas of height x width pixels, each by its index. */
+export function paintPixels(canvas, height, width, pixelAt) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
-  for (let index = 0; index < height * width; index++) {
-    const [red, green, blue, alpha = 255] = colourAt(index);
-    image.data.set([red, green, blue, alpha], 4 * index);
-  }
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let index = 0; index < pixels.length; index++) pixels[index] = pixelAt(index);
   context.putImageData(image, 0, 0);
 }
 

@@ -1,10 +1,11 @@
 // The drawing: ink as bytes, the pen that leaves it, and the canvas for mouse, finger, pen, keys and image files.
 
-import { STEPS, element, paintPixels, positionOf, sharpContext, signedColour } from "./dom.js";
+import { STEPS, element, paintPixels, pixel, positionOf, sharpContext, signedPixel } from "./dom.js";
 
 export const PENS = { fine: 0.8, medium: 1.25, broad: 2 }; // radius in pixels; MNIST's strokes are like medium's
 const ERASER = 3;
 const MOST_UNDO = 60;
+const LEAST_HEAT = 0.06; // of the greatest; below it the drawing shows
 
 /** Bytes of ink, height x width, 0 for black, and what was there before each stroke. */
 export class Ink {
@@ -244,11 +245,10 @@ export class Easel {
     const { heat, box, key } = this;
     const most = heat ? heat.reduce((a, b) => Math.max(a, Math.abs(b)), 0) : 0;
     paintPixels(this.canvas, height, width, (index) => {
-      const ink = bytes[index];
-      if (!most) return [Math.max(ink, 17), Math.max(ink, 19), Math.max(ink, 24)];
-      const colour = signedColour(heat[index], most);
-      const share = Math.min(1, 2.5 * Math.abs(heat[index]) / most);
-      return colour.map((part) => Math.round((1 - share) * ink * 0.55 + share * part));
+      const share = most ? Math.abs(heat[index]) / most : 0;
+      if (share > LEAST_HEAT) return signedPixel(heat[index], most);
+      const ink = most ? bytes[index] >> 1 : bytes[index];
+      return pixel(Math.max(ink, 17), Math.max(ink, 19), Math.max(ink, 24));
     });
     const context = sharpContext(this.over, height, width);
     if (box) {

@@ -1,6 +1,6 @@
 // A look inside: the maps of each layer, and how a chosen element came about.
 
-import { counted, element, greyColour, listed, number, paintPixels, pickable, sharpContext, signedColour } from "./dom.js";
+import { counted, element, greyPixel, listed, number, paintPixels, pickable, sharpContext, signedPixel } from "./dom.js";
 import { Bar, likeliest } from "./answer.js";
 import { boxesOf, explain, logitsOf, measure } from "./network.js";
 
@@ -151,9 +151,9 @@ export class LayersView {
   /** The colour of a value of this layer; the image is grey. */
   colour(values) {
     const { low, high } = this.measures;
-    if (!this.layer.operation) return (index) => greyColour(values[index], low, high);
+    if (!this.layer.operation) return (index) => greyPixel(values[index], low, high);
     const most = Math.max(Math.abs(low), Math.abs(high));
-    return (index) => signedColour(values[index], most);
+    return (index) => signedPixel(values[index], most);
   }
 
   paintGrid() {
@@ -199,6 +199,7 @@ export class LayersView {
     const said = this.channelName(this.name, this.channel);
     this.title.textContent = this.layer.operation ? `${this.name}, ${this.name === logitsOf(this.network) ? "class" : "channel"} ${said}` : "The drawing";
     this.screen.setAttribute("aria-label", `Map of ${this.title.textContent}. Arrow keys pick an element.`);
+    this.screen.style.maxWidth = height === 1 ? "140px" : "";
     this.screen.style.aspectRatio = `${width} / ${height}`;
     paintPixels(this.map, height, width, this.colour(part));
     const context = sharpContext(this.over, height, width);
@@ -216,7 +217,7 @@ export class LayersView {
     const [first, last] = this.layer.operation ? [-most, most] : [low, high];
     paintPixels(bar, 1, 128, (index) => {
       const value = first + ((last - first) * index) / 127;
-      return this.layer.operation ? signedColour(value, most) : greyColour(value, low, high);
+      return this.layer.operation ? signedPixel(value, most) : greyPixel(value, low, high);
     });
     this.scale.replaceChildren(element("span", {}, number(first)), bar, element("span", {}, number(last)));
   }
@@ -290,7 +291,7 @@ export class LayersView {
       const most = Math.max(...own.map((each) => Math.abs(each[key])));
       const canvas = element("canvas", { class: "pixels", role: "img", "aria-label": `${title}, ${rows.length} by ${columns.length}` });
       const byPlace = new Map(own.map((each) => [rows.indexOf(each.row) * columns.length + columns.indexOf(each.column), each[key]]));
-      paintPixels(canvas, rows.length, columns.length, (index) => signedColour(byPlace.get(index) ?? 0, most));
+      paintPixels(canvas, rows.length, columns.length, (index) => signedPixel(byPlace.get(index) ?? 0, most));
       canvas.style.aspectRatio = `${columns.length} / ${rows.length}`;
       return element("figure", {}, canvas, element("figcaption", {}, title));
     };

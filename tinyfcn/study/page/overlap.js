@@ -1,6 +1,6 @@
 // A toy: how often a transposed convolution reaches each output, and where a checkerboard comes from.
 
-import { element, paintPixels, signedColour } from "./dom.js";
+import { element, paintPixels, signedPixel } from "./dom.js";
 import { responseToOnes } from "./network.js";
 
 const SIDE = 7; // inputs along an axis
@@ -87,7 +87,7 @@ export class OverlapView {
         const canvas = element("canvas", { class: "pixels", "aria-hidden": "true" });
         const values = y.values.subarray(channel * plane, (channel + 1) * plane);
         const most = values.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-        paintPixels(canvas, y.height, y.width, (index) => signedColour(values[index], most));
+        paintPixels(canvas, y.height, y.width, (index) => signedPixel(values[index], most));
         return canvas;
       });
       const [n, ...more] = reachedInTheMiddle(kernel, stride);
@@ -120,7 +120,7 @@ export class OverlapView {
     const most = Math.max(...counts) ** 2;
     paintPixels(this.map, counts.length, counts.length, (index) => {
       const count = counts[Math.floor(index / counts.length)] * counts[index % counts.length];
-      return signedColour(0.92 * count, most);
+      return signedPixel(0.92 * count, most);
     });
     this.map.setAttribute("aria-label", `How often each of ${counts.length} by ${counts.length} outputs is reached: ${counts.join(", ")} times along an axis`);
   }
