@@ -9,7 +9,8 @@ from tinyfcn.cli.options import FILE, PATH
 from tinyfcn.errors import DataError
 from tinyfcn.files import is_stream, make_folder, new_file
 from tinyfcn.model import load
-from tinyfcn.study.page import GENERATOR, MAX_RUNS, page as made_page
+from tinyfcn.study.page import GENERATOR, MAX_RUNS
+from tinyfcn.study.page import page as made_page
 
 WAY_OUT = "name another file with -o"
 
@@ -33,6 +34,8 @@ def page(runs: tuple[Path, ...], out: Path, opens: bool) -> None:
         raise click.UsageError(f"a page shows one run, or two side by side; {len(runs)} are named")
     if opens and is_stream(out):
         raise click.UsageError(f"--open opens a file, and {out} is none")
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise click.UsageError(f"the two runs are one and the same: {runs[0]}")
     _expect_own(out)
     models = {}
     for run, name in zip(runs, _names(runs), strict=True):

@@ -62,7 +62,7 @@ def as_input(drawing: np.ndarray) -> np.ndarray:
 
 
 def run_node(script: str, job: dict[str, Any], folder: Path, timeout: float = 300) -> Any:
-    """What a script of tests/page writes for a job, both JSON. Fails with what to install where something is missing."""
+    """What a script of tests/page writes for a job, both as JSON. Fails with what to install where node is missing."""
     node = shutil.which("node")
     assert node, "the tests of the page need node 20 or newer: https://nodejs.org"
     (folder / "job.json").write_text(json.dumps(job))

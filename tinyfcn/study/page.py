@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,8 @@ def graph(network: Network, size: tuple[int, int]) -> dict[str, Any]:
 
 def _layer(network: Network, layer: Layer) -> dict[str, Any]:
     """A layer: its operation with all numbers that it takes, the layers that it reads, and where its weights begin."""
-    found = {"name": layer.name, "operation": None, "made": layer.made_by, "reads": dict(layer.sources)}
-    found["shape"] = list(layer.output.shape[1:])
+    found: dict[str, Any] = {"name": layer.name, "operation": None, "made": layer.made_by}
+    found |= {"reads": dict(layer.sources), "shape": list(layer.output.shape[1:])}
     if layer.call is None:
         return found
     arguments = layer.call.arguments

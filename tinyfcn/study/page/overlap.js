@@ -3,7 +3,7 @@
 import { element, paintPixels, signedPixel } from "./dom.js";
 import { responseToOnes } from "./network.js";
 
-const SIDE = 7; // inputs along an axis
+const SIDE = 8; // inputs along an axis
 const TILE = 8; // inputs along an axis of the responses to ones
 const KERNELS = [2, 7];
 const STRIDES = [1, 4];
