@@ -46,6 +46,7 @@ COMMANDS = [
     "sanitize",
     "profile",
     "ladder",
+    "page",
     "bench",
     "info",
 ]

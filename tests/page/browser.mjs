@@ -18,14 +18,14 @@ const browser = await chromium.launch({ executablePath: job.browser, args: OPTIO
 const noise = []; // console errors, errors of scripts, requests that leave the page
 
 /** A page that is open, has answered, and is watched. */
-async function open(name, { script, hash = "", ...options } = {}) {
+async function open(name, { script, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   page.on("console", (message) => ["error", "warning"].includes(message.type()) && noise.push(`${name}: ${message.text()}`));
   page.on("pageerror", (error) => noise.push(`${name}: ${error.stack}`));
   page.on("request", (request) => /^(file|blob|data):/.test(request.url()) || noise.push(`${name}: ${request.url()}`));
   if (script) await page.addInitScript(script);
-  await page.goto(pathToFileURL(job.pages[name]).href + hash);
+  await page.goto(pathToFileURL(job.pages[name]).href);
   await answer(page);
   return page;
 }
@@ -350,6 +350,14 @@ const scenarios = {
     await page.keyboard.press("ArrowDown");
     await page.keyboard.press("Shift+ArrowDown");
     found.chosen = await page.locator("#chosen-name").textContent();
+    await page.waitForTimeout(600);
+    found.said = await page.locator("#status").textContent();
+    const canvas = () => page.evaluate(() => app.easel.canvas.toDataURL());
+    const cold = await canvas();
+    await page.locator("#heat").check();
+    found.heat = [cold === (await canvas()), await page.evaluate(() => app.easel.heat.some(Boolean)), await page.locator("#cold").isHidden()];
+    await page.locator("#heat").uncheck();
+    found.heat.push(cold === (await canvas()));
     const links = page.locator(".inspector .link");
     await links.first().click();
     found.followed = await page.locator(".inspector h3").textContent();
@@ -370,7 +378,20 @@ const scenarios = {
       await answer(page);
       Object.assign(found[name], await state(page));
     }
-    return found;
+    await clear(page);
+    const [[name, path]] = Object.entries(job.images);
+    const bytes = [...readFileSync(path)];
+    await page.evaluate(
+      ({ name, bytes }) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([Uint8Array.from(bytes)], name, { type: "image/png" }));
+        document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+      },
+      { name, bytes },
+    );
+    await until(page, () => app.easel.ink.bytes.some(Boolean));
+    await answer(page);
+    return { ...found, dropped: await state(page) };
   },
 
   /** The toy for each kernel and stride: the words, and the bars' numbers. */

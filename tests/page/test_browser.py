@@ -170,6 +170,8 @@ def test_tools_and_keys(found: dict[str, Any]) -> None:
     assert 0 == erased < drawn and state["next"] not in (0, state["example"])
     assert state["tabs"] == ["score", "up2", "skip0", "x", "x", "score"]
     assert state["chosen"].startswith("score[") and state["chosen"].endswith("] at 6, 1")
+    assert state["said"].startswith(f"{state['chosen']}: ") and "products" in state["said"]
+    assert state["heat"] == [False, True, True, True]  # the canvas changes, and changes back
     assert state["followed"].startswith("up2[") and state["followed"].endswith("] at 6, 1")
     assert state["back"] == state["chosen"] and not state["done"]
 
@@ -181,6 +183,7 @@ def test_images_of_ones_own(found: dict[str, Any], models: dict[str, Model]) -> 
     from_paper = drawing(state["paper.png"])
     assert from_paper[32, 31] > 250 and from_paper[32, 40] == from_paper[5, 5] == 0
     assert_as_python(state["paper.png"], models["skip"])
+    assert (drawing(state["dropped"]) == from_paper).all()
     assert state["notes.txt"]["status"] == "notes.txt is not an image that this browser reads: choose a PNG or a JPEG."
     assert (drawing(state["notes.txt"]) == ring).all()  # the drawing before it stays
 

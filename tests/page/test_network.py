@@ -64,8 +64,7 @@ def inspected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Layer
         layers = record(network, CPU.asarray(as_input(drawing)))
         traced[name] = layers
         case = {"drawing": encoded(drawing), "height": height, "width": width, "positions": positions(layers)}
-        # The shapes are given for another size than that of the drawing.
-        cases.append({"network": graph(network, (40, 44)), **case})
+        cases.append({"network": graph(network), **case})
     found = run_node("inspect.mjs", {"cases": cases}, tmp_path_factory.mktemp("node"))
     return {name: (layers, each) for (name, layers), each in zip(traced.items(), found, strict=True)}
 

@@ -25,7 +25,7 @@ from tinyfcn.study.layers import Layer, record
 from tinyfcn.training.sources import Composed, as_bytes
 
 FOLDER = Path(__file__).with_suffix("")
-# In the order in which they use each other. The worker is made of those up to WORKER.
+# In the order in which they use each other. The Worker is made of the first two.
 MODULES = ("network", "worker", "dom", "answer", "drawing", "layers", "overlap", "app")
 MAX_RUNS = 2
 DIGIT = (28, 28)  # height and width of the image of one digit
@@ -34,7 +34,7 @@ EXAMPLES, EXAMPLE_SEED = 6, 11
 
 
 def page(runs: Mapping[str, Model]) -> bytes:
-    """The page for one run or for two, by their names. UTF-8.
+    """The page for one run or for two, by their names, in UTF-8.
 
     Raises:
         TinyfcnError: a layer's operation is not known to `record`.
@@ -45,6 +45,7 @@ def page(runs: Mapping[str, Model]) -> bytes:
         "sizes": [DIGIT, TRAINED_AT] if are_classifiers else [TRAINED_AT],
         "examples": examples(are_classifiers),
     }
+    headline = "Draw a digit. See how it is read." if are_classifiers else "Draw digits. See every pixel named."
     scripts = {name: script(name) for name in MODULES}
     style = _text("style.css") + "".join(
         f".digit-{digit} {{ background: {colour}; }}\n" for digit, colour in enumerate(_colours(10))
@@ -61,13 +62,14 @@ def page(runs: Mapping[str, Model]) -> bytes:
     parts = {
         "generator": GENERATOR,
         "policy": "; ".join(f"{name} {' '.join(values)}" for name, values in policy.items()),
-        "title": escape(" and ".join(runs)),
+        "title": escape(f"{headline.split('.')[0]}: {' and '.join(runs)}"),
+        "headline": headline.replace(". ", ".<br>"),
         "digits": "".join(f'<span class="digit-{digit}">{digit}</span>' for digit in range(10)),
         "style": f"<style>{style}</style>",
         "data": f'<script type="application/json" id="data">{_json(data)}</script>',
         "scripts": "\n".join(f'<script id="{name}.js">{text}</script>' for name, text in scripts.items()),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _text("page.html")).encode()
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _text("page.html")).encode(errors="replace")
 
 
 def script(module: str) -> str:
@@ -90,19 +92,17 @@ def described(name: str, model: Model) -> dict[str, Any]:
         "classes": names,
         "colours": _colours(design.classes),
         "background": names.index("background") if "background" in names else None,
-        **graph(network, TRAINED_AT if network.per_pixel else DIGIT),
+        **graph(network),
     }
 
 
-def graph(network: Network, size: tuple[int, int]) -> dict[str, Any]:
+def graph(network: Network) -> dict[str, Any]:
     """The layers of a network on the host, in the order of computation, and all weights as float32 in base64.
-
-    size: height and width of the image for which the layers' shapes are given; the page computes others too.
 
     Raises:
         TinyfcnError: as `record`.
     """
-    layers = record(network, network.ops.asarray(np.full((1, 1, *size), -1, np.float32)))
+    layers = record(network, network.ops.asarray(np.zeros((1, 1, *TRAINED_AT), np.float32)))
     weights = network.parameters.astype("<f4").tobytes()
     return {
         "layers": [_layer(network, layer) for layer in layers.values()],
@@ -112,8 +112,7 @@ def graph(network: Network, size: tuple[int, int]) -> dict[str, Any]:
 
 def _layer(network: Network, layer: Layer) -> dict[str, Any]:
     """A layer: its operation with all numbers that it takes, the layers that it reads, and where its weights begin."""
-    found: dict[str, Any] = {"name": layer.name, "operation": None, "made": layer.made_by}
-    found |= {"reads": dict(layer.sources), "shape": list(layer.output.shape[1:])}
+    found: dict[str, Any] = {"name": layer.name, "operation": None, "reads": dict(layer.sources)}
     if layer.call is None:
         return found
     arguments = layer.call.arguments
@@ -164,4 +163,4 @@ def _hash(text: str) -> str:
 
 def _json(data: Any) -> str:
     """JSON that ends no script element and begins no comment."""
-    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

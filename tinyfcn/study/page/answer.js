@@ -33,22 +33,18 @@ export function findDigits(labels, height, width, isInk) {
         }
       }
     }
-    const byLabel = Map.groupBy ? Map.groupBy(members, (position) => labels[position]) : grouped(members, labels);
+    const byLabel = new Map();
+    for (const position of members) {
+      const label = labels[position];
+      if (!byLabel.has(label)) byLabel.set(label, []);
+      byLabel.get(label).push(position);
+    }
     for (const [label, positions] of byLabel) {
       if (positions.length < Math.max(LEAST_PIXELS, LEAST_SHARE * members.length)) continue;
       found.push(located(label, positions, width));
     }
   }
   return found.sort((a, b) => a.column - b.column || a.row - b.row);
-}
-
-function grouped(members, labels) {
-  const groups = new Map();
-  for (const position of members) {
-    if (!groups.has(labels[position])) groups.set(labels[position], []);
-    groups.get(labels[position]).push(position);
-  }
-  return groups;
 }
 
 function located(label, positions, width) {

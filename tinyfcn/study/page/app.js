@@ -162,8 +162,7 @@ class App {
     const where = this.thinker.worker ? "in a Worker" : "on the page's own thread";
     document.getElementById("time").textContent = `Computed in ${Math.round(milliseconds)} ms ${where}.`;
     document.dispatchEvent(new CustomEvent("answer", { detail: { waited } }));
-    clearTimeout(this.quiet);
-    this.quiet = setTimeout(() => this.readOut(), QUIET);
+    this.sayWhenQuiet(() => this.answerInWords());
   }
 
   paintAnswers() {
@@ -180,9 +179,14 @@ class App {
     differs.textContent = count ? `They differ at ${counted(count, "pixel")}.` : "They agree at every pixel.";
   }
 
-  readOut() {
-    const texts = this.answers.map(({ say, network }) => (this.answers.length > 1 ? `${network.name}: ${say}` : say));
-    this.say(texts.join(" "));
+  answerInWords() {
+    return this.answers.map(({ say, network }) => (this.answers.length > 1 ? `${network.name}: ${say}` : say)).join(" ");
+  }
+
+  /** Has a screen reader say what words() gives, once nothing has changed for a while. */
+  sayWhenQuiet(words) {
+    clearTimeout(this.quiet);
+    this.quiet = setTimeout(() => this.say(words()), QUIET);
   }
 
   say(text) {
@@ -214,6 +218,7 @@ class App {
   chosen(index) {
     this.layers[index].follows = false;
     this.paintChosen();
+    this.sayWhenQuiet(() => this.layers[index].words);
   }
 
   forget() {
@@ -236,6 +241,7 @@ class App {
     const { name, channel, row, column } = selection;
     const wantsHeat = document.getElementById("heat").checked;
     const heat = wantsHeat ? gradientByImage(network, view.maps, name, channel, row, column) : null;
+    document.getElementById("cold").hidden = !heat || heat.some(Boolean);
     this.easel.show(view.boxes[network.layers[0].name] ?? null, heat);
     const said = name === logitsOf(network) ? network.classes[channel] : channel;
     document.getElementById("chosen-name").textContent = `${name}[${said}] at ${row}, ${column}`;

@@ -216,8 +216,8 @@ export class Easel {
   }
 
   undo() {
-    if (!this.ink.undo()) this.said("There is nothing to undo.");
-    this.refresh();
+    if (this.ink.undo()) this.refresh();
+    else this.said("There is nothing to undo.");
   }
 
   clear() {

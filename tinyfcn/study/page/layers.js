@@ -6,17 +6,32 @@ import { boxesOf, explain, logitsOf, measure } from "./network.js";
 
 const LARGEST = 8; // products that are listed
 
+/** "A transposed convolution of context, 4 × 4, stride 2, plus skip1, then ReLU." */
+function howMade(layer) {
+  const { operation, reads } = layer;
+  if (!operation) return "The drawing itself: each byte as (byte − 127) / 127.";
+  const then = layer.relu ? ", then ReLU" : "";
+  if (operation === "relu") return `ReLU of ${reads.x}.`;
+  if (operation === "add") return `${layer.scale} × (${reads.a} + ${reads.b}).`;
+  if (operation === "max_pool2d") return `Max-pooling of ${reads.x}, ${layer.size} × ${layer.size}, stride ${layer.stride}.`;
+  const words = [`${operation === "conv2d" ? "A convolution" : "A transposed convolution"} of ${reads.x}`, layer.kernel.join(" × ")];
+  if (layer.stride > 1) words.push(`stride ${layer.stride}`);
+  if (layer.padding) words.push(`padding ${layer.padding}`);
+  if (reads.add) words.push(`plus ${reads.add}`);
+  return `${words.join(", ")}${then}.`;
+}
+
 /** The layers of one network, as tabs, with an inspector. chosen(selection) is called when an element is chosen. */
 export class LayersView {
   constructor(network, chosen) {
     Object.assign(this, { network, chosen, name: logitsOf(network), selection: null, history: [] });
     this.tabs = element("div", { class: "tabs", role: "tablist", "aria-label": `Layers of ${network.name}` });
-    this.buttons = network.layers.map(({ name, shape }) =>
+    this.buttons = network.layers.map(({ name }) =>
       element(
         "button",
         { type: "button", role: "tab", id: this.id(name), "aria-controls": this.id(), onclick: () => this.open(name) },
         element("span", { class: "tab-name" }, name),
-        element("span", { class: "tab-size" }, shape.join("×")),
+        element("span", { class: "tab-size" }),
       ),
     );
     this.tabs.append(...this.buttons);
@@ -117,6 +132,8 @@ export class LayersView {
       const isOpen = this.network.layers[index].name === this.name;
       button.setAttribute("aria-selected", isOpen);
       button.tabIndex = isOpen ? 0 : -1;
+      const { channels, height, width } = this.maps[this.network.layers[index].name];
+      button.lastChild.textContent = `${channels}×${height}×${width}`;
     });
     const tab = document.getElementById(this.id(this.name));
     if (tab) this.tabs.scrollLeft = tab.offsetLeft + tab.offsetWidth / 2 - this.tabs.clientWidth / 2;
@@ -136,9 +153,8 @@ export class LayersView {
   paintFacts() {
     const { layer, measures } = this;
     const { channels, height, width } = this.maps[this.name];
-    const sources = Object.values(layer.reads);
     const words = [
-      layer.operation ? `${layer.made.replace("conv_transpose2d", "transposed convolution").replace("conv2d", "convolution").replace("max_pool2d", "max-pooling")} of ${sources[0]}.` : "The drawing itself, (byte − 127) / 127.",
+      howMade(layer),
       `${counted(channels, "channel")} of ${height} × ${width}, values ${number(measures.low)} to ${number(measures.high)}, ${Math.round(100 * measures.zeros)} % zeros.`,
     ];
     if (measures.dead.length && layer.operation) {
@@ -254,6 +270,11 @@ export class LayersView {
     this.inspector.replaceChildren(...parts);
   }
 
+  /** What the inspector says, for a screen reader. */
+  get words() {
+    return [...this.inspector.querySelectorAll("h3, .equation")].map(({ textContent }) => textContent).join(": ");
+  }
+
   /** "0.41 = ReLU(0.73 products − 0.32 bias)". */
   equation(layer, found) {
     const bold = element("strong", {}, number(found.value));
@@ -313,22 +334,22 @@ export class LayersView {
     const largest = [...found.products].sort((a, b) => Math.abs(b.product) - Math.abs(a.product)).slice(0, LARGEST);
     const isWeighted = Boolean(layer.weight);
     const isTransposed = layer.operation === "conv_transpose2d";
-    const rest = found.products.length - largest.length;
-    const restSum = found.products.reduce((sum, { product }) => sum + product, 0) - largest.reduce((sum, { product }) => sum + product, 0);
+    const rest = found.products.filter((each) => !largest.includes(each));
     const go = (each) =>
       element(
         "button",
         { type: "button", class: "link", onclick: () => this.choose(each.layer, each.channel, each.row, each.column) },
         `${each.layer}[${each.channel}] ${each.row}, ${each.column}`,
       );
-    const head = ["input", "value", ...(isWeighted ? [isTransposed ? "× weight (of the kernel's)" : "× weight", "= product"] : [])];
+    const head = ["input", "value", ...(isWeighted ? [isTransposed ? "× weight (at)" : "× weight", "= product"] : [])];
     const rows = largest.map((each) => {
-      const weight = isTransposed ? `${number(each.weight)} (${each.u}, ${each.v})` : number(each.weight);
+      const weight = element("span", {}, number(each.weight), isTransposed ? element("span", { class: "at" }, ` (${each.u}, ${each.v})`) : "");
       const cells = [go(each), number(each.value) + (each.chosen ? "  ← chosen" : ""), ...(isWeighted ? [weight, number(each.product)] : [])];
       return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
     });
-    if (rest > 0 && isWeighted) {
-      rows.push(element("tr", { class: "quiet" }, element("td", { colspan: "3" }, `and ${counted(rest, "smaller product")}`), element("td", {}, number(restSum))));
+    if (rest.length && isWeighted) {
+      const sum = rest.reduce((total, { product }) => total + product, 0);
+      rows.push(element("tr", { class: "quiet" }, element("td", { colspan: "3" }, `and ${counted(rest.length, "smaller product")}`), element("td", {}, number(sum))));
     }
     return element(
       "table",
