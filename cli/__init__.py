@@ -21,6 +21,7 @@ from tinyfcn.cli.kernels import kernels
 from tinyfcn.cli.ladder import ladder
 from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.options import InOrder
+from tinyfcn.cli.page import page
 from tinyfcn.cli.predict import predict
 from tinyfcn.cli.profile import profile
 from tinyfcn.cli.sanitize import sanitize
@@ -73,21 +74,19 @@ class Group(InOrder):
 def main() -> None:
     """A small fully convolutional network from scratch: it learns MNIST, then names the digit at every pixel.
 
-        \b
-        tinyfcn train-cnn               train the classifier (a minute or so on a laptop)
-        tinyfcn train-fcn               train the FCN on its weights (some minutes)
-        tinyfcn predict runs/fcn-1 photo.png
-        tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
-        tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
-        tinyfcn kernels conv2d          its kernels; with --element 0,1,2,3 who computes that element, from what
-        tinyfcn ladder conv2d           from the plainest kernel to the one that trains
-    <<<<<<< HEAD
-        tinyfcn exercise start          write kernels yourself: a hole to fill, and a check
-    =======
-        tinyfcn trace runs/fcn-1        a look inside: every layer's map, what a pixel depends on
-    >>>>>>> trace
-        tinyfcn bench                   how fast it is, beside PyTorch
-        tinyfcn info                    what this machine has and lacks
+    \b
+    tinyfcn train-cnn               train the classifier (a minute or so on a laptop)
+    tinyfcn train-fcn               train the FCN on its weights (some minutes)
+    tinyfcn predict runs/fcn-1 photo.png
+    tinyfcn trace runs/fcn-1        a look inside: every layer's map, what a pixel depends on
+    tinyfcn page runs/fcn-1 --open  draw digits, and see every pixel named
+    tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
+    tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
+    tinyfcn kernels conv2d          its kernels; with --element 0,1,2,3 who computes that element, from what
+    tinyfcn ladder conv2d           from the plainest kernel to the one that trains
+    tinyfcn exercise start          write kernels yourself: a hole to fill, and a check
+    tinyfcn bench                   how fast it is, beside PyTorch
+    tinyfcn info                    what this machine has and lacks
     """
 
 
@@ -105,6 +104,7 @@ for command in (
     ladder,
     exercise,
     trace,
+    page,
     bench,
     info,
 ):

@@ -47,7 +47,9 @@ def copy_checkout(target: Path) -> None:
     """Copies the files that packaging reads. setuptools would add the leftovers of earlier builds in the checkout."""
     target.mkdir()
     for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copytree(
+            ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__", "node_modules", ".*")
+        )
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, target)

@@ -98,12 +98,27 @@ def either(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[tinyf
         yield ops
 
 
+def asks_for_browser(config: pytest.Config) -> bool:
+    """Whether -m speaks of the tests that need node and Chromium."""
+    return "browser" in (config.option.markexpr or "")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests that need node and Chromium, unless -m speaks of them."""
+    if not asks_for_browser(config):
+        left_out = [item for item in items if item.get_closest_marker("browser")]
+        items[:] = [item for item in items if not item.get_closest_marker("browser")]
+        config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says where the kernels ran and what watched them, so that nobody takes a run without a GPU for one with it."""
     reason = f" (no GPU: {WHY_NO_GPU})" if WHY_NO_GPU else ""
     terminalreporter.write_line(f"kernels run on: {', '.join(KERNEL_DEVICES)}{reason}")
     if WHY_NO_GPU and not HAS_STANDIN:
         terminalreporter.write_line("tests/standin, real CuPy without a GPU: not run; python tests/standin/run.py does")
+    if not asks_for_browser(terminalreporter.config):
+        terminalreporter.write_line("the page in node and Chromium: not run; pytest -m browser does (tests/page)")
     reason = why_no_compute_sanitizer()
     verdict = f"not run ({reason})" if reason else "at hand, and asked by test_bug_zoo.py"
     terminalreporter.write_line(f"compute-sanitizer: {verdict}")

@@ -49,6 +49,7 @@ COMMANDS = [
     "ladder",
     "exercise",
     "trace",
+    "page",
     "bench",
     "info",
 ]
