@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("cli", "exercises", "kernels")
 PACKAGES = {"tinyfcn": "tinyfcn", **{part: f"tinyfcn/{part}" for part in PARTS}}  # folder: where it installs
+IGNORED = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
 FOLDERS = (*PACKAGES, "docs", "scripts", "tests")  # what the sdist holds entire
 COMMANDS = (("--version",), ("--help",), ("info",), ("gradcheck", "relu"), ("exercise", "start", "1"))
 MODULES = ("tinyfcn", *(f"tinyfcn.{part}" for part in PARTS))
