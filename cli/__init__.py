@@ -21,6 +21,7 @@ from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.predict import predict
 from tinyfcn.cli.profile import profile
 from tinyfcn.cli.sanitize import sanitize
+from tinyfcn.cli.sweep import sweep
 from tinyfcn.cli.train_cnn import train_cnn
 from tinyfcn.cli.train_fcn import train_fcn
 from tinyfcn.errors import TinyfcnError
@@ -79,6 +80,7 @@ def main() -> None:
     tinyfcn check conv2d            after an edit of conv2d.cu: is everything right?
     tinyfcn profile conv2d          why is it slow? requests, sectors, bank conflicts of each line
     tinyfcn ladder conv2d           from the plainest kernel to the one that trains
+    tinyfcn sweep SPACE.toml        a study of many small trainings, and its answer
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
     """
@@ -95,6 +97,7 @@ for command in (
     sanitize,
     profile,
     ladder,
+    sweep,
     bench,
     info,
 ):
