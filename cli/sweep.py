@@ -1,13 +1,16 @@
 """tinyfcn sweep"""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyfcn.cli.options import FOLDER, PATH, Whole
+from tinyfcn.cli.options import FILE, FOLDER, PATH, Whole
 from tinyfcn.cli.progress import Printer, main_figure
+from tinyfcn.cli.tables import print_rows
+from tinyfcn.files import new_file
 
 if TYPE_CHECKING:
     from tinyfcn.sweep.run import Folder
@@ -82,6 +85,46 @@ def run(
     with SweepPrinter() as printer:
         study.run_study(folder, workers or study.default_workers(folder.space), trials, printer)
     printer.say(f"to see the answer: tinyfcn sweep show {folder.path}")
+
+
+@sweep.command(short_help="Show a study's answer.")
+@click.argument("folder", type=FOLDER)
+@click.option("--csv", "csv_file", type=FILE, help="Write one line for each training to this file.")
+@click.option("--json", "json_file", type=FILE, help="Write all of the answer to this file.")
+@click.option("--storage", metavar="URL", help="The study's database, if its URL has a password: none is kept.")
+def show(folder: Path, csv_file: Path | None, json_file: Path | None, storage: str | None) -> None:
+    """Show what a study found so far, finished or not.
+
+    Prints the best configurations, the importance of each option and what each of its values does, and which
+    differences are certain. Draws figures and writes answer.html, one page with everything, into the study's folder.
+    The importance is the share of the variance that an option explains alone.
+
+    \b
+    tinyfcn sweep show runs/sweep-1
+    tinyfcn sweep show runs/sweep-1 --csv trainings.csv --json answer.json
+    """
+    click.echo(f"reading {folder}", err=True)
+    study = _sweeps()
+    from tinyfcn.sweep.page import PAGE, Answer  # with matplotlib, which is slow to import
+
+    saved = study.saved_folder(folder, storage)
+    answer = Answer(saved.open())
+    click.echo(answer.summary())
+    for title, rows in answer.tables().items():
+        click.echo(f"\n{title}", nl=False)
+        print_rows(rows)
+    click.echo()
+    for sentence in answer.sentences():
+        click.echo(sentence)
+    drawn = answer.figures(folder)
+    answer.write_page(folder / PAGE, (folder / study.SPACE).read_text(encoding="utf-8"), drawn)
+    contents = [(csv_file, answer.as_csv()), (json_file, json.dumps(answer.as_json(), indent=2) + "\n")]
+    for file, content in contents:
+        if file is not None:
+            with new_file(file, "name another file") as opened:
+                opened.write(content.encode())
+    written = [folder / PAGE, *drawn, *(file for file, _ in contents if file)]
+    click.echo(f"\nwritten: {', '.join(map(str, written))}")
 
 
 def _sweeps() -> Any:
