@@ -98,12 +98,22 @@ def either(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[tinyf
         yield ops
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what needs a PostgreSQL, unless -m names it."""
+    if "postgres" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("postgres")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says where the kernels ran and what watched them, so that nobody takes a run without a GPU for one with it."""
     reason = f" (no GPU: {WHY_NO_GPU})" if WHY_NO_GPU else ""
     terminalreporter.write_line(f"kernels run on: {', '.join(KERNEL_DEVICES)}{reason}")
     if WHY_NO_GPU and not HAS_STANDIN:
         terminalreporter.write_line("tests/standin, real CuPy without a GPU: not run; python tests/standin/run.py does")
+    if "postgres" not in terminalreporter.config.option.markexpr:
+        terminalreporter.write_line("tests of studies on PostgreSQL: not run; pytest -m postgres does")
     reason = why_no_compute_sanitizer()
     verdict = f"not run ({reason})" if reason else "at hand, and asked by test_bug_zoo.py"
     terminalreporter.write_line(f"compute-sanitizer: {verdict}")

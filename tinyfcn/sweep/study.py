@@ -27,8 +27,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from tinyfcn.errors import DataError, in_brief
 from tinyfcn.sweep.space import Options, Range, Space, Values
 
-HEARTBEAT = 10  # seconds between two signs of life of a trial; after GRACE without one it is taken for dead
-GRACE = 60
+HEARTBEAT = 5  # seconds between two signs of life of a trial; after GRACE without one it is taken for dead
+GRACE = 30
 PATIENCE = 120.0  # seconds to wait for a database that is restarted
 MAX_ATTEMPTS = 10  # at an item whose workers die
 ITEM, ERROR, METRICS, RESULT, WORKER = "item", "error", "metrics", "result", "worker"
@@ -311,7 +311,7 @@ def shown_url(url: str) -> str:
         parts = sqlalchemy.make_url(url)
     except SQLAlchemyError:
         return url
-    return parts.set(password=None).render_as_string()
+    return parts._replace(password=None).render_as_string()
 
 
 def _distribution(each: Values | Range) -> BaseDistribution:
