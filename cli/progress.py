@@ -66,7 +66,7 @@ class Printer:
         """Prints a line to standard error."""
         self.lasting(lambda: print_notice(text), sys.stderr)
 
-    def start_bar(self, total: float, completed: float, *columns: str) -> None:
+    def start_bar(self, total: int, completed: int, *columns: str) -> None:
         """Starts a bar, on a terminal."""
         if is_terminal(sys.stdout):
             self.progress = Progress(

@@ -31,7 +31,7 @@ def test_kills_and_a_restart_lose_no_training_and_run_none_twice(postgres, tmp_p
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    path = write_study(tmp_path, "seeds = [0, 1, 2]\nsampler = 'random'", "epochs = 2",
+    path = write_study(tmp_path, "seeds = [0, 1, 2]\nsampler = 'random'", "epochs = 3",
                        "learning_rate = {low = 1e-4, high = 1e-2, log = true}")  # fmt: skip
     start = [path, "--trials", str(TRIALS), "--workers", "2", "--storage", postgres.url]
     machines = [Machine(folder, *start) for folder in folders]
@@ -39,7 +39,7 @@ def test_kills_and_a_restart_lose_no_training_and_run_none_twice(postgres, tmp_p
     deadline = time.monotonic() + 1500
     while not all(machine.ended() for machine in machines):
         assert time.monotonic() < deadline, [machine.printed()[-2000:] for machine in machines]
-        time.sleep(dice.uniform(0.5, 3))
+        time.sleep(dice.uniform(1, 6))
         workers = [worker for machine in machines for worker in machine.workers()]
         if killed < KILLS and workers:
             with suppress(ProcessLookupError):

@@ -146,10 +146,10 @@ def test_pruning_ends_what_is_behind(tmp_path, monkeypatch):
 
 def test_a_killed_worker_loses_no_training(tmp_path):
     """kill -9 of a worker in the middle, then SIGTERM to the command, then --resume: each training once."""
-    path = write_study(tmp_path, fixed="epochs = 8", space="learning_rate = [1e-2, 1e-3, 1e-4, 1e-5]")
+    path = write_study(tmp_path, "seeds = [0, 1]", "epochs = 8", "learning_rate = [1e-2, 1e-3, 1e-4]")
     machine = Machine(tmp_path, path, "--workers", "2")
     log = tmp_path / "runs/sweep-1/log.txt"
-    until(lambda: log.exists() and "training 0" in log.read_text(), "the first training")
+    until(lambda: log.exists() and "training 1" in log.read_text(), "two trainings run")
     os.kill(machine.workers()[0], signal.SIGKILL)
     until(lambda: "died (SIGKILL): it is tried again" in log.read_text(), "the death is noticed")
     until(lambda: log.read_text().count(", training ") >= 3, "it is tried again")
@@ -159,7 +159,7 @@ def test_a_killed_worker_loses_no_training(tmp_path):
     assert machine.workers() == []
     again = Machine(tmp_path, path, "--resume", "--workers", "2")
     assert again.process.wait(120) == 0, again.printed()
-    expect_each_once(saved_folder(tmp_path / "runs/sweep-1").open(), 4)
+    expect_each_once(saved_folder(tmp_path / "runs/sweep-1").open(), 6)
 
 
 def expect_each_once(study, size):

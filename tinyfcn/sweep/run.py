@@ -36,7 +36,7 @@ from tinyfcn.training.loop import stop_signals
 
 SPACE, STUDY, DATABASE, LOG = "SPACE.toml", "study.json", "study.db", "log.txt"
 GPU_WORKERS = 4  # trainings of this size leave most of a GPU idle
-MAX_DEATHS = 3  # of workers in a row before any of them took a training
+MAX_DEATHS = 10  # of workers in a row before any of them took a training
 
 
 class SweepReporter:
@@ -199,6 +199,8 @@ class _Machine:
                     if received and not self.stopping:
                         self.stopping = True
                         for worker in self.workers:
+                            with suppress(OSError):  # it ended a moment ago
+                                worker.connection.send("stop")
                             worker.process.terminate()
                     ready = wait([worker.connection for worker in self.workers], timeout=0.5)
                     for worker in [each for each in self.workers if each.connection in ready]:
@@ -224,7 +226,7 @@ class _Machine:
 
     def _start(self) -> None:
         context, folder = multiprocessing.get_context("spawn"), self.folder
-        ours, theirs = context.Pipe(duplex=False)
+        ours, theirs = context.Pipe()
         arguments = (folder.space, folder.url, folder.name, folder.path, self.threads, self.newest, theirs)
         process = context.Process(target=work, args=arguments, daemon=True)
         process.start()

@@ -4,7 +4,6 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -58,23 +57,19 @@ def work(
 ) -> None:
     """Runs trainings of the study until none is left, each in a run folder of its own below `folder`.
 
-    The terminal's Ctrl-C is the parent's, which sends SIGTERM: the training then ends after its current step.
+    The terminal's Ctrl-C is the parent's, which sends SIGTERM: the training then ends after its current step. It also
+    sends a message, for a training that ends just then, and takes no notice. A parent that died counts as one.
     """
     for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
     try:
         study = Study(space, url, name)
-        while (taken := study.take(lambda: not _parent_lives())) is not None:
+        while not connection.poll() and (taken := study.take(connection.poll)) is not None:
             _train(study, taken, folder, threads, newest, connection)
     except Interrupted:
         pass  # its trial is released: the next worker tries it again
     except TinyfcnError as error:
         tell(connection, "failed", str(error))
-
-
-def _parent_lives() -> bool:
-    parent = parent_process()
-    return parent is None or parent.is_alive()
 
 
 def _train(study: Study, taken: Taken, folder: Path, threads: int, newest: Path | None, connection: Connection) -> None:
