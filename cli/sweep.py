@@ -55,7 +55,7 @@ class SweepPrinter(Printer):
 @click.option("--trials", type=Whole(1, 1_000_000), help="Trainings of the study. Default: the whole grid, or 20 drawn "
               "configurations with all seeds. A resumed study grows to this number.")  # fmt: skip
 @click.option("--workers", type=Whole(1, 1024), help="Trainings at a time; each has its share of the cores. "
-              "Default: one for each core.")  # fmt: skip
+              "Default: one for each core, on a GPU four.")  # fmt: skip
 @click.option("--storage", metavar="URL", help="The study's database, such as postgresql://user@host/name. The same "
               "command on other machines joins the study. Default: a file in the study's folder.")  # fmt: skip
 @click.option("--out", type=FOLDER, help="The study's folder. Default: the next in runs/.")

@@ -46,6 +46,7 @@ COMMANDS = [
     "sanitize",
     "profile",
     "ladder",
+    "sweep",
     "bench",
     "info",
 ]
