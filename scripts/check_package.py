@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"tinyfcn": "tinyfcn", "cli": "tinyfcn/cli", "kernels": "tinyfcn/kernels"}  # folder: where it installs
-FOLDERS = (*PACKAGES, "docs", "scripts", "tests")  # what the sdist holds entire
+FOLDERS = (*PACKAGES, "docs", "experiments", "scripts", "tests")  # what the sdist holds entire
 COMMANDS = (("--version",), ("--help",), ("info",), ("gradcheck", "relu"))
 WHERE = "import tinyfcn, tinyfcn.cli, tinyfcn.kernels as k; print(tinyfcn.__file__, tinyfcn.cli.__file__, k.__file__)"
 

@@ -133,7 +133,11 @@ class Answer:
             for number, each in enumerate(self.configurations[:CURVES], 1)
         }
         if all(len(lines) > 0 for lines in curves.values()):
-            made.append(learning_curves(folder / "learning-curves.png", curves, title="The best configurations"))
+            made.append(
+                learning_curves(
+                    folder / "learning-curves.png", curves, title="The best configurations, each with its first seed"
+                )
+            )
         if len(self.space.objectives) > 1:
             made.append(_draw_front(folder / "pareto-front.png", self.space, self.configurations))
         return made
@@ -218,7 +222,7 @@ def _draw_effects(path: Path, space: Space, trainings: Sequence[Training]) -> Pa
     rows = -(-len(options) // 4)
     width = max(900, 130 + min(len(options), 4) * (size + gap))
     title, note = "What each option does", "a dot is a training, a line the mean of a value"
-    with new_page(path, width, HEADER + rows * (size + 130), title, note) as figure:
+    with new_page(path, width, HEADER + rows * (size + 130) - 90, title, note) as figure:
         for number, option in enumerate(options):
             x, y = 130 + number % 4 * (size + gap), HEADER + 20 + number // 4 * (size + 130)
             axes = add_axes(figure, x, y, size, size - 60)
