@@ -10,6 +10,7 @@ narrow. Hesterberg, "What teachers should know about the bootstrap" (2015), 4.
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import hypot
 from typing import Any
 
 import numpy as np
@@ -204,18 +205,20 @@ def _compare(
     if shared:
         by_seed: dict[Any, list[float]] = {}
         for key in shared:
-            one, two = rest[0][key], rest[1][key]
-            by_seed.setdefault(one.options[SEED], []).append(one.values[objective] - two.values[objective])
+            with_value, with_other = rest[0][key], rest[1][key]
+            gain = with_value.values[objective] - with_other.values[objective]
+            by_seed.setdefault(with_value.options[SEED], []).append(gain)
         difference = float(np.mean([each for group in by_seed.values() for each in group]))
         error, units = _standard_error(list(by_seed.values()), random), len(by_seed)
     else:
         means = [[[value] for value in _means_by_draw(space, side, objective)] for side in sides]
         difference = float(np.mean(means[0]) - np.mean(means[1]))
-        errors, units = [_standard_error(side, random) for side in means], min(map(len, means))
-        error = None if None in errors else float(np.hypot(*[each or 0.0 for each in errors]))
-    reach = None if error is None else student(units - 1) * error
-    low, high = (None, None) if reach is None else (difference - reach, difference + reach)
-    return Comparison(option, value, other, difference, low, high, len(shared), units)
+        one, two = (_standard_error(side, random) for side in means)
+        error, units = None if one is None or two is None else hypot(one, two), min(map(len, means))
+    if error is None:
+        return Comparison(option, value, other, difference, None, None, len(shared), units)
+    reach = student(units - 1) * error
+    return Comparison(option, value, other, difference, difference - reach, difference + reach, len(shared), units)
 
 
 def _standard_error(groups: Sequence[Sequence[float]], random: np.random.Generator) -> float | None:

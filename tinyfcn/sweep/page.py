@@ -54,7 +54,7 @@ class Answer:
                 trial.state.name,
                 {option: trial.params[option] for option in self.space.space if option in trial.params},
                 tuple(trial.values or ()),
-                trial.user_attrs.get(RESULT, {}),
+                {name: value for name, value in trial.user_attrs.get(RESULT, {}).items() if name != ERROR},
                 trial.user_attrs.get(METRICS, []),
                 trial.user_attrs.get(ERROR, ""),
             )
@@ -251,7 +251,7 @@ def _draw_importance(path: Path, space: Space, shares: Mapping[str, float]) -> P
     note = f"share of the variance of {space.objectives[0]} that an option explains alone"
     with new_page(path, 1300, HEADER + 80 + 56 * len(shares), "How much each option matters", note) as figure:
         axes = add_axes(figure, 330, HEADER, 800, 56 * len(shares))
-        names = [*reversed(shares)]
+        names = [*shares][::-1]
         axes.barh(names, [shares[name] for name in names], color=LINES[0], height=0.6)
         for row, name in enumerate(names):
             axes.text(shares[name], row, f" {shares[name]:.0%}", va="center", color=GREY)

@@ -27,7 +27,7 @@ from tinyfcn.devices import cuda
 from tinyfcn.errors import CheckpointError, DataError, TinyfcnError
 from tinyfcn.files import new_file
 from tinyfcn.runs import SPACE as SPACE_ON_DISK
-from tinyfcn.runs import Run, new_run, parsed_object
+from tinyfcn.runs import new_run, parsed_object
 from tinyfcn.sweep.space import Space, read_space
 from tinyfcn.sweep.study import Study, shown_url
 from tinyfcn.sweep.worker import work
@@ -280,15 +280,3 @@ class _Machine:
 
 def _in_words(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-__all__ = [
-    "Folder",
-    "Run",
-    "SweepReporter",
-    "default_workers",
-    "folder_to_resume",
-    "new_folder",
-    "run_study",
-    "saved_folder",
-]

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tinyfcn.errors import CheckpointError, DataError, TinyfcnError
 from tinyfcn.fields import expect_choice, expect_number, shown
@@ -36,10 +36,10 @@ from tinyfcn.training.settings import BOUNDS, PATHS, fcn_settings
 
 SAMPLERS = ("grid", "random", "tpe")
 PRUNERS = ("none", "median", "hyperband")
-# The figures that an objective may be, and which way is better.
+# The figures that an objective may be: of which more is better, by the command, and less.
 OBJECTIVES = {
-    "train-cnn": {"accuracy": "maximize"},
-    "train-fcn": dict.fromkeys(("digit_miou", "miou", "ink_iou", "pixel_accuracy", "article_iou"), "maximize"),
+    "train-cnn": ("accuracy",),
+    "train-fcn": ("digit_miou", "miou", "ink_iou", "pixel_accuracy", "article_iou"),
 }
 LESS_IS_BETTER = ("loss", "parameters", "seconds")
 ONCE = ("parameters", "seconds")  # objectives that no evaluation on the way measures
@@ -48,6 +48,7 @@ GROUPS = 20  # configurations to draw unless --trials says how many trainings
 SEED, FROM_SCRATCH, DESIGN = "seed", "from_scratch", "design"
 
 Options = dict[str, Any]
+Direction = Literal["maximize", "minimize"]
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,17 @@ class Space:
     objectives: tuple[str, ...]
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Direction]:
         """ "maximize" or "minimize" for each objective."""
         figures = OBJECTIVES[self.command]
-        return [figures.get(each, "minimize") for each in self.objectives]
+        return ["maximize" if each in figures else "minimize" for each in self.objectives]
 
     @cached_property
     def members(self) -> list[Options]:
         """The crossed options' values, every combination of them, with the first seed's before the second's."""
-        crossed = {name: each.values for name, each in self.space.items() if self.is_crossed(name)}
+        crossed = {
+            name: each.values for name, each in self.space.items() if isinstance(each, Values) and self.is_crossed(name)
+        }
         return [dict(zip(crossed, reversed(values), strict=True)) for values in product(*reversed(crossed.values()))]
 
     @property
@@ -143,7 +146,8 @@ class Space:
         """
         if self.command == "train-cnn":
             return None
-        wanted = {each.cnn for each in map(lambda options: self.settings(options, None), self.combinations())}
+        settings = [self.settings(options, None) for options in self.combinations()]
+        wanted = {each.cnn for each in settings if isinstance(each, FcnSettings)}
         missing = str(Path().resolve())
         for path in sorted(each for each in wanted if each is not None and each != missing):
             if not state_file(Path(path)).is_file():

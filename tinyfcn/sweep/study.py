@@ -37,6 +37,10 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 Result = TypeVar("Result")
 
 
+class DatabaseError(DataError):
+    """The study's database does not answer."""
+
+
 @dataclass(frozen=True)
 class Taken:
     """A training that a worker took: its trial in the study, and its options beside the fixed ones."""
@@ -119,7 +123,7 @@ class Study:
         """The next training, once there is one. None if all are finished, or if `waited`, called every second, says so.
 
         Raises:
-            DataError: the database stays away.
+            DatabaseError: the database stays away.
         """
         while True:
             patiently(lambda: fail_stale_trials(self.study))
@@ -216,8 +220,12 @@ class Study:
 
     def note(self, trial_id: int, **attributes: Any) -> None:
         """Writes attributes of a trial that runs."""
-        for name, value in attributes.items():
-            patiently(lambda name=name, value=value: self.storage.set_trial_user_attr(trial_id, name, value))
+
+        def write() -> None:
+            for name, value in attributes.items():
+                self.storage.set_trial_user_attr(trial_id, name, value)
+
+        patiently(write)
 
     def finish(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> bool:
         """Ends a trial. False if it was ended already: its worker was taken for dead, and another one has the item."""
@@ -259,7 +267,7 @@ def patiently(call: Callable[[], Result], patience: float | None = None) -> Resu
     """call(), again and again while the database is away, for `patience` seconds.
 
     Raises:
-        DataError: it stays away. StorageInternalError or SQLAlchemyError, if `patience` is given.
+        DatabaseError: it stays away. StorageInternalError or SQLAlchemyError, if `patience` is given.
     """
     give_up = time.monotonic() + (PATIENCE if patience is None else patience)
     pause = 0.1
@@ -270,7 +278,7 @@ def patiently(call: Callable[[], Result], patience: float | None = None) -> Resu
             if time.monotonic() > give_up:
                 if patience is not None:
                     raise
-                raise DataError(
+                raise DatabaseError(
                     f"the study's database does not answer ({in_brief(error.__cause__ or error)}): "
                     "once it does, --resume continues the study"
                 ) from None

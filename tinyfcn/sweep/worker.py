@@ -1,7 +1,6 @@
 """A worker of a study: a process that imports the program once and runs one training after another."""
 
 import signal
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -14,7 +13,7 @@ from optuna.trial import TrialState
 from tinyfcn.errors import DataError, TinyfcnError
 from tinyfcn.runs import Run
 from tinyfcn.sweep.space import ONCE, Space
-from tinyfcn.sweep.study import ERROR, METRICS, RESULT, WORKER, Study, Taken, patiently
+from tinyfcn.sweep.study import ERROR, METRICS, RESULT, WORKER, DatabaseError, Study, Taken, patiently
 from tinyfcn.training import Interrupted, Reporter, Trainer, start
 
 # What a worker tells its parent: ("started", trial id, number, item, options), ("stepped", trial id, share),
@@ -28,6 +27,7 @@ class WorkerReporter(Reporter):
     def __init__(self, study: Study, taken: Taken, connection: Connection) -> None:
         self.study, self.taken, self.connection = study, taken, connection
         self.steps, self.parameters = 1, 0
+        self.value = 0.0  # of the objective, at the last evaluation
         self.lines: list[dict[str, Any]] = []
         self.objective = study.space.objectives[0]
         self.compared = len(study.space.objectives) == 1 and self.objective not in ONCE
@@ -45,8 +45,10 @@ class WorkerReporter(Reporter):
         self.lines.append({name: value for name, value in line.items() if name != "iou_per_class"})
         if not self.compared:
             return
+        # The loss and the accuracy are of the test images.
         trial, value = self.taken.trial, line.get(self.objective, line.get(f"test_{self.objective}"))
         if value is not None:
+            self.value = float(value)
             patiently(lambda: trial.report(value, line["step"]))
             if line["step"] < self.steps and patiently(trial.should_prune):
                 raise TrialPruned
@@ -91,16 +93,18 @@ def _train(study: Study, taken: Taken, folder: Path, threads: int, newest: Path 
             state, values = TrialState.COMPLETE, [float(found[each]) for each in study.space.objectives]
         except TrialPruned:
             state = TrialState.PRUNED
-            values = [float(reporter.lines[-1].get(reporter.objective, reporter.lines[-1].get("test_loss")))]
+            values = [reporter.value]
         except Interrupted:
             study.release(taken.id)
             raise
+        except DatabaseError:
+            raise  # it says nothing about the training
         except (TinyfcnError, ValueError, MemoryError) as error:
-            study.note(taken.id, **{ERROR: str(error)})
+            found = {ERROR: str(error)}
+            study.note(taken.id, **found)
         study.note(taken.id, **{METRICS: reporter.lines, RESULT: found})
         kept = study.finish(taken.id, state, values)
-    figures: Mapping[str, Any] = found if kept else {}
-    tell(connection, "ended", taken.id, state.name, figures)
+    tell(connection, "ended", taken.id, state.name, found if kept else {})
 
 
 def tell(connection: Connection, *message: Any) -> None:
