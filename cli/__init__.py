@@ -25,6 +25,7 @@ from tinyfcn.cli.page import page
 from tinyfcn.cli.predict import predict
 from tinyfcn.cli.profile import profile
 from tinyfcn.cli.sanitize import sanitize
+from tinyfcn.cli.sweep import sweep
 from tinyfcn.cli.trace import trace
 from tinyfcn.cli.train_cnn import train_cnn
 from tinyfcn.cli.train_fcn import train_fcn
@@ -85,6 +86,7 @@ def main() -> None:
     tinyfcn kernels conv2d          its kernels; with --element 0,1,2,3 who computes that element, from what
     tinyfcn ladder conv2d           from the plainest kernel to the one that trains
     tinyfcn exercise start          write kernels yourself: a hole to fill, and a check
+    tinyfcn sweep SPACE.toml        a study of many small trainings, and its answer
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
     """
@@ -105,6 +107,7 @@ for command in (
     exercise,
     trace,
     page,
+    sweep,
     bench,
     info,
 ):

@@ -45,9 +45,9 @@ def batch_sizes(context: click.Context, parameter: click.Parameter, value: str |
     help="Batches of the design skip. Default: 16,64,256,1024; on the cpu 16,64. The classifier's is 128.",
 )
 @click.option(
-    "--only", type=click.Choice(["steps", "kernels", "sweep"]), help="Measure just this. Default: steps and kernels."
+    "--only", type=click.Choice(["steps", "kernels", "growth"]), help="Measure just this. Default: steps and kernels."
 )
-@click.option("--sweep", is_flag=True, help=f"Also how time grows with batch and images, drawn in OUT/{PLOT}.")
+@click.option("--growth", is_flag=True, help=f"Also how time grows with batch and images, drawn in OUT/{PLOT}.")
 @click.option(
     "--card",
     type=click.Choice([*CARDS]),
@@ -70,7 +70,7 @@ def bench(
     device: str,
     batches: tuple[int, ...] | None,
     only: str | None,
-    sweep: bool,
+    growth: bool,
     card: str,
     json_file: Path | None,
     out: Path,
@@ -91,12 +91,12 @@ def bench(
     tinyfcn bench
     tinyfcn bench --only steps --batches 16
     tinyfcn bench --only kernels --card a100
-    tinyfcn bench --sweep --json bench.json --update-readme
+    tinyfcn bench --growth --json bench.json --update-readme
     """
     from tinyfcn.bench import report
     from tinyfcn.operations import on
 
-    parts = {only or "steps", only or "kernels", *(["sweep"] if sweep else [])}
+    parts = {only or "steps", only or "kernels", *(["growth"] if growth else [])}
     if readme is not None:
         if "steps" not in parts:
             raise click.UsageError(f"--update-readme writes the table of steps: leave out --only {only}")
@@ -104,7 +104,7 @@ def bench(
     streamed = json_file is not None and is_stream(json_file)
     if json_file is not None and not streamed:
         make_folder(json_file.parent, "name another file with --json")
-    if "sweep" in parts:
+    if "growth" in parts:
         make_folder(out, "name another folder with --out")
 
     ops = on(device)
@@ -146,17 +146,17 @@ def bench(
         click.echo(report.about_rooflines(kernels))
         click.echo(f"\nwhat they use, compiled for {kernels['peaks']['architecture']}")
         print_rows(report.used_rows(kernels["used"]))
-    if "sweep" in parts:
-        found["sweep"] = measure.sweep()
+    if "growth" in parts:
+        found["growth"] = measure.growth()
         keep()
-        for growth in found["sweep"]:
-            click.echo(f"\ntime of a step of skip against {'the batch' if growth['by'] == 'batch' else 'the image'}")
-            for name, line in report.growth_lines(growth).items():
-                why = growth["stopped"].get(name)
+        for series in found["growth"]:
+            click.echo(f"\ntime of a step of skip against {'the batch' if series['by'] == 'batch' else 'the image'}")
+            for name, line in report.growth_lines(series).items():
+                why = series["stopped"].get(name)
                 click.echo(f"  {line}" + (f"; ended at {why}" if why else ""))
         from tinyfcn.bench.plots import step_times
 
-        click.echo(f"drawn: {step_times(out / PLOT, found['machine'], found['sweep'])}")
+        click.echo(f"drawn: {step_times(out / PLOT, found['machine'], found['growth'])}")
     if json_file is not None:
         keep(done=True)
         click.echo(f"written: {json_file}")

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -32,18 +32,15 @@ def main_figure(result: Mapping[str, Any]) -> tuple[str, float]:
     raise ValueError(f"no figure in {result}")
 
 
-class ProgressReporter(Reporter):
-    """Prints the loss, accuracy or IoU, images a second and the time left."""
+class Printer:
+    """Prints lines and perhaps a bar, whatever becomes of standard output."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True, markup=False)
         self.progress: Progress | None = None
         self.task: TaskID | None = None
-        self.figure = ""
-        self.networks: list[Network] = []
-        self.recent: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS + 1)
 
-    def __enter__(self) -> "ProgressReporter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -66,7 +63,27 @@ class ProgressReporter(Reporter):
         self.lasting(lambda: self.console.print(text))
 
     def notice(self, text: str) -> None:
+        """Prints a line to standard error."""
         self.lasting(lambda: print_notice(text), sys.stderr)
+
+    def start_bar(self, total: int, completed: int, *columns: str) -> None:
+        """Starts a bar, on a terminal."""
+        if is_terminal(sys.stdout):
+            self.progress = Progress(
+                BarColumn(), *map(TextColumn, columns), TimeRemainingColumn(), console=self.console
+            )
+            self.task = self.progress.add_task("starting", total=total, completed=completed)
+            self.lasting(self.progress.start)
+
+
+class ProgressReporter(Printer, Reporter):
+    """Prints the loss, accuracy or IoU, images a second and the time left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.figure = ""
+        self.networks: list[Network] = []
+        self.recent: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS + 1)
 
     def started(self, run: Run, trainer: Trainer, step: int) -> None:
         network, settings = trainer.network, trainer.settings
@@ -80,16 +97,7 @@ class ProgressReporter(Reporter):
         self.batch, self.steps = settings.batch, trainer.steps
         self.networks = trainer.parallel.networks
         self.recent.append((time.perf_counter(), step))
-        if is_terminal(sys.stdout):
-            self.progress = Progress(
-                BarColumn(),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
-            self.task = self.progress.add_task("starting", total=trainer.steps, completed=step)
-            self.lasting(self.progress.start)
+        self.start_bar(trainer.steps, step, "{task.completed:,.0f}/{task.total:,.0f}", "{task.description}")
 
     def stepped(self, step: int, loss: float) -> None:
         self.recent.append((time.perf_counter(), step))

@@ -1,6 +1,5 @@
 """tinyfcn train-fcn"""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from tinyfcn.cli.options import (
 )
 from tinyfcn.cli.train_cnn import resume_run, start_run
 from tinyfcn.errors import CheckpointError
-from tinyfcn.networks import OPTIONS, Design
+from tinyfcn.networks import Design
 from tinyfcn.runs import newest_finished
 from tinyfcn.training import FcnSettings, available_threads
+from tinyfcn.training.settings import fcn_settings
 
 
 @click.command("train-fcn", short_help="Train the FCN on the classifier's weights.")
@@ -98,37 +98,21 @@ def train_fcn(
     if resume:
         return resume_run(context, resume)
     refuse_foreign_options(context, name)
-    network = FCNS[name]
-    if cnn and not network.pretrained:
-        raise click.UsageError(f"the design {name} takes no weights of a classifier: leave out --cnn")
-    if from_scratch and cnn:
-        raise click.UsageError("--from-scratch begins without a classifier: leave out --cnn")
-    if from_scratch and options["freeze"]:
-        raise click.UsageError("--from-scratch has no classifier's weights that --freeze-encoder could keep")
-    from_scratch = from_scratch or not network.pretrained
-    if options["freeze"] is None:
-        options["freeze"] = network.recipe.freeze and not from_scratch
-    of_design = {option.name: options.pop(option.name) for option in OPTIONS if not option.of_training}
-    try:
-        design = Design(name, **of_design)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-
-    def settings() -> FcnSettings:
-        chosen = FcnSettings(
-            **options,
-            design=design,
-            cnn=None if from_scratch else "",
-            threads=threads or available_threads(),
-            data_dir=str(data_dir.resolve()) if data_dir else None,
-            m2nist=str(m2nist.resolve()) if m2nist else None,
-        )
-        if from_scratch:
-            return chosen
-        # Last, so that wrong usage is reported before a missing classifier.
-        return replace(chosen, cnn=str((cnn or _newest_classifier()).resolve()))
-
-    return start_run(out, settings)
+    return start_run(
+        out,
+        lambda: fcn_settings(
+            name,
+            {
+                **options,
+                "threads": threads or available_threads(),
+                "data_dir": str(data_dir.resolve()) if data_dir else None,
+                "m2nist": str(m2nist.resolve()) if m2nist else None,
+            },
+            cnn,
+            from_scratch,
+            _newest_classifier,
+        ),
+    )
 
 
 def _newest_classifier() -> Path:

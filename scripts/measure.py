@@ -152,7 +152,7 @@ class Measurement:
 
     def bench(self) -> None:
         out, quick = str(self.out), ["--quick"] if self.options.quick else []
-        command = ["bench", "--device", self.options.device, "--sweep", "--out", out, "--json", f"{out}/bench.json"]
+        command = ["bench", "--device", self.options.device, "--growth", "--out", out, "--json", f"{out}/bench.json"]
         run(*TINYFCN, *command, *quick, cwd=self.out)
 
     def counters(self) -> None:

@@ -98,17 +98,23 @@ def either(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[tinyf
         yield ops
 
 
-def asks_for_browser(config: pytest.Config) -> bool:
-    """Whether -m speaks of the tests that need node and Chromium."""
-    return "browser" in (config.option.markexpr or "")
+# Markers of tests that need more than the test extra installs: left out, unless -m speaks of them.
+NEEDS_MORE = {
+    "browser": "the page in node and Chromium (tests/page)",
+    "postgres": "studies on a PostgreSQL of their own (tests/sweep)",
+}
+
+
+def left_out(config: pytest.Config) -> list[str]:
+    """The markers of the tests that are left out."""
+    return [marker for marker in NEEDS_MORE if marker not in (config.option.markexpr or "")]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the tests that need node and Chromium, unless -m speaks of them."""
-    if not asks_for_browser(config):
-        left_out = [item for item in items if item.get_closest_marker("browser")]
-        items[:] = [item for item in items if not item.get_closest_marker("browser")]
-        config.hook.pytest_deselected(items=left_out)
+    """Leaves out the tests that need more, unless they are asked for."""
+    out = [item for item in items if any(item.get_closest_marker(marker) for marker in left_out(config))]
+    items[:] = [item for item in items if item not in out]
+    config.hook.pytest_deselected(items=out)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -117,8 +123,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"kernels run on: {', '.join(KERNEL_DEVICES)}{reason}")
     if WHY_NO_GPU and not HAS_STANDIN:
         terminalreporter.write_line("tests/standin, real CuPy without a GPU: not run; python tests/standin/run.py does")
-    if not asks_for_browser(terminalreporter.config):
-        terminalreporter.write_line("the page in node and Chromium: not run; pytest -m browser does (tests/page)")
+    for marker in left_out(terminalreporter.config):
+        terminalreporter.write_line(f"{NEEDS_MORE[marker]}: not run; pytest -m {marker} does")
     reason = why_no_compute_sanitizer()
     verdict = f"not run ({reason})" if reason else "at hand, and asked by test_bug_zoo.py"
     terminalreporter.write_line(f"compute-sanitizer: {verdict}")

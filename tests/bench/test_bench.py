@@ -68,7 +68,7 @@ def quick(tmp_path_factory):
     files = ("--json", folder / "made/bench.json", "--update-readme", folder / "README.md", "--out", folder / "made")
     with pytest.MonkeyPatch.context() as patch:
         without_pytorch(patch)
-        return command("--quick", "--sweep", "--device", "cpu", *files), folder
+        return command("--quick", "--growth", "--device", "cpu", *files), folder
 
 
 def bench(**changes):
@@ -96,7 +96,7 @@ def test_what_differs_is_not_timed(other_step, monkeypatch):
     [why] = measure.disagreeing
     assert re.match(r"classifier, batch 2: PyTorch \(eager\) .* not do the same", why)
     assert found["failed"]["eager"] == why and found["differences"] == {}
-    by_batch, _ = measure.sweep()
+    by_batch, _ = measure.growth()
     assert {*by_batch["series"]} == {"ours"} and "not do the same" in by_batch["stopped"]["eager"]
     result = command("--quick", "--only", "steps", "--device", "cpu")
     assert result.exit_code == 1 and "PyTorch, eager, not timed: classifier, batch 4: PyTorch (eager)" in result.stdout
@@ -115,8 +115,8 @@ def test_tf32_is_timed_beside_and_may_differ(other_step, monkeypatch):
     assert measure.disagreeing == []
 
 
-def test_a_sweep_ends_where_steps_take_too_long_or_too_much_memory(alone, monkeypatch):
-    slow = bench(max_seconds=0.0).sweep()[0]
+def test_the_growth_ends_where_steps_take_too_long_or_too_much_memory(alone, monkeypatch):
+    slow = bench(max_seconds=0.0).growth()[0]
     assert slow["series"]["ours"]["sizes"] == [1] and slow["stopped"] == {"ours": "skip, batch 1: slow enough"}
     built = run.Step
 
@@ -126,7 +126,7 @@ def test_a_sweep_ends_where_steps_take_too_long_or_too_much_memory(alone, monkey
         return built(task, *rest, **named)
 
     monkeypatch.setattr(run, "Step", too_large)
-    by_batch, by_size = bench(max_seconds=99).sweep()
+    by_batch, by_size = bench(max_seconds=99).growth()
     assert by_batch["series"]["ours"]["sizes"] == [1] and "slope" not in by_batch["series"]["ours"]
     assert by_batch["stopped"] == {"ours": "skip, batch 2: Unable to allocate 5 TiB"}
     assert by_size["series"]["ours"]["sizes"] == [5376, 4 * 5376] and by_size["series"]["ours"]["slope"] >= 0
@@ -182,7 +182,7 @@ def test_what_a_quick_run_prints(quick):
 
 def test_what_a_quick_run_writes(quick):
     found = json.loads((quick[1] / "made/bench.json").read_text())
-    assert {*found} == {"machine", "steps", "kernels", "sweep"}
+    assert {*found} == {"machine", "steps", "kernels", "growth"}
     assert found["machine"]["device"] == "cpu" and found["machine"]["torch"] is None
     assert [(step["design"], step["batch"]) for step in found["steps"]] == [("classifier", 4), ("skip", 1)]
     for timing in (step[name] for step in found["steps"] for name in ("ours", "trained")):
@@ -192,7 +192,7 @@ def test_what_a_quick_run_writes(quick):
         assert part["roofline"] >= 0 and part["kernels"] and part["fast"] is None and part["torch"] is None
         with_dx = part["what"] == "dweight" and part["layer"] not in ("conv1", "skip0", "score")
         assert part["numpy"] is None if with_dx else part["numpy"]["seconds"] > 0
-    assert found["sweep"][1]["series"]["ours"]["sizes"] == [5376, 4 * 5376]
+    assert found["growth"][1]["series"]["ours"]["sizes"] == [5376, 4 * 5376]
 
 
 def test_only_a_part(alone):
@@ -238,7 +238,7 @@ def test_all_numbers_go_to_a_pipe_once(alone, monkeypatch):
         (["--update-readme", "missing.md"], 1, "missing.md cannot be read"),
         (["--batches", "16,8193"], 2, "from 1 to 8,192"),
         (["--json", "file/bench.json"], 1, "name another file with --json"),
-        (["--sweep", "--out", "file/below"], 1, "name another folder with --out"),
+        (["--growth", "--out", "file/below"], 1, "name another folder with --out"),
         (["--device", "cuda"], 1, "'cuda' cannot be used: no NVIDIA GPU"),
     ],
 )

@@ -103,13 +103,13 @@ def test_times_in_numpy():
 def test_the_plot():
     line = {"sizes": [5376, 4 * 5376], "seconds": [1e-3, 2e-3], "constant": 5e-4, "slope": 1e-3 / 5376}
     dot = {"sizes": [5376], "seconds": [1e-3]}
-    sweep = [{"by": by, "batch": 16, "series": {"ours": line, "eager": line, "CUDA graph": dot}} for by in "bp"]
-    assert report.growth_lines(sweep[1]) == {
+    growths = [{"by": by, "batch": 16, "series": {"ours": line, "eager": line, "CUDA graph": dot}} for by in "bp"]
+    assert report.growth_lines(growths[1]) == {
         "ours": "ours: 500 µs + 1.00 ms for each 64x84 pixels",
         "eager": "PyTorch, eager: 500 µs + 1.00 ms for each 64x84 pixels",
         "CUDA graph": "PyTorch, CUDA graph",
     }
-    path = plots.step_times(Path("made/plot.png"), MACHINE, sweep)
+    path = plots.step_times(Path("made/plot.png"), MACHINE, growths)
     assert path.read_bytes().startswith(b"\x89PNG") and [*path.parent.iterdir()] == [path]
     nothing = {"by": "batch", "series": {"ours": {"sizes": [], "seconds": []}}}
     assert plots.step_times(Path("plot.png"), MACHINE, [nothing, nothing]).exists()

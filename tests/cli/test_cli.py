@@ -50,6 +50,7 @@ COMMANDS = [
     "exercise",
     "trace",
     "page",
+    "sweep",
     "bench",
     "info",
 ]

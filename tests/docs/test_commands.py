@@ -31,6 +31,9 @@ NOT_RUN = {
     "python scripts/measure.py": "all figures, for half an hour",
     "python scripts/mutate.py": "a campaign of an hour",
     "python tests/standin/run.py": "a job of its own in .ci/run",
+    "tinyfcn sweep": "many trainings; tests/sweep runs short ones",
+    "sed ": "shortens a study",
+    "python scripts/measure_sweep.py": "many trainings",
     "tinyfcn bench": "minutes; tests/bench/test_bench.py runs it in short",
     "tinyfcn exercise check --watch": "ends with Ctrl-C",
 }

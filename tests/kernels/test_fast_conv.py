@@ -26,6 +26,7 @@ from tinyfcn.devices import kernel_source
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import COMMON, KERNELS
 from tinyfcn.devices.launch import MAX_GRID, ceil_div
+from tinyfcn.networks.options import UP1_KERNEL, UP2_KERNEL, WIDTH
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations, fast_conv
 from tinyfcn.ops.tiles import (
@@ -33,6 +34,7 @@ from tinyfcn.ops.tiles import (
     BackwardWeightTiles,
     ForwardTiles,
     backward_input_tiles,
+    backward_weight_tiles,
     forward_tiles,
     line_pitch,
     pitch_of,
@@ -243,6 +245,17 @@ def test_every_convolution_of_the_networks_has_tiles() -> None:
         out = (size - kernel) // stride + 1
         assert forward_tiles((n, a, out, out), weight, stride), (weight, n)
         assert backward_input_tiles((n, b, size, size), weight, stride, 0), (weight, n)
+
+
+def test_every_choice_of_skip_has_tiles() -> None:
+    """Its transposed convolutions from 32x14x19 to 30x40 and on to 64x84, forward and backward."""
+    for up1, up2, width in itertools.product(UP1_KERNEL.choices, UP2_KERNEL.choices, WIDTH.choices):
+        layers = (32, (14, 19), (30, 40), up1, 4), (width, (30, 40), (64, 84), up2, 6)
+        for (channels, small, large, kernel, default), n in itertools.product(layers, (1, 16, 1024)):
+            weight = (channels, width, kernel, kernel)
+            assert backward_input_tiles((n, width, *large), weight, 2, (kernel - default) // 2), (weight, n)
+            assert forward_tiles((n, channels, *small), weight, 2), (weight, n)
+            assert backward_weight_tiles(channels, width, kernel, kernel, *small, 2), weight
 
 
 def test_a_gpu_with_fewer_multiprocessors_gets_fewer_threads_of_more_work() -> None:

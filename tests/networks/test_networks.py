@@ -32,6 +32,8 @@ DESIGNS = {
     "skip, He's weights alone": Design("skip", ink_start=False),
     "skip, binary": Design("skip", labels="binary"),
     "skip, frozen": Design("skip", freeze=True),
+    "skip, wider kernels": Design("skip", up1_kernel=6, up2_kernel=8, width=12),
+    "skip, widest kernel, few channels": Design("skip", up1_kernel=8, width=4),
     "early": Design("early"),
     "early, frozen": Design("early", freeze=True),
     "early, reduce last": Design("early", reduce="last"),
@@ -540,12 +542,15 @@ OTHER_VALUES = {
     "labels": "binary",
     "freeze": True,
     "ink_start": False,
+    "up1_kernel": 8,
+    "up2_kernel": 8,
+    "width": 24,
 }
 TAKEN = {
     "classifier": set(),
     "early": {"reduce", "upsample", "article_skip", "decoder_relu", "freeze"},
     "corrected": {"reduce", "upsample", "article_skip", "decoder_relu", "freeze", "labels"},
-    "skip": {"labels", "freeze", "ink_start"},
+    "skip": {"labels", "freeze", "ink_start", "up1_kernel", "up2_kernel", "width"},
 }
 
 

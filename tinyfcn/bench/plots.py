@@ -10,13 +10,13 @@ from tinyfcn.bench.report import PIXELS, described, growth_lines, in_words
 from tinyfcn.figures import HEADER, INK, LINES, Axes, add_axes, new_page
 
 
-def step_times(path: Path, machine: Mapping[str, Any], sweep: Sequence[Mapping[str, Any]]) -> Path:
+def step_times(path: Path, machine: Mapping[str, Any], growths: Sequence[Mapping[str, Any]]) -> Path:
     """The time of a training step against the batch, and against the size of the images, all axes logarithmic.
 
     Dots were measured. Through them goes the line constant + slope * size that fits best; of ours its summands too.
     """
     with new_page(path, 1800, 900, "How the time of a training step grows", f"skip on {described(machine)}") as figure:
-        for x, growth in zip((150, 1040), sweep, strict=True):
+        for x, growth in zip((150, 1040), growths, strict=True):
             _draw(add_axes(figure, x, HEADER + 30, 720, 580), growth)
     return path
 

@@ -119,7 +119,7 @@ def about_rooflines(kernels: Found) -> str:
 
 
 def growth_lines(growth: Found) -> dict[str, str]:
-    """Of each program of a sweep, whose it is and how its time grows: "ours: 2.41 ms + 6.84 ms an image"."""
+    """Of each program, whose it is and how its time grows: "ours: 2.41 ms + 6.84 ms an image"."""
     lines = {}
     unit, each = (1, "an image") if growth["by"] == "batch" else (PIXELS, "for each 64x84 pixels")
     for name, series in growth["series"].items():

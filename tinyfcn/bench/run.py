@@ -31,17 +31,17 @@ from tinyfcn.training.settings import available_threads
 class Plan:
     """What to measure, and how long.
 
-    `batches` are the design skip's. The sweep goes over batches, and over images `scales` times as high and wide, by
+    `batches` are the design skip's. The growth goes over batches, and over images `scales` times as high and wide, by
     `scales_batch`; a program leaves it when its step takes longer than `max_seconds`.
     """
 
     for_steps: TimeBudget
     for_kernels: TimeBudget
-    for_sweep: TimeBudget
+    for_growth: TimeBudget
     batches: tuple[int, ...] = (16, 64, 256, 1024)
     classifier_batch: int = 128
     kernel_batch: int = 16
-    sweep_batches: tuple[int, ...] = tuple(1 << k for k in range(13))
+    growth_batches: tuple[int, ...] = tuple(1 << k for k in range(13))
     scales: tuple[int, ...] = (1, 2, 3, 4)
     scales_batch: int = 16
     max_seconds: float = 1.0
@@ -189,14 +189,17 @@ class Bench:
                 self.say(f"no prediction: {error}")
         return repeat(None), None
 
-    def sweep(self) -> list[dict[str, Any]]:
+    def growth(self) -> list[dict[str, Any]]:
         """How a step's time grows with the batch, and with the size of the images."""
         batch = self.plan.scales_batch
         by_size = {scale**2 * 64 * 84: Task("skip", batch, scale) for scale in self.plan.scales}
-        by_batch = {batch: Task("skip", batch) for batch in self.plan.sweep_batches}
-        return [{"by": "batch", **self.growth(by_batch)}, {"by": "pixels", "batch": batch, **self.growth(by_size)}]
+        by_batch = {batch: Task("skip", batch) for batch in self.plan.growth_batches}
+        return [
+            {"by": "batch", **self.growth_of(by_batch)},
+            {"by": "pixels", "batch": batch, **self.growth_of(by_size)},
+        ]
 
-    def growth(self, tasks: dict[int, Task]) -> dict[str, Any]:
+    def growth_of(self, tasks: dict[int, Task]) -> dict[str, Any]:
         """The times of tasks by their sizes, from small to large, and a line through each program's."""
         modes = [mode for mode in self.modes if mode in (pytorch.EAGER, pytorch.GRAPH)]
         series: dict[str, dict[str, Any]] = {"ours": {"sizes": [], "seconds": []}}
@@ -204,7 +207,7 @@ class Bench:
         for size, task in tasks.items():
             times, failed = {}, {}
             try:
-                found = self.side_by_side(task, modes, self.plan.for_sweep)
+                found = self.side_by_side(task, modes, self.plan.for_growth)
                 times, failed = {"ours": found["ours"], **found["torch"]}, found["failed"]
             except MemoryError as error:
                 failed["ours"] = reason(error)

@@ -16,7 +16,10 @@ from tinyfcn.networks.options import (
     LABELS,
     OPTIONS,
     REDUCE,
+    UP1_KERNEL,
+    UP2_KERNEL,
     UPSAMPLE,
+    WIDTH,
     Option,
 )
 from tinyfcn.ops import Operations
@@ -43,6 +46,9 @@ class Design:
     labels: str = LABELS.default
     freeze: bool = FREEZE.default
     ink_start: bool = INK_START.default
+    up1_kernel: int = UP1_KERNEL.default
+    up2_kernel: int = UP2_KERNEL.default
+    width: int = WIDTH.default
 
     def __post_init__(self) -> None:
         expect_choice("name", self.name, [*DESIGNS])

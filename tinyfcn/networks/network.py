@@ -77,7 +77,7 @@ class Network(ABC):
     options: ClassVar[tuple[Option, ...]]
     recipe: ClassVar[Recipe]
     has_background: ClassVar[bool]
-    receptive_field: ClassVar[int]
+    receptive_field: int  # of the class; a network whose options change it has its own
     per_pixel: ClassVar[bool] = True  # False: its logits are of windows of the image, as the classifier's are
     pretrained: ClassVar[tuple[str, ...]] = ()  # the layers whose weights come from the classifier; they stand first
 

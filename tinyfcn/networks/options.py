@@ -83,6 +83,27 @@ INK_START = Option(
     "--ink-start/--plain-start",
     "Begin with two channels that tell ink from background, or with random weights only.",
 )
+UP1_KERNEL = Option(
+    "up1_kernel",
+    4,
+    (4, 6, 8),
+    "--up1-kernel",
+    "Side of the kernel of the first transposed convolution.",
+)
+UP2_KERNEL = Option(
+    "up2_kernel",
+    6,
+    (6, 8),
+    "--up2-kernel",
+    "Side of the kernel of the second transposed convolution.",
+)
+WIDTH = Option(
+    "width",
+    16,
+    (4, 8, 12, 16, 24, 32),
+    "--width",
+    "Channels of the two transposed convolutions.",
+)
 UNLABELLED = Option(
     "unlabelled",
     "softmax",
@@ -102,4 +123,17 @@ L2 = Option(
     takers="transposed convolutions",
     of_training=True,
 )
-OPTIONS = (LABELS, REDUCE, UPSAMPLE, INK_START, ARTICLE_SKIP, DECODER_RELU, FREEZE, UNLABELLED, L2)
+OPTIONS = (
+    LABELS,
+    REDUCE,
+    UPSAMPLE,
+    INK_START,
+    ARTICLE_SKIP,
+    DECODER_RELU,
+    UP1_KERNEL,
+    UP2_KERNEL,
+    WIDTH,
+    FREEZE,
+    UNLABELLED,
+    L2,
+)

@@ -10,10 +10,13 @@
      + skip0    1x1, 16, of the image;  ReLU of the sum     16,64,84
     score       1x1, 11 (digits, background) or 2           11,64,84
 
+Options change the kernels of up1 and up2, with the padding that keeps the sizes, and the 16 channels.
+
 The small maps hold which digits are in the image, the large ones hold where: the skip connections add the second to the
 first. Long, Shelhamer & Darrell, "Fully convolutional networks for semantic segmentation" (2015), 4.2.
 """
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,7 @@ from tinyfcn.networks.classifier import DENSE32
 from tinyfcn.networks.design import Design
 from tinyfcn.networks.encoder import ENCODER, encode, encode_backward
 from tinyfcn.networks.network import LinearHead, Recipe
-from tinyfcn.networks.options import FREEZE, INK_START, L2, LABELS
+from tinyfcn.networks.options import FREEZE, INK_START, L2, LABELS, UP1_KERNEL, UP2_KERNEL, WIDTH
 from tinyfcn.ops import Operations
 
 
@@ -32,7 +35,7 @@ class Skip(LinearHead):
 
     name = "skip"
     summary = "with skip connections"
-    options = (LABELS, FREEZE, INK_START, L2)
+    options = (LABELS, FREEZE, INK_START, UP1_KERNEL, UP2_KERNEL, WIDTH, L2)
     recipe = Recipe(learning_rate=1e-2, warmup=100, beta2=0.99)
     has_background = True
     receptive_field = 44
@@ -40,16 +43,21 @@ class Skip(LinearHead):
     head, features = "score", "up2"
 
     def __init__(self, ops: Operations, design: Design, seed: int = 0, dtype: Any = np.float32) -> None:
+        width, up1, up2 = design.width, design.up1_kernel, design.up2_kernel
         self.strides = {"up1": 2, "up2": 2}
+        # A larger kernel gives a larger map, whose rim the padding crops.
+        self.paddings = {"up1": (up1 - UP1_KERNEL.default) // 2, "up2": (up2 - UP2_KERNEL.default) // 2}
+        # An output sees up2 / 2 positions of up1's map, which see every second of this many, 4 pixels apart.
+        self.receptive_field = 36 + 4 * (ceil((up2 // 2 + up1 - 1) / 2) - 1)
         self.shapes = {
             **ENCODER,
             **DENSE32,
             "context": ((32, 32, 3, 3), 32),
-            "up1": ((32, 16, 4, 4), 16),
-            "skip1": ((16, 8, 1, 1), 16),
-            "up2": ((16, 16, 6, 6), 16),
-            "skip0": ((16, 1, 1, 1), 16),
-            "score": ((design.classes, 16, 1, 1), design.classes),
+            "up1": ((32, width, up1, up1), width),
+            "skip1": ((width, 8, 1, 1), width),
+            "up2": ((width, width, up2, up2), width),
+            "skip0": ((width, 1, 1, 1), width),
+            "score": ((design.classes, width, 1, 1), design.classes),
         }
         super().__init__(ops, design, seed, dtype)
         if design.ink_start:
@@ -64,8 +72,10 @@ class Skip(LinearHead):
         out["dense32"] = ops.conv2d(pool2, *self.weights("dense32"), padding=2, relu=True)
         out["context"] = ops.conv2d(out["dense32"], *self.weights("context"), padding=1, relu=True)
         ops.join()
-        out["up1"] = ops.conv_transpose2d(out["context"], *self.weights("up1"), stride=2, add=skip1, relu=True)
-        out["up2"] = ops.conv_transpose2d(out["up1"], *self.weights("up2"), stride=2, add=skip0, relu=True)
+        for name, y, skip in (("up1", "context", skip1), ("up2", "up1", skip0)):
+            out[name] = ops.conv_transpose2d(
+                out[y], *self.weights(name), stride=2, padding=self.paddings[name], add=skip, relu=True
+            )
         return out["up2"]
 
     def backward_features(self, dfeatures: Array) -> None:
@@ -74,7 +84,13 @@ class Skip(LinearHead):
         train_encoder = not self.freeze
         d["up2"] = dfeatures
         d["up1"], _, _ = ops.conv_transpose2d_backward(
-            d["up2"], out["up1"], parameter["up2.weight"], stride=2, out=gradient_out("up2"), through_relu=True
+            d["up2"],
+            out["up1"],
+            parameter["up2.weight"],
+            stride=2,
+            padding=self.paddings["up2"],
+            out=gradient_out("up2"),
+            through_relu=True,
         )
         dpool1, _, _ = ops.conv2d_backward(
             d["up1"], out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=gradient_out("skip1")
@@ -82,7 +98,13 @@ class Skip(LinearHead):
         # The gradient of a sum is the gradient of each summand.
         ops.conv2d_backward(d["up2"], out["x"], parameter["skip0.weight"], need_dx=False, out=gradient_out("skip0"))
         d["context"], _, _ = ops.conv_transpose2d_backward(
-            d["up1"], out["context"], parameter["up1.weight"], stride=2, out=gradient_out("up1"), through_relu=True
+            d["up1"],
+            out["context"],
+            parameter["up1.weight"],
+            stride=2,
+            padding=self.paddings["up1"],
+            out=gradient_out("up1"),
+            through_relu=True,
         )
         ddense32, _, _ = ops.conv2d_backward(
             d["context"],

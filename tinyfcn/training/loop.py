@@ -221,7 +221,7 @@ def train(run: Run, trainer: Trainer, reporter: Reporter, resumed: bool = False)
     waiting = 0  # steps whose losses were not read from the device yet
     result: dict[str, Any] | None = None
     start = time.perf_counter()
-    with _stop_signals() as received, trainer.parallel.computing():
+    with stop_signals() as received, trainer.parallel.computing():
         while step < trainer.steps:
             trainer.step(step)
             step += 1
@@ -275,7 +275,7 @@ def _finite(trainer: Trainer, loss: float, step: int, lines: list[dict[str, Any]
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """The signals of STOPPING that came, none at first. A second one stops at once.
 
     A signal that is ignored, as nohup ignores SIGHUP, stays ignored. Only a program's main thread can be told.

@@ -2,15 +2,16 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tinyfcn.adam_state import MAX_STEPS
 from tinyfcn.data import DATASETS
 from tinyfcn.errors import CheckpointError
 from tinyfcn.fields import expect_choice, expect_names, expect_number, expect_path, shown
-from tinyfcn.networks import OPTIONS, Classifier, Design
+from tinyfcn.networks import DESIGNS, OPTIONS, Classifier, Design
 from tinyfcn.operations import DEVICE_NAMES
 from tinyfcn.runs import CONFIG, Run
 
@@ -136,6 +137,38 @@ class FcnSettings(Settings):
             raise ValueError(f"the design {self.design.name} takes no weights of a classifier: train it from scratch")
         if self.cnn is None and self.design.freeze:
             raise ValueError("without a classifier's weights there is nothing to freeze")
+
+
+def fcn_settings(
+    name: str, options: Mapping[str, Any], cnn: Path | None, from_scratch: bool, newest: Callable[[], Path]
+) -> FcnSettings:
+    """The settings that options of `tinyfcn train-fcn` mean.
+
+    Args:
+        name: of the design.
+        options: by name, the design's and the training's. Without `freeze`, or with None, the design's recipe decides.
+        cnn: the classifier that was named.
+        from_scratch: whether the FCN begins with random weights.
+        newest: gives the classifier if none was named. It is called last, after everything else was found right.
+
+    Raises:
+        ValueError: the options exclude each other, or as FcnSettings.
+    """
+    options = dict(options)
+    of_design = {each.name: options.pop(each.name) for each in OPTIONS if each.name in options and not each.of_training}
+    expect_choice("design", name, [*DESIGNS])
+    network = DESIGNS[name]
+    if cnn and not network.pretrained:
+        raise ValueError(f"the design {name} takes no weights of a classifier: leave out --cnn")
+    if from_scratch and cnn:
+        raise ValueError("--from-scratch begins without a classifier: leave out --cnn")
+    if from_scratch and of_design.get("freeze"):
+        raise ValueError("--from-scratch has no classifier's weights that --freeze-encoder could keep")
+    from_scratch = from_scratch or not network.pretrained
+    if of_design.get("freeze") is None:
+        of_design["freeze"] = network.recipe.freeze and not from_scratch
+    settings = FcnSettings(**options, design=Design(name, **of_design), cnn=None if from_scratch else "")
+    return settings if from_scratch else replace(settings, cnn=str((cnn or newest()).resolve()))
 
 
 def settings_of(run: Run) -> ClassifierSettings | FcnSettings:

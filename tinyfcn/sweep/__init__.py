@@ -1,0 +1,1 @@
+"""Studies of many small trainings: a space of options, the study in a database, its workers, and its answer."""
