@@ -44,8 +44,9 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 def copy_checkout(target: Path) -> None:
     """Copies the files that packaging reads. setuptools would add the leftovers of earlier builds in the checkout."""
     target.mkdir()
+    leave_out = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
     for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__", "node_modules", ".*"))
+        shutil.copytree(ROOT / folder, target / folder, ignore=leave_out)
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, target)
