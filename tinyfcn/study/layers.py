@@ -71,15 +71,19 @@ def input_gradients(ops: Operations, layer: "Layer", dout: Array) -> dict[str, A
     """The gradient of each argument that is a map, by its name, from that of the layer's output."""
     call = layer.call
     assert call is not None  # the image has no inputs
-    arguments, x = call.arguments, call.arguments.get("x")
+    arguments = call.arguments
     if arguments.get("relu"):
         dout = ops.relu_backward(dout, layer.output)
     if call.operation in ("conv2d", "conv_transpose2d"):
         backward = getattr(ops, f"{call.operation}_backward")
-        dx, _, _ = backward(dout, x, arguments["weight"], arguments["stride"], arguments["padding"])
+        dx, _, _ = backward(dout, arguments["x"], arguments["weight"], arguments["stride"], arguments["padding"])
         return {"x": dx, "add": dout}
     if call.operation == "max_pool2d":
-        return {"x": ops.max_pool2d_backward(dout, call.outputs[1], x.shape, arguments["size"], arguments["stride"])}
+        return {
+            "x": ops.max_pool2d_backward(
+                dout, call.outputs[1], arguments["x"].shape, arguments["size"], arguments["stride"]
+            )
+        }
     if call.operation == "relu":
         return {"x": ops.relu_backward(dout, layer.output)}
     da = ops.add_backward(dout, arguments["scale"])
@@ -151,7 +155,7 @@ class Layer:
         return sum(array.nbytes for array in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
-Layers = Mapping[str, Layer]  # by name, each after those that it reads; the image first, the logits last
+Layers = dict[str, Layer]  # by name, each after those that it reads; the image first, the logits last
 
 
 def record(network: Network, x: Array) -> Layers:
