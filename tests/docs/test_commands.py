@@ -24,6 +24,7 @@ NOT_RUN = {
     "python -m venv": "a fresh environment: .ci/run makes one",
     "apt install": "the system's packages",
     "git clone": "the network",
+    "(cd tests/page && npm ci)": "the network; a job of its own in CI",
     "pytest": "these are the tests",
     "pre-commit": "a habit of the reader's own",
     "tinyfcn check leaky_relu": "test_contributing.py adds the operation and runs this",

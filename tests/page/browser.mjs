@@ -7,21 +7,34 @@ import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf-8");
-const OPTIONS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
+const OPTIONS = [
+  ..."--no-sandbox --disable-gpu --disable-quic --no-first-run".split(" "),
+  ..."--disable-background-networking --disable-component-update --disable-sync".split(" "),
+];
 const STROKES = [
-  [[18, 12], [36, 12], [28, 36]], // a seven: [x, y] in pixels of the drawing
-  [[60, 22], [60, 44]],
+  [
+    [18, 12],
+    [36, 12],
+    [28, 36],
+  ], // a seven: [x, y] in pixels of the drawing
+  [
+    [60, 22],
+    [60, 44],
+  ],
 ];
 
 const job = JSON.parse(readFileSync(process.argv[2]));
-const browser = await chromium.launch({ executablePath: job.browser, args: OPTIONS.split(" ") });
+const browser = await chromium.launch({ executablePath: job.browser, args: OPTIONS });
 const noise = []; // console errors, errors of scripts, requests that leave the page
 
 /** A page that is open, has answered, and is watched. */
 async function open(name, { script, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
-  page.on("console", (message) => ["error", "warning"].includes(message.type()) && noise.push(`${name}: ${message.text()}`));
+  page.on(
+    "console",
+    (message) => ["error", "warning"].includes(message.type()) && noise.push(`${name}: ${message.text()}`),
+  );
   page.on("pageerror", (error) => noise.push(`${name}: ${error.stack}`));
   page.on("request", (request) => /^(file|blob|data):/.test(request.url()) || noise.push(`${name}: ${request.url()}`));
   if (script) await page.addInitScript(script);
@@ -53,7 +66,8 @@ async function state(page, positions = []) {
     const base64 = (values) => {
       const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
       let text = "";
-      for (let start = 0; start < bytes.length; start += 8192) text += String.fromCharCode(...bytes.subarray(start, start + 8192));
+      for (let start = 0; start < bytes.length; start += 8192)
+        text += String.fromCharCode(...bytes.subarray(start, start + 8192));
       return btoa(text);
     };
     const { drawing, answers } = app.found;
@@ -99,7 +113,8 @@ async function drawByFinger(page) {
     await touch("touchStart", [{ x, y }]);
     for (const each of others) {
       const [toX, toY] = place(each);
-      for (let step = 1; step <= 8; step++) await touch("touchMove", [{ x: x + ((toX - x) * step) / 8, y: y + ((toY - y) * step) / 8 }]);
+      for (let step = 1; step <= 8; step++)
+        await touch("touchMove", [{ x: x + ((toX - x) * step) / 8, y: y + ((toY - y) * step) / 8 }]);
       [x, y] = [toX, toY];
     }
     await touch("touchEnd", []);
@@ -113,8 +128,8 @@ async function drawByKeys(page) {
   let [x, y] = [42, 32];
   const go = async (toX, toY) => {
     while (x !== toX || y !== toY) {
-      if (x !== toX) await page.keyboard.press(toX > x ? "ArrowRight" : "ArrowLeft"), (x += Math.sign(toX - x));
-      if (y !== toY) await page.keyboard.press(toY > y ? "ArrowDown" : "ArrowUp"), (y += Math.sign(toY - y));
+      if (x !== toX) (await page.keyboard.press(toX > x ? "ArrowRight" : "ArrowLeft"), (x += Math.sign(toX - x)));
+      if (y !== toY) (await page.keyboard.press(toY > y ? "ArrowDown" : "ArrowUp"), (y += Math.sign(toY - y)));
     }
   };
   for (const [first, ...others] of STROKES) {
@@ -135,7 +150,14 @@ const scenarios = {
     await answer(page);
     await page.waitForTimeout(600); // for the words that are read out
     const status = await page.locator("#status").textContent();
-    const positions = [[0, 0], [12, 30], [32, 42], [63, 83], [5, 80], [40, 61]];
+    const positions = [
+      [0, 0],
+      [12, 30],
+      [32, 42],
+      [63, 83],
+      [5, 80],
+      [40, 61],
+    ];
     return { ...(await state(page, positions)), positions, status };
   },
 
@@ -169,7 +191,14 @@ const scenarios = {
     const toy = await page.locator("#overlap").isVisible();
     await page.getByRole("button", { name: "Slide it over a page" }).click();
     await answer(page);
-    return { one, toy, slid: await state(page, [[0, 0], [5, 9]]) };
+    return {
+      one,
+      toy,
+      slid: await state(page, [
+        [0, 0],
+        [5, 9],
+      ]),
+    };
   },
 
   /** Each way in which a browser may lack a Worker. */
@@ -177,7 +206,12 @@ const scenarios = {
     const scripts = {
       missing: "delete window.Worker",
       refused: "window.Worker = class { constructor() { throw new Error('refused'); } }",
-      broken: "window.Worker = class { postMessage(message) { if (message.bytes) setTimeout(() => this.onerror(new Event('error', { cancelable: true }))); } terminate() {} }",
+      broken: `window.Worker = class {
+        postMessage({ bytes }) {
+          if (bytes) setTimeout(() => this.onerror(new Event("error", { cancelable: true })));
+        }
+        terminate() {}
+      }`,
     };
     const found = {};
     for (const [name, script] of Object.entries(scripts)) {
@@ -202,6 +236,7 @@ const scenarios = {
       }
     });
     await answer(page);
+    await page.waitForTimeout(1000); // in which more answers would come
     return { computed: (await page.evaluate(() => app.thinker.computed)) - before };
   },
 
@@ -220,9 +255,12 @@ const scenarios = {
       };
       screen.setPointerCapture = () => {};
       send("pointerdown", 0);
-      const ink = [], answers = [];
+      const ink = [],
+        answers = [];
       for (let index = 0; index < 60; index++) {
-        const answered = new Promise((resolve) => document.addEventListener("answer", (event) => resolve(event.detail.waited), { once: true }));
+        const answered = new Promise((resolve) =>
+          document.addEventListener("answer", (event) => resolve(event.detail.waited), { once: true }),
+        );
         ink.push(send("pointermove", index));
         answers.push(await answered);
         await new Promise((resolve) => setTimeout(resolve, 10));
@@ -239,14 +277,19 @@ const scenarios = {
         const page = await open(name, { colorScheme });
         await page.evaluate(() => app.pick(0, ...(app.networks[0].perPixel ? [12, 20] : [0, 0])));
         await page.locator("#heat").check();
-        for (const layer of await page.evaluate(() => [app.networks[0].layers.at(-1).name, app.networks[0].layers[2].name])) {
+        for (const layer of await page.evaluate(() => [
+          app.networks[0].layers.at(-1).name,
+          app.networks[0].layers[2].name,
+        ])) {
           await page.evaluate((layer) => {
             app.layers[0].open(layer);
             app.layers[0].choose(layer, 0, 0, 0);
           }, layer);
           await page.evaluate(AXE);
           const { violations, passes } = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
-          const nodes = violations.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html.slice(0, 200)} ${failureSummary}`));
+          const nodes = violations.flatMap(({ id, nodes }) =>
+            nodes.map(({ html, failureSummary }) => `${id}: ${html.slice(0, 200)} ${failureSummary}`),
+          );
           found.push({ name, colorScheme, layer, violations: nodes, rules: passes.length });
         }
         await page.context().close();
@@ -264,15 +307,27 @@ const scenarios = {
         await page.evaluate(() => app.pick(0, ...(app.networks[0].perPixel ? [12, 20] : [0, 0])));
         const beyond = await page.evaluate(() => {
           const edge = document.documentElement.clientWidth + 0.5;
-          const inside = [...document.querySelectorAll("body *")].filter((each) => !each.closest(".tabs") && !each.closest(".hidden, .skip"));
-          return inside.filter((each) => each.getBoundingClientRect().right > edge).map((each) => each.outerHTML.slice(0, 120));
+          const inside = [...document.querySelectorAll("body *")].filter(
+            (each) => !each.closest(".tabs") && !each.closest(".hidden, .skip"),
+          );
+          return inside
+            .filter((each) => each.getBoundingClientRect().right > edge)
+            .map((each) => each.outerHTML.slice(0, 120));
         });
         const clipped = await page.evaluate(() =>
           [...document.querySelectorAll("button, h1, h2, h3, p, td, th, .value, .name")]
-            .filter((each) => each.scrollWidth > each.clientWidth + 1 && each.clientWidth && getComputedStyle(each).display !== "inline" && !each.closest(".hidden"))
+            .filter(
+              (each) =>
+                each.scrollWidth > each.clientWidth + 1 &&
+                each.clientWidth &&
+                getComputedStyle(each).display !== "inline" &&
+                !each.closest(".hidden"),
+            )
             .map((each) => each.outerHTML.slice(0, 120)),
         );
-        const scrolls = await page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth);
+        const scrolls = await page.evaluate(
+          () => document.documentElement.scrollWidth > document.documentElement.clientWidth,
+        );
         found.push({ name, width, beyond, clipped, scrolls });
         await page.context().close();
       }
@@ -293,7 +348,10 @@ const scenarios = {
     const page = await context.newPage();
     await page.goto(pathToFileURL(job.pages.skip).href);
     const attempts = await page.evaluate(async (address) => {
-      const ended = (target) => new Promise((resolve) => Object.assign(target, { onload: () => resolve("loaded"), onerror: () => resolve("refused") }));
+      const ended = (target) =>
+        new Promise((resolve) =>
+          Object.assign(target, { onload: () => resolve("loaded"), onerror: () => resolve("refused") }),
+        );
       const added = (tag, attributes) => {
         const made = Object.assign(document.createElement(tag), attributes);
         const end = ended(made);
@@ -303,7 +361,10 @@ const scenarios = {
       const inline = Object.assign(document.createElement("script"), { textContent: "window.inline = true" });
       document.body.append(inline);
       return {
-        fetch: await fetch(address).then(() => "loaded", () => "refused"),
+        fetch: await fetch(address).then(
+          () => "loaded",
+          () => "refused",
+        ),
         image: await added("img", { src: `${address}a.png`, alt: "" }),
         script: await added("script", { src: `${address}a.js` }),
         style: await added("link", { rel: "stylesheet", href: `${address}a.css` }),
@@ -326,6 +387,7 @@ const scenarios = {
     found.cleared = await ink();
     await page.locator("#undo").click();
     found.undone = await ink();
+    await page.waitForTimeout(700); // until the answer has been read out
     await page.keyboard.press("Control+z");
     await page.keyboard.press("Control+z");
     await page.waitForTimeout(100);
@@ -355,7 +417,11 @@ const scenarios = {
     const canvas = () => page.evaluate(() => app.easel.canvas.toDataURL());
     const cold = await canvas();
     await page.locator("#heat").check();
-    found.heat = [cold === (await canvas()), await page.evaluate(() => app.easel.heat.some(Boolean)), await page.locator("#cold").isHidden()];
+    found.heat = [
+      cold === (await canvas()),
+      await page.evaluate(() => app.easel.heat.some(Boolean)),
+      await page.locator("#cold").isHidden(),
+    ];
     await page.locator("#heat").uncheck();
     found.heat.push(cold === (await canvas()));
     const links = page.locator(".inspector .link");
@@ -416,7 +482,9 @@ const scenarios = {
 
   async reducedMotion() {
     const page = await open("skip", { reducedMotion: "reduce" });
-    return page.evaluate(() => [...document.querySelectorAll("button, .bar")].map((each) => getComputedStyle(each).transitionDuration));
+    return page.evaluate(() =>
+      [...document.querySelectorAll("button, .bar")].map((each) => getComputedStyle(each).transitionDuration),
+    );
   },
 };
 

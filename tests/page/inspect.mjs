@@ -1,7 +1,15 @@
 // Runs network.js in node: for each case the maps of a drawing, and of each position the box, the gradient, the sums.
 import { readFileSync, writeFileSync } from "node:fs";
 
-import { boxesOf, decide, explain, forward, gradientByImage, logitsOf, readNetwork } from "../../tinyfcn/study/page/network.js";
+import {
+  boxesOf,
+  decide,
+  explain,
+  forward,
+  gradientByImage,
+  logitsOf,
+  readNetwork,
+} from "../../tinyfcn/study/page/network.js";
 
 const base64 = (values) => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
 

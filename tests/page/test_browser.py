@@ -17,6 +17,9 @@ from tinyfcn.study.page import DIGIT, page
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ANSWER, INK = 100, 16  # milliseconds: of the whole answer, median; of the ink, median
+RADIUS = 1.25  # pixels, of the medium pen
+# The strokes of browser.mjs: a seven, and a one.
+STROKES = [[((12, 18), (12, 36)), ((12, 36), (36, 28))], [((22, 60), (44, 60))]]
 KERNELS, STRIDES = range(2, 8), range(1, 5)
 
 
@@ -67,6 +70,34 @@ def drawing(state: dict[str, Any]) -> np.ndarray:
     return array(state["drawing"], "u1").reshape(state["size"])
 
 
+Segment = tuple[tuple[int, int], tuple[int, int]]  # from and to, each (row, column)
+
+
+def staircase(stroke: list[Segment]) -> list[Segment]:
+    """The steps by which keys draw the segments: a column, a row, a column, ..."""
+    steps: list[Segment] = []
+    for (row, column), (to_row, to_column) in stroke:
+        steps.append(((row, column), (row, column)))
+        while (row, column) != (to_row, to_column):
+            for step in ((0, np.sign(to_column - column)), (np.sign(to_row - row), 0)):
+                before = row, column
+                row, column = row + int(step[0]), column + int(step[1])
+                steps.append((before, (row, column)))
+    return steps
+
+
+def ink_of(segments: list[Segment]) -> np.ndarray:
+    """What the medium pen leaves of straight lines: full ink within its radius, falling to 0 over one pixel."""
+    pixels = np.stack(np.mgrid[:64, :84], axis=-1).astype(float)
+    ink = np.zeros((64, 84))
+    for start, end in segments:
+        line = np.subtract(end, start).astype(float)
+        along = np.clip((pixels - start) @ line / max(line @ line, 1), 0, 1)
+        distance = np.hypot(*np.moveaxis(pixels - start - along[..., None] * line, -1, 0))
+        ink = np.maximum(ink, np.clip(RADIUS + 0.5 - distance, 0, 1))
+    return np.rint(255 * ink)
+
+
 def assert_as_python(state: dict[str, Any], *models: Model) -> None:
     """Every layer of every network for what is on the canvas."""
     for model, answer in zip(models, state["answers"], strict=True):
@@ -82,8 +113,8 @@ def test_the_console_is_silent_and_nothing_is_requested(found: dict[str, Any]) -
 def test_layers_equal_pythons_for_what_is_drawn(found: dict[str, Any], models: dict[str, Model], way: str) -> None:
     state = scenario(found, way)
     ink = drawing(state)
-    assert ink.shape == (64, 84) and 100 < (ink > 0).sum() < 900
-    assert ink[12, 24] > 200 and ink[33, 60] > 200 and not ink[50:].any()  # the strokes of browser.mjs
+    expected = ink_of([each for stroke in STROKES for each in (staircase(stroke) if way == "byKeys" else stroke)])
+    assert expected.shape == ink.shape and np.abs(ink - expected).max() <= 3  # a pointer's place is rounded
     assert_as_python(state, models["skip"])
 
 

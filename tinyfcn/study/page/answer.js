@@ -23,7 +23,8 @@ export function findDigits(labels, height, width, isInk) {
     const members = [start];
     patches[start] = ++patch;
     for (let next = 0; next < members.length; next++) {
-      const row = Math.floor(members[next] / width), column = members[next] % width;
+      const row = Math.floor(members[next] / width),
+        column = members[next] % width;
       for (let i = Math.max(row - 1, 0); i <= Math.min(row + 1, height - 1); i++) {
         for (let j = Math.max(column - 1, 0); j <= Math.min(column + 1, width - 1); j++) {
           const neighbour = i * width + j;
@@ -114,16 +115,30 @@ export class AnswerView {
     this.glyphs = element("canvas", { class: "over", "aria-hidden": "true" });
     this.screen = element(
       "div",
-      { class: "screen", tabindex: "0", role: "application", "aria-label": `Answer of ${network.name}. Arrow keys pick a pixel.` },
+      {
+        class: "screen",
+        tabindex: "0",
+        role: "application",
+        "aria-label": `Answer of ${network.name}. Arrow keys pick a pixel.`,
+      },
       this.canvas,
       this.glyphs,
     );
     this.words = element("p", { class: "words" });
-    this.bars = element("ol", { class: "bars", "aria-label": network.perPixel ? "Pixels of each class" : "Probability of each digit" });
+    this.bars = element("ol", {
+      class: "bars",
+      "aria-label": network.perPixel ? "Pixels of each class" : "Probability of each digit",
+    });
     this.picked = [0, 0];
     const size = () => (this.drawing ? [this.drawing.height, this.drawing.width] : [1, 1]);
     const step = network.perPixel ? 1 : 4;
-    pickable(this.screen, size, () => this.picked, (row, column) => pickPixel(...this.positionAt(row, column)), step);
+    pickable(
+      this.screen,
+      size,
+      () => this.picked,
+      (row, column) => pickPixel(...this.positionAt(row, column)),
+      step,
+    );
     this.root = element(
       "figure",
       { class: "answer" },
@@ -273,5 +288,7 @@ export function likeliest(network, answer, position, count = 3) {
   const order = [...network.classes.keys()].sort(
     (a, b) => answer.probabilities[b * plane + position] - answer.probabilities[a * plane + position],
   );
-  return order.slice(0, count).map((k) => ({ k, name: network.classes[k], probability: answer.probabilities[k * plane + position] }));
+  return order
+    .slice(0, count)
+    .map((k) => ({ k, name: network.classes[k], probability: answer.probabilities[k * plane + position] }));
 }

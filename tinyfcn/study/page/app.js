@@ -17,7 +17,12 @@ class App {
     this.sizes = data.sizes;
     this.current = 0; // the network whose layers are shown
     const [height, width] = this.sizes[0];
-    this.easel = new Easel(height, width, () => this.changed(), (text) => this.say(text));
+    this.easel = new Easel(
+      height,
+      width,
+      () => this.changed(),
+      (text) => this.say(text),
+    );
     this.answers = this.networks.map((network, index) => {
       const title = this.networks.length > 1 ? network.name : "The network sees";
       return new AnswerView(network, title, (row, column) => this.pick(index, row, column));
@@ -48,7 +53,10 @@ class App {
     if (hasToy) put("overlap-view", new OverlapView(this.networks).root);
     document.getElementById("about").textContent = listed(
       this.networks.map((network) => {
-        const weights = network.layers.reduce((sum, layer) => sum + (layer.weights?.length ?? 0) + (layer.bias?.length ?? 0), 0);
+        const weights = network.layers.reduce(
+          (sum, layer) => sum + (layer.weights?.length ?? 0) + (layer.bias?.length ?? 0),
+          0,
+        );
         return `${network.name} (${about(network)}; ${weights.toLocaleString("en")} parameters)`;
       }),
     );
@@ -87,12 +95,22 @@ class App {
     if (this.sizes.length > 1) {
       const words = ["One digit", "Slide it over a page"];
       const buttons = this.sizes.map((size, index) =>
-        element("button", { type: "button", "aria-pressed": index === 0, onclick: () => {
-          buttons.forEach((button, each) => button.setAttribute("aria-pressed", each === index));
-          this.resize(...size);
-        } }, words[index]),
+        element(
+          "button",
+          {
+            type: "button",
+            "aria-pressed": index === 0,
+            onclick: () => {
+              buttons.forEach((button, each) => button.setAttribute("aria-pressed", each === index));
+              this.resize(...size);
+            },
+          },
+          words[index],
+        ),
       );
-      document.getElementById("sizes").append(element("div", { class: "segments", role: "group", "aria-label": "Size of the drawing" }, ...buttons));
+      document
+        .getElementById("sizes")
+        .append(element("div", { class: "segments", role: "group", "aria-label": "Size of the drawing" }, ...buttons));
     }
     let width = 0;
     new ResizeObserver(() => {
@@ -180,7 +198,9 @@ class App {
   }
 
   answerInWords() {
-    return this.answers.map(({ say, network }) => (this.answers.length > 1 ? `${network.name}: ${say}` : say)).join(" ");
+    return this.answers
+      .map(({ say, network }) => (this.answers.length > 1 ? `${network.name}: ${say}` : say))
+      .join(" ");
   }
 
   /** Has a screen reader say what words() gives, once nothing has changed for a while. */

@@ -79,7 +79,8 @@ export function inkOfImage(pixels, height, width) {
     return 255 - ((255 - (0.299 * red + 0.587 * green + 0.114 * blue)) * alpha) / 255; // transparent is white paper
   });
   const border = grey.filter((_, index) => {
-    const row = Math.floor(index / width), column = index % width;
+    const row = Math.floor(index / width),
+      column = index % width;
     return row === 0 || column === 0 || row === height - 1 || column === width - 1;
   });
   border.sort((a, b) => a - b);
@@ -110,7 +111,8 @@ export async function readImage(file, height, width) {
   context.drawImage(image, 0, 0, columns, rows);
   const ink = inkOfImage(context.getImageData(0, 0, columns, rows).data, rows, columns);
   const bytes = new Uint8Array(height * width);
-  const top = Math.floor((height - rows) / 2), left = Math.floor((width - columns) / 2);
+  const top = Math.floor((height - rows) / 2),
+    left = Math.floor((width - columns) / 2);
   for (let row = 0; row < rows; row++) {
     bytes.set(ink.subarray(row * columns, (row + 1) * columns), (top + row) * width + left);
   }
@@ -125,7 +127,13 @@ export class Easel {
     this.over = element("canvas", { class: "over", "aria-hidden": "true" });
     this.screen = element(
       "div",
-      { class: "screen paper", tabindex: "0", role: "application", "aria-label": "Drawing", "aria-describedby": "keys" },
+      {
+        class: "screen paper",
+        tabindex: "0",
+        role: "application",
+        "aria-label": "Drawing",
+        "aria-describedby": "keys",
+      },
       this.canvas,
       this.over,
     );
@@ -150,7 +158,8 @@ export class Easel {
 
   listen() {
     const { screen } = this;
-    let pointer = null, last = null;
+    let pointer = null,
+      last = null;
     const draw = (event) => {
       for (const each of event.getCoalescedEvents?.().concat(event) ?? [event]) {
         const at = positionOf(each, screen, this.ink.height, this.ink.width);
@@ -161,7 +170,7 @@ export class Easel {
       this.changed();
     };
     screen.addEventListener("pointerdown", (event) => {
-      if (pointer !== null || event.button > 0 && event.button !== 5) return;
+      if (pointer !== null || (event.button > 0 && event.button !== 5)) return;
       pointer = event.pointerId;
       screen.setPointerCapture(pointer);
       this.key = null;

@@ -1,6 +1,16 @@
 // A look inside: the maps of each layer, and how a chosen element came about.
 
-import { counted, element, greyPixel, listed, number, paintPixels, pickable, sharpContext, signedPixel } from "./dom.js";
+import {
+  counted,
+  element,
+  greyPixel,
+  listed,
+  number,
+  paintPixels,
+  pickable,
+  sharpContext,
+  signedPixel,
+} from "./dom.js";
 import { Bar, likeliest } from "./answer.js";
 import { boxesOf, explain, logitsOf, measure } from "./network.js";
 
@@ -13,8 +23,12 @@ function howMade(layer) {
   const then = layer.relu ? ", then ReLU" : "";
   if (operation === "relu") return `ReLU of ${reads.x}.`;
   if (operation === "add") return `${layer.scale} × (${reads.a} + ${reads.b}).`;
-  if (operation === "max_pool2d") return `Max-pooling of ${reads.x}, ${layer.size} × ${layer.size}, stride ${layer.stride}.`;
-  const words = [`${operation === "conv2d" ? "A convolution" : "A transposed convolution"} of ${reads.x}`, layer.kernel.join(" × ")];
+  if (operation === "max_pool2d")
+    return `Max-pooling of ${reads.x}, ${layer.size} × ${layer.size}, stride ${layer.stride}.`;
+  const words = [
+    `${operation === "conv2d" ? "A convolution" : "A transposed convolution"} of ${reads.x}`,
+    layer.kernel.join(" × "),
+  ];
   if (layer.stride > 1) words.push(`stride ${layer.stride}`);
   if (layer.padding) words.push(`padding ${layer.padding}`);
   if (reads.add) words.push(`plus ${reads.add}`);
@@ -43,15 +57,23 @@ export class LayersView {
     this.over = element("canvas", { class: "over", "aria-hidden": "true" });
     this.screen = element("div", { class: "screen map", tabindex: "0", role: "application" }, this.map, this.over);
     this.scale = element("div", { class: "scale" });
-    pickable(this.screen, () => this.size(), () => [this.place.row, this.place.column], (row, column) =>
-      this.choose(this.name, this.channel, row, column),
+    pickable(
+      this.screen,
+      () => this.size(),
+      () => [this.place.row, this.place.column],
+      (row, column) => this.choose(this.name, this.channel, row, column),
     );
     this.inspector = element("div", { class: "inspector" });
     this.panel = element(
       "div",
       { role: "tabpanel", id: this.id(), class: "panel" },
       this.facts,
-      element("div", { class: "inside" }, element("div", {}, this.title, this.screen, this.scale, this.grid), this.inspector),
+      element(
+        "div",
+        { class: "inside" },
+        element("div", {}, this.title, this.screen, this.scale, this.grid),
+        this.inspector,
+      ),
     );
     this.root = element("div", { class: "layers" }, this.tabs, this.panel);
     this.channels = {}; // which channel is shown large, by layer
@@ -159,7 +181,9 @@ export class LayersView {
     ];
     if (measures.dead.length && layer.operation) {
       const isOne = measures.dead.length === 1;
-      words.push(`Channel${isOne ? "" : "s"} ${listed(measures.dead.map(String))} ${isOne ? "is" : "are"} 0 everywhere in this drawing.`);
+      words.push(
+        `Channel${isOne ? "" : "s"} ${listed(measures.dead.map(String))} ${isOne ? "is" : "are"} 0 everywhere in this drawing.`,
+      );
     }
     this.facts.textContent = words.join(" ");
   }
@@ -213,7 +237,9 @@ export class LayersView {
     const plane = height * width;
     const part = values.subarray(this.channel * plane, (this.channel + 1) * plane);
     const said = this.channelName(this.name, this.channel);
-    this.title.textContent = this.layer.operation ? `${this.name}, ${this.name === logitsOf(this.network) ? "class" : "channel"} ${said}` : "The drawing";
+    this.title.textContent = this.layer.operation
+      ? `${this.name}, ${this.name === logitsOf(this.network) ? "class" : "channel"} ${said}`
+      : "The drawing";
     this.screen.setAttribute("aria-label", `Map of ${this.title.textContent}. Arrow keys pick an element.`);
     this.screen.style.maxWidth = height === 1 ? "140px" : "";
     this.screen.style.aspectRatio = `${width} / ${height}`;
@@ -242,7 +268,11 @@ export class LayersView {
     const { selection } = this;
     if (!selection) {
       this.inspector.replaceChildren(
-        element("p", { class: "hint" }, "Touch a pixel, of a map here or of the answer above, and see how its number came about."),
+        element(
+          "p",
+          { class: "hint" },
+          "Touch a pixel, of a map here or of the answer above, and see how its number came about.",
+        ),
       );
       return;
     }
@@ -254,7 +284,9 @@ export class LayersView {
         "div",
         { class: "inspector-head" },
         element("h3", {}, `${name}[${this.channelName(name, channel)}] at ${row}, ${column}`),
-        this.history.length ? element("button", { type: "button", class: "small", onclick: () => this.back() }, "Back") : null,
+        this.history.length
+          ? element("button", { type: "button", class: "small", onclick: () => this.back() }, "Back")
+          : null,
       ),
       element("p", { class: "equation" }, ...this.equation(layer, found)),
     ];
@@ -263,7 +295,11 @@ export class LayersView {
     if (box && layer.operation) {
       const [top, left, bottom, right] = box;
       parts.push(
-        element("p", { class: "quiet" }, `It depends on ${bottom - top + 1} × ${right - left + 1} pixels of the drawing: rows ${top} to ${bottom}, columns ${left} to ${right}.`),
+        element(
+          "p",
+          { class: "quiet" },
+          `It depends on ${bottom - top + 1} × ${right - left + 1} pixels of the drawing: rows ${top} to ${bottom}, columns ${left} to ${right}.`,
+        ),
       );
     }
     if (found.products.length) parts.push(...this.windows(layer, found), this.productTable(layer, found));
@@ -283,7 +319,8 @@ export class LayersView {
       return [bold, ` = (${byte} − 127) / 127, from the byte ${byte}`];
     }
     if (layer.operation === "max_pool2d") return [bold, ` is the largest of ${found.products.length} inputs.`];
-    if (layer.operation === "add") return [bold, ` = ${layer.scale} × (${found.products.map(({ value }) => number(value)).join(" + ")})`];
+    if (layer.operation === "add")
+      return [bold, ` = ${layer.scale} × (${found.products.map(({ value }) => number(value)).join(" + ")})`];
     const sum = found.products.reduce((total, { product }) => total + product, 0);
     const terms = [`${number(sum)} of ${counted(found.products.length, "product")}`, `${number(found.bias)} bias`];
     if (found.addend) terms.push(`${number(found.addend.value)} of ${found.addend.layer}`);
@@ -293,8 +330,8 @@ export class LayersView {
   }
 
   classBars(position) {
-    const bars = likeliest(this.network, this.answer, position).map(({ k, probability }) =>
-      new Bar(this.network, k).set(probability, probability.toFixed(3)).root,
+    const bars = likeliest(this.network, this.answer, position).map(
+      ({ k, probability }) => new Bar(this.network, k).set(probability, probability.toFixed(3)).root,
     );
     return element("ol", { class: "bars wide", "aria-label": "Probabilities at this position" }, ...bars);
   }
@@ -310,8 +347,14 @@ export class LayersView {
     const columns = [...new Set(own.map(({ column }) => column))].sort((a, b) => a - b);
     const patch = (key, title) => {
       const most = Math.max(...own.map((each) => Math.abs(each[key])));
-      const canvas = element("canvas", { class: "pixels", role: "img", "aria-label": `${title}, ${rows.length} by ${columns.length}` });
-      const byPlace = new Map(own.map((each) => [rows.indexOf(each.row) * columns.length + columns.indexOf(each.column), each[key]]));
+      const canvas = element("canvas", {
+        class: "pixels",
+        role: "img",
+        "aria-label": `${title}, ${rows.length} by ${columns.length}`,
+      });
+      const byPlace = new Map(
+        own.map((each) => [rows.indexOf(each.row) * columns.length + columns.indexOf(each.column), each[key]]),
+      );
       paintPixels(canvas, rows.length, columns.length, (index) => signedPixel(byPlace.get(index) ?? 0, most));
       canvas.style.aspectRatio = `${columns.length} / ${rows.length}`;
       return element("figure", {}, canvas, element("figcaption", {}, title));
@@ -326,7 +369,15 @@ export class LayersView {
       : `Its window is ${height} × ${width} of each channel of ${source}.${outside} Channel ${channel} counts most:`;
     return [
       element("p", { class: "quiet" }, words),
-      element("div", { class: "patches" }, patch("value", "input"), element("span", { "aria-hidden": "true" }, "×"), patch("weight", "weights"), element("span", { "aria-hidden": "true" }, "="), patch("product", "products")),
+      element(
+        "div",
+        { class: "patches" },
+        patch("value", "input"),
+        element("span", { "aria-hidden": "true" }, "×"),
+        patch("weight", "weights"),
+        element("span", { "aria-hidden": "true" }, "="),
+        patch("product", "products"),
+      ),
     ];
   }
 
@@ -343,13 +394,29 @@ export class LayersView {
       );
     const head = ["input", "value", ...(isWeighted ? [isTransposed ? "× weight (at)" : "× weight", "= product"] : [])];
     const rows = largest.map((each) => {
-      const weight = element("span", {}, number(each.weight), isTransposed ? element("span", { class: "at" }, ` (${each.u}, ${each.v})`) : "");
-      const cells = [go(each), number(each.value) + (each.chosen ? "  ← chosen" : ""), ...(isWeighted ? [weight, number(each.product)] : [])];
+      const weight = element(
+        "span",
+        {},
+        number(each.weight),
+        isTransposed ? element("span", { class: "at" }, ` (${each.u}, ${each.v})`) : "",
+      );
+      const cells = [
+        go(each),
+        number(each.value) + (each.chosen ? "  ← chosen" : ""),
+        ...(isWeighted ? [weight, number(each.product)] : []),
+      ];
       return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
     });
     if (rest.length && isWeighted) {
       const sum = rest.reduce((total, { product }) => total + product, 0);
-      rows.push(element("tr", { class: "quiet" }, element("td", { colspan: "3" }, `and ${counted(rest.length, "smaller product")}`), element("td", {}, number(sum))));
+      rows.push(
+        element(
+          "tr",
+          { class: "quiet" },
+          element("td", { colspan: "3" }, `and ${counted(rest.length, "smaller product")}`),
+          element("td", {}, number(sum)),
+        ),
+      );
     }
     return element(
       "table",

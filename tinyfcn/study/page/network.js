@@ -98,7 +98,8 @@ const compute = {
   max_pool2d(layer, maps) {
     const x = maps[layer.reads.x];
     const { size, stride } = layer;
-    const y = emptyMap(x.channels, Math.floor((x.height - size) / stride) + 1, Math.floor((x.width - size) / stride) + 1);
+    const [height, width] = [x.height, x.width].map((side) => Math.floor((side - size) / stride) + 1);
+    const y = emptyMap(x.channels, height, width);
     let element = 0;
     for (let channel = 0; channel < x.channels; channel++) {
       for (let i = 0; i < y.height; i++) {
@@ -230,14 +231,12 @@ export function decide(map) {
   const probabilities = new Float32Array(values.length);
   const labels = new Uint8Array(plane);
   for (let position = 0; position < plane; position++) {
+    const of = (k) => k * plane + position;
     let best = 0;
-    for (let k = 1; k < channels; k++) if (values[k * plane + position] > values[best * plane + position]) best = k;
+    for (let k = 1; k < channels; k++) if (values[of(k)] > values[of(best)]) best = k;
     let total = 0;
-    for (let k = 0; k < channels; k++) total += Math.exp(values[k * plane + position] - values[best * plane + position]);
-    for (let k = 0; k < channels; k++) {
-      const index = k * plane + position;
-      probabilities[index] = Math.exp(values[index] - values[best * plane + position]) / total;
-    }
+    for (let k = 0; k < channels; k++) total += Math.exp(values[of(k)] - values[of(best)]);
+    for (let k = 0; k < channels; k++) probabilities[of(k)] = Math.exp(values[of(k)] - values[of(best)]) / total;
     labels[position] = best;
   }
   return { probabilities, labels };
@@ -284,7 +283,9 @@ export function explain(network, maps, name, channel, i, j) {
     found.products.push({ layer: source, channel: input, row, column, u, v, value: x, weight, product: x * weight });
   };
   if (layer.operation === "relu") read(layer.reads.x, channel, i, j, 0, 0, 1);
-  if (layer.operation === "add") for (const each of ["a", "b"]) read(layer.reads[each], channel, i, j, 0, 0, layer.scale);
+  if (layer.operation === "add") {
+    for (const each of ["a", "b"]) read(layer.reads[each], channel, i, j, 0, 0, layer.scale);
+  }
   if (layer.operation === "max_pool2d") {
     const x = maps[layer.reads.x];
     const best = largestIn(layer, x, channel, i, j);
@@ -320,7 +321,7 @@ export function at(map, channel, row, column) {
   return map.values[(channel * map.height + row) * map.width + column];
 }
 
-/** Along an axis, what output i of a convolution reads: [position, row or column of the kernel], also beyond the map. */
+/** Along an axis, what output i of a convolution reads, also beyond the map: [position, row or column of the kernel]. */
 function readsAlong(layer, axis, i) {
   const { stride, padding } = layer;
   const found = [];

@@ -58,13 +58,33 @@ export class OverlapView {
     this.root = element(
       "div",
       { class: "overlap" },
-      element("div", { class: "controls" }, slider("kernel", "Kernel", KERNELS), slider("stride", "Stride", STRIDES), this.presets),
+      element(
+        "div",
+        { class: "controls" },
+        slider("kernel", "Kernel", KERNELS),
+        slider("stride", "Stride", STRIDES),
+        this.presets,
+      ),
       this.words,
       element(
         "div",
         { class: "overlap-pictures" },
-        element("figure", {}, this.strip, element("figcaption", {}, `Along an axis: ${SIDE} inputs, the outputs that each one reaches, and how often each output is reached.`)),
-        element("figure", {}, this.map, element("figcaption", {}, "In two dimensions: the brighter, the more inputs reach an output.")),
+        element(
+          "figure",
+          {},
+          this.strip,
+          element(
+            "figcaption",
+            {},
+            `Along an axis: ${SIDE} inputs, the outputs that each one reaches, and how often each output is reached.`,
+          ),
+        ),
+        element(
+          "figure",
+          {},
+          this.map,
+          element("figcaption", {}, "In two dimensions: the brighter, the more inputs reach an output."),
+        ),
       ),
       this.learned,
     );
@@ -79,7 +99,13 @@ export class OverlapView {
       const { stride } = layer;
       const who = `${isNamed ? `${network.name}: ` : ""}${layer.name}`;
       if (kernel <= KERNELS[1] && stride <= STRIDES[1]) {
-        this.presets.append(element("button", { type: "button", class: "small", onclick: () => this.set(kernel, stride) }, `as ${who}, ${kernel} / ${stride}`));
+        this.presets.append(
+          element(
+            "button",
+            { type: "button", class: "small", onclick: () => this.set(kernel, stride) },
+            `as ${who}, ${kernel} / ${stride}`,
+          ),
+        );
       }
       const y = responseToOnes(layer, TILE);
       const plane = y.height * y.width;
@@ -96,8 +122,17 @@ export class OverlapView {
         element(
           "figure",
           {},
-          element("div", { class: "tiles", role: "img", "aria-label": `The channels of ${who} for a map of ones` }, ...tiles),
-          element("figcaption", {}, element("strong", {}, who), `, kernel ${kernel}, stride ${stride}. ${even}; but by which weights depends on the output's place, so a map of ones, sent through the learned weights, comes out as these ${y.channels} patterns, one for each channel.`),
+          element(
+            "div",
+            { class: "tiles", role: "img", "aria-label": `The channels of ${who} for a map of ones` },
+            ...tiles,
+          ),
+          element(
+            "figcaption",
+            {},
+            element("strong", {}, who),
+            `, kernel ${kernel}, stride ${stride}. ${even}; but by which weights depends on the output's place, so a map of ones, sent through the learned weights, comes out as these ${y.channels} patterns, one for each channel.`,
+          ),
         ),
       );
     }
@@ -122,16 +157,22 @@ export class OverlapView {
       const count = counts[Math.floor(index / counts.length)] * counts[index % counts.length];
       return signedPixel(0.92 * count, most);
     });
-    this.map.setAttribute("aria-label", `How often each of ${counts.length} by ${counts.length} outputs is reached: ${counts.join(", ")} times along an axis`);
+    this.map.setAttribute(
+      "aria-label",
+      `How often each of ${counts.length} by ${counts.length} outputs is reached: ${counts.join(", ")} times along an axis`,
+    );
   }
 
   paintStrip(counts) {
     const { kernel, stride } = this;
-    const unit = 10, gap = 1.5;
+    const unit = 10,
+      gap = 1.5;
     const lanes = Math.ceil(kernel / stride);
     const width = counts.length * unit;
     const most = Math.max(...counts);
-    const top = 26, bars = top + lanes * 8 + 12, height = bars + most * 14 + 14;
+    const top = 26,
+      bars = top + lanes * 8 + 12,
+      height = bars + most * 14 + 14;
     this.strip.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const shapes = [];
     const shape = (name, attributes, text) => {
@@ -141,14 +182,29 @@ export class OverlapView {
       shapes.push(made);
     };
     for (let input = 0; input < SIDE; input++) {
-      const left = input * stride * unit, middle = left + (kernel * unit) / 2;
+      const left = input * stride * unit,
+        middle = left + (kernel * unit) / 2;
       const lane = top + (input % lanes) * 8;
       shape("line", { x1: middle, y1: 12, x2: middle, y2: lane, class: "thread" });
       shape("rect", { x: middle - 5, y: 2, width: 10, height: 10, rx: 2.5, class: "input" });
-      shape("rect", { x: left + gap / 2, y: lane, width: kernel * unit - gap, height: 5.5, rx: 2.5, class: `stamp stamp-${input % 3}` });
+      shape("rect", {
+        x: left + gap / 2,
+        y: lane,
+        width: kernel * unit - gap,
+        height: 5.5,
+        rx: 2.5,
+        class: `stamp stamp-${input % 3}`,
+      });
     }
     counts.forEach((count, output) => {
-      shape("rect", { x: output * unit + gap / 2, y: height - 12 - count * 14, width: unit - gap, height: Math.max(count * 14, 0.6), rx: 1.5, class: count === most ? "count most" : "count" });
+      shape("rect", {
+        x: output * unit + gap / 2,
+        y: height - 12 - count * 14,
+        width: unit - gap,
+        height: Math.max(count * 14, 0.6),
+        rx: 1.5,
+        class: count === most ? "count most" : "count",
+      });
       shape("text", { x: output * unit + unit / 2, y: height - 3, "text-anchor": "middle" }, count);
     });
     this.strip.replaceChildren(...shapes);
