@@ -159,7 +159,10 @@ def test_commands_in_the_text_have_options_that_exist(page: Path) -> None:
             if words[:1] != ["tinyfcn"] or words[1:2] in ([], ["--help"]) or re.search(r"[\[\]{}<>]|\.\.\.", part):
                 continue
             assert words[1] in main.commands, f"{page.name}: {part!r}: there is no such command"
-            known = {option for each in main.commands[words[1]].params for option in (*each.opts, *each.secondary_opts)}
+            command = main.commands[words[1]]
+            every = [command, *getattr(command, "commands", {}).values()]
+            params = [each for one in every for each in one.params]
+            known = {option for each in params for option in (*each.opts, *each.secondary_opts)}
             for word in words[2:]:
                 option = word.partition("=")[0].partition("|")[0]
                 assert not word.startswith("--") or option in known | {"--help"}, f"{page.name}: {part!r}: {option}"
