@@ -60,10 +60,10 @@ def main() -> None:
                 print(f"turn {turn + 1}: {each} trainings, {name}: {wall:.1f} s, {busy:.1f} s of a core", flush=True)
     alone = found["commands, 1 thread"]
     for name, times in found.items():
-        ratio = statistics.median(one / other for one, other in zip(alone, times, strict=True))
-        print(
-            f"{name:<22}{sum(times) / options.rounds / each:6.2f} s a training, {ratio:.2f} times as fast as 1 thread"
-        )
+        ratio = statistics.median(one[0] / other[0] for one, other in zip(alone, times, strict=True))
+        busy = statistics.median(other[1] / one[1] for one, other in zip(alone, times, strict=True))
+        mean = sum(wall for wall, _ in times) / options.rounds / each
+        print(f"{name:<22}{mean:6.2f} s a training, {ratio:.2f} times as fast as 1 thread, {busy:.2f} of its core time")
 
 
 if __name__ == "__main__":
