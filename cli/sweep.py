@@ -44,7 +44,7 @@ class SweepPrinter(Printer):
     def ended(self, number: int, options: Mapping[str, Any], state: str, figures: Mapping[str, Any]) -> None:
         words = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
                           for name, value in options.items())  # fmt: skip
-        if state != "COMPLETE":
+        if state != "COMPLETE" or not figures:
             why = f": {figures['error']}" if "error" in figures else ""
             return self.say(f"trial {number:>{self.width}}  {words}: {state.lower()}{why}")
         name, value = main_figure(figures)

@@ -5,10 +5,11 @@
 The same trainings are run in four ways: one command after another with one thread, and with all threads; by a study
 with one worker, whose time over the first way's is the study's own; and by a study with a worker for each core. The
 ways take turns, so that a machine that is busy with other things slows all of them alike. The study's times include
-the start of its workers.
+the start of its workers. The cores' time says what a way costs even where other programs take turns on the cores.
 """
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from tinyfcn.training import available_threads
 SPACE = "seeds = {seeds}\n[fixed]\nsteps = {steps}\nevaluations = 1\ndevice = 'cpu'\ncnn = {cnn!r}\n"
 
 
-def seconds(commands: list[list[str]], folder: Path) -> float:
-    """The time of commands of tinyfcn, one after another."""
-    start = time.perf_counter()
+def seconds(commands: list[list[str]], folder: Path) -> tuple[float, float]:
+    """The time of commands of tinyfcn, one after another, and the cores' time that they took."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     for command in commands:
-        subprocess.run([sys.executable, "-m", "tinyfcn", *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+        subprocess.run([sys.executable, "-m", "tinyfcn", *command], cwd=folder, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, cores
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     cores, cnn = available_threads(), str(options.cnn.resolve())
     each = -(-options.trainings // options.rounds)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for turn in range(options.rounds):
@@ -53,13 +56,14 @@ def main() -> None:
             }
             for name, commands in ways.items():
                 found.setdefault(name, []).append(seconds(commands, folder))
-                print(f"turn {turn + 1}: {each} trainings, {name}: {found[name][-1]:.1f} s", flush=True)
+                wall, busy = found[name][-1]
+                print(f"turn {turn + 1}: {each} trainings, {name}: {wall:.1f} s, {busy:.1f} s of a core", flush=True)
     alone = found["commands, 1 thread"]
     for name, times in found.items():
-        ratio = statistics.median(one / other for one, other in zip(alone, times, strict=True))
-        print(
-            f"{name:<22}{sum(times) / options.rounds / each:6.2f} s a training, {ratio:.2f} times as fast as 1 thread"
-        )
+        ratio = statistics.median(one[0] / other[0] for one, other in zip(alone, times, strict=True))
+        busy = statistics.median(other[1] / one[1] for one, other in zip(alone, times, strict=True))
+        mean = sum(wall for wall, _ in times) / options.rounds / each
+        print(f"{name:<22}{mean:6.2f} s a training, {ratio:.2f} times as fast as 1 thread, {busy:.2f} of its core time")
 
 
 if __name__ == "__main__":

@@ -189,6 +189,31 @@ def test_what_training_writes(trained):
     assert Run(runs / "fcn-1").config()["cnn"] == str(runs / "cnn-1")
 
 
+def test_the_sizes_of_skip_reach_the_training(data, runs):
+    given = [
+        "--steps",
+        "1",
+        "--evaluations",
+        "1",
+        "--from-scratch",
+        "--up1-kernel",
+        "8",
+        "--up2-kernel",
+        "8",
+        "--width",
+        "4",
+    ]
+    result = run("train-fcn", *given, "--data-dir", data, "--device", "cpu", "--out", "sizes")
+    assert result.exit_code == 0, result.output
+    config = Run(Path("sizes")).config()
+    assert {name: config["design"][name] for name in ("up1_kernel", "up2_kernel", "width")} == {
+        "up1_kernel": 8,
+        "up2_kernel": 8,
+        "width": 4,
+    }
+    assert run("train-fcn", "--up1-kernel", "5").exit_code == 2
+
+
 def test_options_reach_the_training(data, runs):
     options = {
         "--batch": ("batch", 3),
@@ -218,6 +243,9 @@ def test_options_reach_the_training(data, runs):
         "labels": "digits",
         "freeze": False,
         "ink_start": True,
+        "up1_kernel": 4,
+        "up2_kernel": 6,
+        "width": 16,
     }
     assert config["data_dir"] == str(data)
 

@@ -166,11 +166,12 @@ def test_commands_in_the_text_have_options_that_exist(page: Path) -> None:
             if words[:1] != ["tinyfcn"] or words[1:2] in ([], ["--help"]) or re.search(r"[\[\]{}<>]|\.\.\.", part):
                 continue
             command: click.Command = main
-            while isinstance(command, click.Group) and len(words) > 1:
-                words = words[1:]
-                assert words[0] in command.commands, f"{page.name}: {part!r}: there is no such command"
-                command = command.commands[words[0]]
-            known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+            while isinstance(command, click.Group) and len(words) > 1 and words[1] in command.commands:
+                command, words = command.commands[words[1]], words[1:]
+            assert command is not main, f"{page.name}: {part!r}: there is no such command"
+            every = [command, *getattr(command, "commands", {}).values()]  # `sweep` alone is `sweep run`
+            params = [each for one in every for each in one.params]
+            known = {option for each in params for option in (*each.opts, *each.secondary_opts)}
             for word in words[1:]:
                 option = word.partition("=")[0].partition("|")[0]
                 assert not word.startswith("--") or option in known | {"--help"}, f"{page.name}: {part!r}: {option}"

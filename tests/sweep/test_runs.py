@@ -18,6 +18,7 @@ from tinyfcn.cli import main
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.runs import Run
 from tinyfcn.sweep import study as studies
+from tinyfcn.sweep.page import Answer
 from tinyfcn.sweep.run import new_folder, run_study, saved_folder
 from tinyfcn.sweep.space import read_space
 from tinyfcn.sweep.study import Study
@@ -215,6 +216,41 @@ def test_a_training_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
         one.release(one.take(lambda: True).id)
     assert one.take(lambda: True) is None
     assert one.finished()[0].user_attrs["error"] == "2 workers died of it"
+
+
+def test_the_answer_of_several_objectives_has_a_pareto_front(tmp_path):
+    """A study whose trainings are made up."""
+    keys = "objectives = ['accuracy', 'seconds']\nseeds = [0, 1]"
+    folder = new_folder(write_study(tmp_path, keys, space="epochs = [1, 2, 3]"), out=tmp_path / "study")
+    study = folder.open(create=True)
+    study.enlarge(6)
+    for accuracy, seconds in ((0.5, 1.0), (0.9, 2.0), (0.8, 3.0), (0.6, 1.0), (0.9, 2.0), (0.8, 3.0)):
+        taken = study.take(lambda: True)
+        lines = [{"step": 1, "test_loss": 1.0, "test_accuracy": accuracy}]
+        study.note(taken.id, result={"accuracy": accuracy, "seconds": seconds}, metrics=lines)
+        assert study.finish(taken.id, TrialState.COMPLETE, [accuracy, seconds])
+    answer = Answer(study)
+    front = answer.tables()["Pareto front"]
+    assert [(row["epochs"], row["accuracy>"], row["seeds>"]) for row in front] == [
+        ("1", "0.5500", "2"),
+        ("2", "0.9000", "2"),
+    ]
+    assert {path.name for path in answer.figures(tmp_path)} >= {
+        "pareto-front.png",
+        "effects.png",
+        "learning-curves.png",
+    }
+    assert any(sentence.startswith("epochs: 1 is better than 3 (seconds -2.0000") for sentence in answer.sentences())
+
+
+def test_a_missing_classifier_is_reported_before_a_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "newest.toml").write_text("[space]\nbatch = [8, 16]")
+    (tmp_path / "named.toml").write_text("[fixed]\ncnn = 'runs/none'")
+    for name, says in (("newest", "there is no finished classifier in runs/"), ("named", "is no trained classifier")):
+        result = sweep(f"{name}.toml")
+        assert (result.exit_code, says in result.stderr) == (1, True), result.output
+    assert not (tmp_path / "runs").exists()
 
 
 def test_errors_of_the_command(tmp_path, monkeypatch):

@@ -78,9 +78,10 @@ def new_folder(file: Path, storage: str | None = None, out: Path | None = None) 
     """The folder of a new study, or of another machine's that joins the study in the database `storage`.
 
     Raises:
-        TinyfcnError: the file has faults, see read_space; the folder is taken.
+        TinyfcnError: the file has faults, see read_space; the classifier is missing; the folder is taken.
     """
     space = read_space(file)
+    space.classifier()  # before a folder is made for nothing
     content = file.read_bytes()
     run = new_run("sweep", out)
     with new_file(run.folder / SPACE, SPACE_ON_DISK) as copy:
