@@ -88,6 +88,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo = np.zeros((64, 84), np.uint8)
     photo[5:33, 4:32], photo[30:58, 44:72] = images
     Image.fromarray(photo).save(folder / "photo.png")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
     return folder
 
 
@@ -103,7 +104,7 @@ def shell(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:
     """A copy of `trained`, for one page."""
-    return Path(shutil.copytree(trained, tmp_path / "page"))
+    return Path(shutil.copytree(trained, tmp_path / "page", symlinks=True))
 
 
 def run_commands(page: Path, folder: Path) -> list[str]:
