@@ -166,22 +166,23 @@ class Irregular:
         ops, weight, bias = self.ops, self.weight, np.zeros(2)
         y = ops.relu(ops.conv2d(x, weight["first"], bias, stride=2, padding=1))
         y = ops.add(ops.conv2d(y, weight["wide"], bias, padding=1), y)
-        y = ops.add(y, ops.conv2d(y, weight["wider"], bias, padding=1))
+        y = ops.add(ops.relu(y), ops.conv2d(y, weight["wider"], bias, padding=1))
         self.outputs["logits"] = ops.conv_transpose2d(y, weight["up"], bias, stride=2, padding=1)
         return self.outputs["logits"]
 
 
 def test_boxes_names_and_fields_of_an_irregular_network() -> None:
     layers = record(Irregular(), positive_image())
-    assert [*layers] == [IMAGE, "conv2d", "relu", "wide", "add", "conv2d 2", "add 2", "logits"]
+    assert [*layers] == [IMAGE, "conv2d", "relu", "wide", "add", "relu 2", "conv2d 2", "add 2", "logits"]
     assert [layer.made_by for layer in layers.values()] == [
         "the image",
         "conv2d 3x2/2, padding 1",
         "ReLU",
         "conv2d 3x3, padding 1",
         "1 (wide + relu)",
+        "ReLU",
         "conv2d 3x3, padding 1",
-        "1 (add + conv2d 2)",
+        "1 (relu 2 + conv2d 2)",
         "conv_transpose2d 5x3/2, padding 1",
     ]
     expect_truth_of_every_pair(layers)
