@@ -134,8 +134,8 @@ def _database(folder: Path) -> str:
 def default_workers(space: Space) -> int:
     """As many as there are cores; on a GPU GPU_WORKERS, each of which wants a core.
 
-    Two trainings on a thread each do more in a minute than two after each other on two threads: threads share a step's
-    small parts, and wait for each other at its end.
+    Threads share a step's small parts, and wait for each other at its end; trainings do not. See
+    scripts/measure_sweep.py.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = space.fixed.get("device", "auto")
@@ -182,11 +182,11 @@ class _Machine:
 
     def run(self, trials: int | None) -> Study:
         study, folder = self.study, self.folder
-        if trials or "trials" not in study.study.user_attrs:
-            grid = folder.space.default_trials()
-            if folder.space.sampler == "grid" and trials and trials > grid:
-                self._notice(f"the grid has {grid:,} trainings, so --trials {trials:,} runs those")
-                trials = grid
+        grid = folder.space.default_trials()
+        if folder.space.sampler == "grid" and trials and trials > grid:
+            self._notice(f"the grid has {grid:,} trainings, so --trials {trials:,} runs those")
+            trials = grid
+        if not study.is_filled() or (trials or 0) > study.size:
             study.enlarge(trials or grid)
         left = study.size - len(study.finished())
         self.reporter.began(folder, study.size, study.size - left, min(self.count, left), self.threads)

@@ -94,6 +94,14 @@ class Study:
         """The number of items."""
         return int(self.study.user_attrs["trials"])
 
+    def is_filled(self) -> bool:
+        """Whether the study has a size; waits for it a while, where another machine has just made the study."""
+        for _ in range(0 if self.is_new else 50):
+            if "trials" in patiently(lambda: self.study.user_attrs):
+                return True
+            time.sleep(0.1)
+        return False
+
     def enlarge(self, size: int) -> None:
         """Makes the study have at least `size` items, and adds the trials that are missing."""
         if size > int(self.study.user_attrs.get("trials", 0)):
@@ -137,17 +145,17 @@ class Study:
                     self.release(trial._trial_id)  # the second of two trials of one item
             if len(first) == size and all(trial.state.is_finished() for trial in first.values()):
                 return None
+            for item, trial in sorted(first.items()):
+                if trial.state == TrialState.WAITING:
+                    group = self._drawn(item, trials)
+                    if group is not None and self._claim(trial._trial_id):
+                        return self._with_options(item, trial._trial_id, group)
             missing = [item for item in range(size) if item not in first]
             if missing:
                 self._add(
                     missing[0], f"{MAX_ATTEMPTS} workers died of it" if attempts[missing[0]] >= MAX_ATTEMPTS else ""
                 )
                 continue
-            for item, trial in sorted(first.items()):
-                if trial.state == TrialState.WAITING:
-                    group = self._drawn(item, trials)
-                    if group is not None and self._claim(trial._trial_id):
-                        return self._with_options(item, trial._trial_id, group)
             if waited():
                 return None
             time.sleep(1)
