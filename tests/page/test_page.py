@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.package_copy import ROOT
 from helpers.page import ALL_DESIGNS, random_model, random_network
 from safetensors.numpy import save
 
@@ -222,3 +223,9 @@ def test_bad_input_gets_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
     assert says(runs["skip"], "-o", "/dev/null", "--open") == (2, "Error: --open opens a file, and /dev/null is none")
     assert says(runs["skip"], "-o", tmp_path)[0] == 2
     assert says(runs["skip"], "-o", foreign / "page.html")[0] == 1
+
+
+def test_the_gallery_is_a_page_of_today() -> None:
+    """docs/gallery.html has the scripts that the command writes now: else make it again, as docs/page.md says."""
+    text = (ROOT / "docs" / "gallery.html").read_text(encoding="utf-8")
+    assert all(script(module) in text for module in MODULES)
