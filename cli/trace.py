@@ -14,17 +14,17 @@ from tinyfcn.cli.predict import read
 from tinyfcn.cli.tables import show, table
 from tinyfcn.environment import print_notice
 from tinyfcn.errors import DataError
-from tinyfcn.fields import shown
+from tinyfcn.fields import short, shown
 from tinyfcn.files import new_file
 from tinyfcn.images import TRAINED_AT, with_border
 from tinyfcn.model import Model, load
 from tinyfcn.networks.design import listed
-from tinyfcn.study.layers import field
+from tinyfcn.study.layers import IMAGE, field
 from tinyfcn.study.trace import Measures, Spread, Trace
 from tinyfcn.training import Example, first_test_image
 
 LARGEST = 512 * 512  # pixels: every layer's map is kept, 200 MB of such an image
-NAME, CELL = 8, 19  # characters of a layer's name, and of "made by"
+NAME, CELL, RANGE = 8, 19, 12  # characters of a layer's name, of "made by" and of a range
 
 
 class Position(click.ParamType):
@@ -45,7 +45,9 @@ class Position(click.ParamType):
 @click.argument("run", type=PATH)
 @click.argument("image", type=PATH, required=False)
 @click.option("--at", type=Position(), help="What the network says at this row and column, and what it depends on.")
-@click.option("--maps", type=FOLDER, metavar="DIR", help="Draw each layer's maps as a PNG in this folder.")
+@click.option(
+    "--maps", type=FOLDER, metavar="DIR", help="Draw each layer's maps in this folder; with --at the gradient."
+)
 @click.option("--gradients", is_flag=True, help="The gradient of the loss by the output of each layer.")
 @click.option("--json", "json_file", type=FILE, help="Write all of it to this file.")
 @invert_option
@@ -96,8 +98,8 @@ def trace(
     spread = None
     if position is not None:
         spread = traced.spread(*position)
-        _show_position(traced, position, spread, example)
-        found["at"] = traced.position_as_json(*position, spread)
+        _show_position(traced, position, at, spread, example)
+        found["at"] = {"given": at, **traced.position_as_json(*position, spread)}
     if gradients:
         found["gradients"] = _show_gradients(traced, example)
     if maps is not None:
@@ -165,8 +167,14 @@ def _says(traced: Trace) -> str:
     return f"reads a digit in each of {_size(traced.labels)} windows; --at names one"
 
 
+def _range(low: float, high: float) -> str:
+    """ "-1..1.01", in RANGE characters where two digits suffice for it."""
+    texts = [f"{short(low, digits)}..{short(high, digits)}" for digits in (3, 2)]
+    return texts[len(texts[0]) > RANGE]
+
+
 def _show_layers(traced: Trace) -> None:
-    """A row for each layer, at most 80 characters wide."""
+    """A row for each layer, 80 characters wide for images of the size trained on."""
     rows = table("layer", "made by", "shape>", "bytes>", "range", "zeros>", "dead>", "sees>")
     before = ""
     for (name, layer), measures in zip(traced.layers.items(), traced.measures().values(), strict=True):
@@ -178,7 +186,7 @@ def _show_layers(traced: Trace) -> None:
             "\n".join(textwrap.wrap(made_by.replace("padding ", "padding\xa0"), CELL)),
             ",".join(map(str, traced.maps[name].shape)),
             f"{layer.nbytes:,}",
-            f"{measures.minimum:.3g}..{measures.maximum:.3g}",
+            _range(measures.minimum, measures.maximum),
             f"{measures.zeros:.0%}",
             f"{len(measures.dead)}" if layer.call else "",
             f"{field(traced.layers, name)}",
@@ -188,36 +196,49 @@ def _show_layers(traced: Trace) -> None:
     show(rows)
     kept = sum(layer.nbytes for layer in traced.layers.values() if layer.is_kept)
     others = [name for name, layer in traced.layers.items() if not layer.is_kept]
-    click.echo(f"\nbytes: a forward pass keeps {kept:,} for the backward pass, poolings with their max indices;")
-    click.echo(f"  not {listed(others)}, which are part of the layer after them")
+    click.echo(f"\nbytes: a forward pass keeps {kept:,} for the backward pass, of poolings the max")
+    click.echo(f"  indices too; not {listed(others)}, parts of the layer after them")
     click.echo("dead: channels that are 0 at every position of this image")
-    click.echo("sees: side in pixels of the square that an element depends on / how far the next one's is")
+    click.echo("sees: side in pixels of the square that an element depends on / how far the")
+    click.echo("  next one's is")
 
 
-def _show_position(traced: Trace, at: tuple[int, int], spread: Spread, example: Example | None) -> None:
-    """What the network says at a position, what that depends on, and how much."""
-    what = "pixel" if traced.network.per_pixel else "window"
-    where, label = f"{what} {at[0]},{at[1]}", traced.names[traced.labels[at]]
-    true = None
+def _show_position(
+    traced: Trace, position: tuple[int, int], at: tuple[int, int] | None, spread: Spread, example: Example | None
+) -> None:
+    """What the network says at a position, what that depends on, and how much. at: the position without the border."""
+    (h, w), what = position, "pixel" if traced.network.per_pixel else "window"
+    where, label = f"{what} {h},{w}", traced.names[traced.labels[h, w]]
+    of_file = f" of the padded image, {at[0]},{at[1]} of the file" if at not in (None, position) else ""
+    true = ""
     if example is not None:
-        truth = int(example.labels[at])
-        true = traced.names[truth] if truth < len(traced.names) else "background, which is no class here"
-    click.echo(f"\n{where}: {label}" + (f" (true: {true})" if true else ""))
-    for name, probability in traced.top(*at):
+        truth = int(example.labels[h, w])
+        true = f" (true: {traced.names[truth] if truth < len(traced.names) else 'background, which is no class here'})"
+    click.echo(f"\n{where}{of_file}: {label}{true}")
+    for name, probability in traced.top(h, w):
         click.echo(f"  {name:<10}  {probability:.4f}")
-    rows = table(f"{where} depends on", "rows>", "columns>", "size>", "of>", "")
-    for name, box in reversed(traced.boxes(*at).items()):
-        size, whole = (f"{len(rows)}x{len(columns)}" for rows, columns in ((box.rows, box.columns), box.field))
-        notes = [f"{whole} far from the edges"] * (whole != size) + ["zeros around it too"] * box.padding
-        height, width = traced.layers[name].size
-        rows.add_row(name, _ends(box.rows), _ends(box.columns), size, f"{height}x{width}", "; ".join(notes))
+    rows = table(f"{where} depends on", "rows>", "columns>", "size>", "of>", "without edges>", "padding")
+    for name, box in reversed(traced.boxes(h, w).items()):
+        size, whole = ("x".join(f"{len(span)}" for span in spans) for spans in ((box.rows, box.columns), box.field))
+        rows.add_row(
+            name,
+            _ends(box.rows),
+            _ends(box.columns),
+            size,
+            "x".join(map(str, traced.layers[name].size)),
+            whole if whole != size else "",
+            "zeros" if box.padding else "",
+        )
     click.echo()
     show(rows)
-    middle = "x".join(f"{len(side)}" for side in spread.middle)
-    click.echo(f"\nthe gradient of its logit {label} by the image: of the sum of absolute values,")
+    size, (middle_rows, middle_columns) = "x".join(f"{len(side)}" for side in spread.middle), spread.middle
+    click.echo(f"\nthe gradient of the logit of {label} by the image, in absolute values:")
+    if not spread.gradient.any():
+        click.echo("  it is 0 everywhere: no ReLU on the way lets a change through")
+        return
     click.echo(
-        f"  the middle {middle} pixels ({_ends(spread.middle[0])}, {_ends(spread.middle[1])}) hold {spread.share:.0%}; "
-        f"of the area, {spread.area:.0%}"
+        f"  the middle {size} pixels (rows {_ends(middle_rows)}, columns {_ends(middle_columns)})\n"
+        f"  hold {spread.share:.0%} of their sum, on {spread.area:.0%} of the area"
     )
 
 
@@ -235,7 +256,7 @@ def _show_gradients(traced: Trace, example: Example | None) -> dict[str, Any]:
     rows = table("gradient by the output of", "range", "norm>", "zeros>")
     measured = {name: Measures.of(gradient) for name, gradient in found.items()}
     for name, each in measured.items():
-        rows.add_row(name, f"{each.minimum:.3g}..{each.maximum:.3g}", f"{each.norm:.3g}", f"{each.zeros:.0%}")
+        rows.add_row(name, f"{short(each.minimum)}..{short(each.maximum)}", short(each.norm), f"{each.zeros:.0%}")
     click.echo()
     show(rows)
     layers = {name: {k: v for k, v in asdict(each).items() if k != "dead"} for name, each in measured.items()}
@@ -255,12 +276,14 @@ def _draw(
     for name, path in files.items():
         maps = traced.maps[name]
         channels = traced.names if name == traced.logits.name else [f"{channel}" for channel in range(len(maps))]
-        shape = "x".join(map(str, maps.shape))
-        note = f"{traced.layers[name].made_by}; {shape}; all channels on one scale: 0 is black"
-        figures.layer_maps(path, maps, channels, name, note)
+        is_image, shape = name == IMAGE, "x".join(map(str, maps.shape))
+        scale = "(byte - 127) / 127" if is_image else "one scale: 0 is black, colour grows with the root of the value"
+        note = f"{traced.layers[name].made_by}; {shape}; {scale}"
+        figures.layer_maps(path, maps, channels, name, note, grey=is_image)
     if at is not None and spread is not None:
         label, box = traced.names[traced.labels[at]], spread.box
-        note = f"the middle holds {spread.share:.0%} of the sum of absolute values, and {spread.area:.0%} of the area"
+        share = f"{spread.share:.0%} of the sum of absolute values on {spread.area:.0%} of the area"
+        note = f"the middle holds {share}\ncolour grows with the root of the value"
         figures.effective_field(
             heat[0],
             pixels,

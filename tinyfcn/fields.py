@@ -13,6 +13,11 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
+def short(number: float, digits: int = 3) -> str:
+    """The number with so many digits that count: "0.0123", "-1130", "2.5e-07"."""
+    return f"{number:.0f}" if 1000 <= abs(number) < 1e6 else f"{number:.{digits}g}"
+
+
 def expect_number(name: str, value: object, least: float, most: float) -> None:
     """ValueError unless `value` is a number from `least` to `most`: a whole one where the bounds are whole."""
     kinds, words = ((int,), "a whole number") if isinstance(least, int) else ((int, float), "a number")

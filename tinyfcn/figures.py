@@ -7,7 +7,7 @@ the user's matplotlib settings. A folder that cannot be written to, or a full di
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from math import ceil
 from pathlib import Path
@@ -42,6 +42,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from tinyfcn.errors import DataError
+from tinyfcn.fields import short
 from tinyfcn.files import make_folder, new_file
 from tinyfcn.images import PALETTE, WAY_OUT, class_colours, class_names
 
@@ -58,7 +59,9 @@ BOXES = ("#1b8a5a", "#c79a00")
 REDS = LinearSegmentedColormap.from_list("reds", ["#ffffff", "#f4b6a6", "#c8402f", "#7d1128"])
 # Of values from -1 to 1: 0 is black, warm is above, cold below.
 SIGNED = LinearSegmentedColormap.from_list(
-    "signed", ["#d6f5ff", "#58b8f0", "#1f5fc4", "#14224f", "#000000", "#4d1230", "#c43a3a", "#f79a3c", "#fff3c4"]
+    "signed",
+    ["#d6f5ff", "#58b8f0", "#1f5fc4", "#14224f", "#000000", "#4d1230", "#c43a3a", "#f79a3c", "#fff3c4"],
+    N=257,  # odd, so that one of them is black
 )
 STYLE = {
     "figure.dpi": DPI,
@@ -363,25 +366,31 @@ def memory(path: str | Path, title: str, note: str, rows: Sequence[tuple[str, Se
     return Path(path)
 
 
-def layer_maps(path: str | Path, maps: np.ndarray, names: Sequence[str], title: str, note: str) -> Path:
-    """The channels of a layer, (C, H, W), in a grid, all on one scale: 0 is black, and colour grows with the value.
+def layer_maps(
+    path: str | Path, maps: np.ndarray, names: Sequence[str], title: str, note: str, grey: bool = False
+) -> Path:
+    """The channels of a layer, (C, H, W), in a grid, all on one scale, which is drawn below them.
 
-    names: what stands above each channel. The scale is that of `_signed`, and is drawn below the maps.
+    0 is black. Colour grows with the root of the value, warm above 0 and cold below, so that small values are seen
+    beside large ones. grey: from black, the least value, to white, the greatest. names: what stands above each channel.
     """
     channels, height, width = maps.shape
     columns = next((n for n in range(ceil(channels**0.5), 9) if channels % n == 0), ceil(channels**0.5))
     gap, band = 22, 40
-    size = max(1, min(24 if height > 1 else 120, (1720 + gap) // columns // width - gap // width - 1))
+    most = 12 if channels == 1 else 24 if height > 1 else 120
+    size = max(1, min(most, (1720 + gap) // columns // width - gap // width - 1))
     step, rows = max(size * width, 60) + gap, ceil(channels / columns)
     across = max(columns * step - gap, 1000)
     down = HEADER + 30 + rows * (size * height + band)
-    with new_page(path, across + 2 * MARGIN, down + 130, title, note) as figure:
+    colours = _greys if grey else _rooted
+    with new_page(path, across + 2 * MARGIN, down + 100, title, note) as figure:
         for channel, (name, shown) in enumerate(zip(names, maps, strict=True)):
             x, y = MARGIN + channel % columns * step, HEADER + 30 + channel // columns * (size * height + band)
-            said = "all 0" if not shown.any() else f"{shown.item():.3g}" if shown.size == 1 else ""
+            said = "all 0" if not shown.any() else short(shown.item()) if shown.size == 1 else ""
             _words(figure, x, y - 26, f"{name}  {said}", size=9, color=GREY if shown.any() else "#b3261e")
-            _panel(figure, x, y, _signed(shown, maps), size)
-        _scale(figure, MARGIN, down + 20, maps)
+            _panel(figure, x, y, colours(shown, maps), size)
+        low, high = float(maps.min()), float(maps.max())
+        _scale(figure, down, np.array([low, high] if grey else [min(low, 0), max(high, 0)]), colours)
     return Path(path)
 
 
@@ -396,14 +405,19 @@ def effective_field(
 ) -> Path:
     """The image, uint8 (H, W), and the gradient of a logit by it, (H, W), each with the boxes and the pixel marked.
 
-    boxes: rows and columns by the name of the box, at most as many as LINES has colours.
+    boxes: rows and columns by the name of the box, at most as many as BOXES has colours. The gradient's colours grow
+    with its root, up to the greatest value beside that of the pixel itself, which may be a thousand times as great.
     """
     height, width = image.shape
     size = max(1, min(20, 1640 // (2 * width)))
-    step, top = max(size * width, 520) + 60, HEADER + 40
-    page = (2 * step + 2 * MARGIN - 60, top + size * height + 190)
+    step, top = max(size * width, 520) + 60, HEADER + 60
+    page = (2 * step + 2 * MARGIN - 60, top + size * height + 130)
     with new_page(path, max(page[0], 1100), page[1], title, note) as figure:
-        panels = {"the image": image / 255, "gradient of the logit by each pixel": _signed(gradient, gradient)}
+        others, told = gradient.copy(), "the gradient of the logit by each pixel"
+        if pixel is not None:
+            others[pixel] = 0
+            told += f", {short(gradient[pixel])} by its own"
+        panels = {"the image": image / 255, told: _rooted(gradient, others)}
         for number, (name, panel) in enumerate(panels.items()):
             x = MARGIN + number * step
             _words(figure, x, top - 34, name, weight="bold")
@@ -411,34 +425,46 @@ def effective_field(
             axes = add_axes(figure, x, top, size * width, size * height)
             axes.set(xlim=(0, width), ylim=(height, 0), zorder=1)  # above the panel
             axes.set_axis_off()
+            style: dict[str, Any] = {"fill": False, "linewidth": 1.6, "clip_on": False}
             for colour, (rows, columns) in zip(BOXES, boxes.values(), strict=False):
                 corner = columns.start, rows.start
-                style: dict[str, Any] = {"fill": False, "linewidth": 1.6, "clip_on": False, "edgecolor": colour}
-                axes.add_patch(Rectangle(corner, len(columns), len(rows), **style))
-            if pixel is not None:
-                axes.add_patch(Rectangle(pixel[::-1], 1, 1, fill=False, linewidth=1.6, edgecolor="#ffffff"))
+                axes.add_patch(Rectangle(corner, len(columns), len(rows), edgecolor=colour, **style))
+            if pixel is not None:  # a frame around it, so that its colour is seen
+                axes.add_patch(Rectangle((pixel[1] - 1, pixel[0] - 1), 3, 3, edgecolor="#ffffff", **style))
         y = top + size * height + 24
         for number, (name, colour) in enumerate(zip(boxes, BOXES, strict=False)):
             _words(figure, MARGIN, y + 36 * number, f"▢  {name}", color=colour, weight="bold")
-        _scale(figure, MARGIN + step, y, gradient)
+        ends = np.array([min(float(others.min()), 0), max(float(others.max()), 0)])
+        _scale(figure, y, ends, _rooted, MARGIN + step)
     return Path(path)
 
 
-def _signed(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """The colours of values, RGB: 0 is black, and the greatest absolute value of `of` has the last colour."""
+def _greys(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Greys of values, RGB, from black, the least value of `of`, to white, its greatest."""
+    return np.repeat(((values - of.min()) / (np.ptp(of) or 1))[..., None], 3, axis=-1)
+
+
+def _rooted(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """The colours of the roots of values, RGB: 0 is black, the greatest absolute value of `of` has the last colour."""
     most = float(np.abs(of).max()) or 1.0
-    return SIGNED(0.5 + values / (2 * most))[..., :3]
+    return SIGNED(0.5 + np.sign(values) * np.sqrt(np.abs(values) / most) / 2)[..., :3]
 
 
-def _scale(figure: Figure, x: int, y: int, of: np.ndarray) -> None:
-    """A bar with the colours of `_signed` from the least to the greatest value, which are written below it."""
-    low, high = min(float(of.min()), 0.0), max(float(of.max()), 0.0)
-    bar = add_axes(figure, x, y, 480, 18)
-    values = np.linspace(low, high if high > low else low + 1, 480)[None]
-    bar.imshow(_signed(values, of), extent=(values[0, 0], values[0, -1], 0, 1), aspect="auto")
-    ends = (end for end in (low, high) if abs(end) > 0.2 * (high - low))  # one near 0 would be written over it
-    bar.set(yticks=[], xticks=sorted({0.0, *ends}))
-    bar.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+def _scale(
+    figure: Figure,
+    y: int,
+    ends: np.ndarray,
+    colours: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    x: int = MARGIN,
+) -> None:
+    """A bar with the colours of values between two ends, which are written below it; and 0, where it is between."""
+    low, high = ends
+    bar = add_axes(figure, x + 30, y, 480, 18)  # the numbers stand below the ends, half of each farther left or right
+    values, last = np.linspace(low, high, 480)[None], high if high > low else low + 1
+    bar.imshow(colours(values, ends), extent=(low, last, 0, 1), aspect="auto")
+    marks = {end for end in (low, high) if low * high >= 0 or abs(end) > 0.2 * (high - low)}
+    bar.set(yticks=[], xticks=sorted(marks | ({0.0} if low < 0 < high else set())))
+    bar.xaxis.set_major_formatter(lambda value, _: short(value))
     bar.spines[:].set_visible(False)
 
 

@@ -16,7 +16,7 @@ from helpers.package_copy import ROOT
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^```(\w+)?(?: +([^\n]*))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:tinyfcn|python -m tinyfcn) [^`]+)`")
-NUMBER = re.compile(r"\d[\d,.:]*(?:e[-+]?\d+)?")
+NUMBER = re.compile(r"\d+(?:[,.:]\d+)*(?:e[-+]?\d+)?")
 
 
 @dataclass(frozen=True)

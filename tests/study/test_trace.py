@@ -361,7 +361,11 @@ def test_a_spread_over_the_middle() -> None:
     assert np.abs(outside[rows.start : rows.stop, columns.start : columns.stop]).sum() > 0
     outside[rows.start : rows.stop, columns.start : columns.stop] = 0
     assert not outside.any()
-    assert 0 < spread.area < 0.5 and 0 < spread.share <= 1
+    assert spread.box.field == (rows, columns) and len(rows) == len(columns) == 44
+    assert spread.middle == (range(rows[11], rows[33]), range(columns[11], columns[33]))
+    size = np.abs(spread.gradient)
+    inside = size[rows[11] : rows[33], columns[11] : columns[33]].sum()
+    assert (spread.area, spread.share) == (0.25, pytest.approx(inside / size.sum(), rel=1e-5))
 
 
 def test_a_design_that_computes_outside_of_ops_is_refused() -> None:

@@ -177,6 +177,55 @@ def test_label_overview_shows_true_above_predicted_in_palette_colours(classes, m
         assert x == x_true == x_predicted and y < y_true < y_predicted
 
 
+def test_layer_maps_are_on_one_scale_by_the_root_of_their_values(tmp_path):
+    maps = np.zeros((4, 3, 5), np.float32)
+    maps[0], maps[1, 0], maps[1, 1], maps[2] = 16, 4, -4, np.arange(15).reshape(3, 5) / 2
+    page = pixels(figures.layer_maps(tmp_path / "maps.png", maps, ["a", "b", "c", "d"], "layer", "note"))
+    ends = {value: np.rint(255 * np.array(figures.SIGNED(0.5 + value / 2))[:3]) for value in (-0.5, 0, 0.5, 1)}
+    size = 24
+    places = [find(page, figures._rooted(each, maps) * 255, size) for each in maps[:3]]
+    assert all(len(found) == 1 for found in places)
+    (y, x), (y_right, x_right) = places[0][0], places[1][0]
+    assert y == y_right and x < x_right and places[2][0][0] > y
+    middle = size // 2
+    assert np.abs(page[y + middle, x + middle] - ends[1]).max() <= 1
+    shown = [page[y + middle + row * size, x_right + middle] for row in range(3)]
+    for found, value in zip(shown, (0.5, -0.5, 0), strict=True):  # the roots of 4/16
+        assert np.abs(found - ends[value]).max() <= 1
+    assert (ends[0] == 0).all()
+
+
+def test_the_image_among_the_layer_maps_is_grey(tmp_path):
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 6, 8)).astype(np.float32)
+    page = pixels(figures.layer_maps(tmp_path / "x.png", image, ["0"], "x", "note", grey=True))
+    assert len(find(page, grey((image[0] - image.min()) / np.ptp(image)), 12)) == 1
+
+
+def test_the_effective_field_shows_the_pixel_apart_from_the_others(tmp_path):
+    image, gradient = np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.float32)
+    gradient[2, 3], gradient[2, 6], gradient[4, 1] = -500, 4, 1
+    box = {"all": (range(0, 6), range(0, 8))}
+    page = pixels(figures.effective_field(tmp_path / "g.png", image, gradient, box, (2, 3), "title", "note"))
+    size, corner = 20, (figures.MARGIN + 580, figures.HEADER + 60)
+
+    def colour(h, w):
+        return page[corner[1] + h * size + size // 2, corner[0] + w * size + size // 2]
+
+    for (h, w), value in {(2, 3): -1, (2, 6): 1, (4, 1): 0.5, (0, 0): 0}.items():
+        assert np.abs(colour(h, w) - np.rint(255 * np.array(figures.SIGNED(0.5 + value / 2))[:3])).max() <= 1
+
+
+def test_a_file_that_is_no_figure_of_ours_is_not_overwritten(tmp_path):
+    own, other, text = (tmp_path / name for name in ("own.png", "other.png", "text.png"))
+    figures.layer_maps(own, np.ones((1, 2, 2), np.float32), ["0"], "x", "")
+    figures.expect_own([own, tmp_path / "new.png"], "choose another")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(other)
+    text.write_text("mine")
+    for path in (other, text):
+        with pytest.raises(DataError, match=f"{path.name} is there already, is no figure .* overwritten: choose anoth"):
+            figures.expect_own([own, path], "choose another")
+
+
 def test_the_users_matplotlib_is_left_alone_and_leaves_figures_alone(tmp_path, monkeypatch):
     def settings():
         return {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
