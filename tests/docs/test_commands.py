@@ -30,6 +30,7 @@ NOT_RUN = {
     "tinyfcn check leaky_relu": "test_contributing.py adds the operation and runs this",
     "tinyfcn gradcheck leaky_relu": "test_contributing.py adds the operation and runs this",
     "python scripts/measure.py": "all figures, for half an hour",
+    "python scripts/operations_table.py": "test_docs.py runs it",
     "python scripts/mutate.py": "a campaign of an hour",
     "python tests/standin/run.py": "a job of its own in .ci/run",
     "tinyfcn sweep": "many trainings; tests/sweep runs short ones",

@@ -275,7 +275,7 @@ def test_a_signal_between_two_looks_loses_no_losses(data, tmp_path, monkeypatch)
             Signals.asked += 1
             return Signals.asked > 7
 
-    monkeypatch.setattr(loop, "_stop_signals", lambda: contextlib.nullcontext(Signals([signal.SIGTERM])))
+    monkeypatch.setattr(loop, "stop_signals", lambda: contextlib.nullcontext(Signals([signal.SIGTERM])))
     with pytest.raises(Interrupted):
         start(classifier(data), tmp_path / "run")
     monkeypatch.undo()
