@@ -39,7 +39,7 @@ def test_kills_and_a_restart_lose_no_training_and_run_none_twice(postgres, tmp_p
     deadline = time.monotonic() + 1500
     while not all(machine.ended() for machine in machines):
         assert time.monotonic() < deadline, [machine.printed()[-2000:] for machine in machines]
-        time.sleep(dice.uniform(1, 6))
+        time.sleep(dice.uniform(0.5, 3))
         workers = [worker for machine in machines for worker in machine.workers()]
         taken = sum(log.read_text().count(", training ") for log in tmp_path.glob("*/runs/*/log.txt"))
         if killed < KILLS and workers and taken >= last + 2:  # not all kills while the workers start
