@@ -6,33 +6,58 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import click
 
-from tinyfcn.cli.bench import bench
-from tinyfcn.cli.check import check
-from tinyfcn.cli.evaluate import evaluate
-from tinyfcn.cli.exercise import exercise
-from tinyfcn.cli.gradcheck import gradcheck
-from tinyfcn.cli.info import info
-from tinyfcn.cli.kernels import kernels
-from tinyfcn.cli.ladder import ladder
-from tinyfcn.cli.make_m2nist import make_m2nist
 from tinyfcn.cli.options import InOrder
-from tinyfcn.cli.page import page
-from tinyfcn.cli.predict import predict
-from tinyfcn.cli.profile import profile
-from tinyfcn.cli.sanitize import sanitize
-from tinyfcn.cli.sweep import sweep
-from tinyfcn.cli.trace import trace
-from tinyfcn.cli.train_cnn import train_cnn
-from tinyfcn.cli.train_fcn import train_fcn
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.training import Interrupted
 
 SIGNALLED = 128  # a shell reports a program that a signal ended as this code plus the signal's number
+
+
+class Commands(Mapping[str, click.Command]):
+    """The commands by their names, in the order of use. A command's module is imported when the command is asked for.
+
+    All of them together take longer to import than most commands to run.
+    """
+
+    NAMES = (
+        "train-cnn",
+        "train-fcn",
+        "evaluate",
+        "predict",
+        "make-m2nist",
+        "check",
+        "gradcheck",
+        "sanitize",
+        "profile",
+        "kernels",
+        "ladder",
+        "exercise",
+        "trace",
+        "page",
+        "sweep",
+        "bench",
+        "info",
+    )
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self.NAMES:
+            raise KeyError(name)
+        module = name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"tinyfcn.cli.{module}"), module)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.NAMES)
+
+    def __len__(self) -> int:
+        return len(self.NAMES)
 
 
 class Group(InOrder):
@@ -70,7 +95,11 @@ class Group(InOrder):
         sys.exit(1)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    commands=cast(Any, Commands()),  # click wants a mapping that it could add to, and does not
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="tinyfcn", message="tinyfcn %(version)s")
 def main() -> None:
     """A small fully convolutional network from scratch: it learns MNIST, then names the digit at every pixel.
@@ -90,25 +119,3 @@ def main() -> None:
     tinyfcn bench                   how fast it is, beside PyTorch
     tinyfcn info                    what this machine has and lacks
     """
-
-
-for command in (
-    train_cnn,
-    train_fcn,
-    evaluate,
-    predict,
-    make_m2nist,
-    check,
-    gradcheck,
-    sanitize,
-    profile,
-    kernels,
-    ladder,
-    exercise,
-    trace,
-    page,
-    sweep,
-    bench,
-    info,
-):
-    main.add_command(command)

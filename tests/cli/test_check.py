@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def with_kernels(monkeypatch: pytest.MonkeyPatch):
 
     def use(kernels: Path) -> None:
         for module in ("check", "sanitize"):
-            monkeypatch.setattr(sys.modules[f"tinyfcn.cli.{module}"], "KERNELS", kernels)
+            monkeypatch.setattr(import_module(f"tinyfcn.cli.{module}"), "KERNELS", kernels)
 
     return use
 

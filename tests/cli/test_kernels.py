@@ -1,8 +1,8 @@
 """tinyfcn kernels on the command line."""
 
 import re
-import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def test_a_wrong_kernel_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = plant(
         "conv2d_forward_naive", {"float sum = bias[o];": "float sum = 2.0f * bias[o];"}, tmp_path / "kernels"
     )
-    monkeypatch.setattr(sys.modules["tinyfcn.cli.kernels"], "outputs", partial(outputs, kernels=folder))
+    monkeypatch.setattr(import_module("tinyfcn.cli.kernels"), "outputs", partial(outputs, kernels=folder))
     result = kernels("conv2d", "--element", "1,3,2,4")
     assert result.exit_code == 1
     assert "WRONG, the kernel and the formula differ" in result.output
