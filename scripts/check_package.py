@@ -19,8 +19,9 @@ import venv
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from tinyfcn.installation import PARTS
+
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("cli", "exercises", "kernels")
 PACKAGES = {"tinyfcn": "tinyfcn", **{part: f"tinyfcn/{part}" for part in PARTS}}  # folder: where it installs
 IGNORED = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
 FOLDERS = (*PACKAGES, "docs", "experiments", "notebooks", "scripts", "tests")  # what the sdist holds entire
@@ -48,9 +49,7 @@ def copy_checkout(target: Path) -> None:
     """Copies the files that packaging reads. setuptools would add the leftovers of earlier builds in the checkout."""
     target.mkdir()
     for folder in FOLDERS:
-        shutil.copytree(
-            ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__", "node_modules", ".*")
-        )
+        shutil.copytree(ROOT / folder, target / folder, ignore=IGNORED)
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, target)

@@ -22,16 +22,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
 import tinyfcn
-import tinyfcn.cli
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.tokens import Token, tokenise
-from tinyfcn.study.exercises import EXERCISES
+from tinyfcn.installation import PARTS
 
 SECONDS = 120  # a check that takes longer has noticed that something is wrong
 PACKAGE = Path(*tinyfcn.__path__)
@@ -171,8 +171,9 @@ def package_with(edit: Edit, file: Path, folder: Path) -> Mutant:
     """Copies the package into `folder`, as a wheel holds it, with one change."""
     ignore = shutil.ignore_patterns("__pycache__", "*.so")
     shutil.copytree(PACKAGE, folder / "tinyfcn", ignore=ignore)
-    for inner, source in (("kernels", KERNELS), ("exercises", EXERCISES), ("cli", Path(*tinyfcn.cli.__path__))):
-        shutil.copytree(source, folder / "tinyfcn" / inner, ignore=ignore, dirs_exist_ok=True)
+    for part in PARTS:
+        source = Path(*import_module(f"tinyfcn.{part}").__path__)
+        shutil.copytree(source, folder / "tinyfcn" / part, ignore=ignore, dirs_exist_ok=True)
     inside = Path("kernels" if file.suffix in (".cu", ".cuh") else "ops") / file.name
     text = file.read_text(encoding="utf-8")
     new = text[: edit.start] + edit.new + text[edit.end :]
