@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import pytest
 from click.testing import CliRunner
 from helpers.planting import line_of, plant
 from helpers.tiny_digits import write_tiny_digits
+from helpers.tiny_runs import CLASSIFIER, FCN, train_tiny
 from PIL import Image
 
 import tinyfcn
@@ -54,8 +56,6 @@ COMMANDS = [
     "bench",
     "info",
 ]
-CLASSIFIER = ["train-cnn", "--epochs", "2", "--batch", "20", "--threads", "1", "--device", "cpu"]
-FCN = ["train-fcn", "--steps", "3", "--evaluations", "1", "--batch", "2", "--threads", "1", "--device", "cpu"]
 FIGURES = {"digit_miou", "miou", "pixel_accuracy", "article_iou", "ink_iou", "iou_per_class", "loss"}
 
 
@@ -69,12 +69,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """A folder with runs/cnn-1 and runs/fcn-1, finished, and what the commands printed."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("tinyfcn.training.sources.TEST_COUNT", 20)
-        printed = [run(*command, "--data-dir", data) for command in (CLASSIFIER, FCN)]
-    assert [result.exit_code for result in printed] == [0, 0]
-    return folder, *printed
+    return folder, *train_tiny(folder, data)
 
 
 def too_slow(*arguments):
@@ -133,6 +128,16 @@ def test_help_has_examples(command):
         assert result.exit_code == 0
         assert re.search(rf"^  tinyfcn {command}", result.stdout, re.MULTILINE), "no example"
         assert "Options:" in result.stdout
+
+
+def test_a_command_is_imported_without_the_others():
+    """Together they would take longer to import than many commands to run."""
+    script = (
+        "import sys; from tinyfcn.cli import main; main.commands['info']; "
+        "print(*(name for name in sys.modules if name.startswith('tinyfcn.cli.')))"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert {*process.stdout.split()} == {"tinyfcn.cli.info", "tinyfcn.cli.options"}
 
 
 def test_help_of_all_lists_every_command():
@@ -691,7 +696,7 @@ def test_gradcheck_in_double():
 @pytest.mark.slow
 def test_gradcheck_in_double_finds_a_wrong_kernel(monkeypatch, tmp_path):
     kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
-    monkeypatch.setattr(sys.modules["tinyfcn.cli.gradcheck"], "Emulator", partial(Emulator, kernels))
+    monkeypatch.setattr(import_module("tinyfcn.cli.gradcheck"), "Emulator", partial(Emulator, kernels))
     result = run("gradcheck", "relu", "--precision", "double")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1] == "4 checks, 2 wrong"
@@ -722,7 +727,7 @@ def test_gradcheck_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch,
 
 def sanitize(monkeypatch, kernels, *arguments):
     """The command with kernels from another folder."""
-    monkeypatch.setattr(sys.modules["tinyfcn.cli.sanitize"], "KERNELS", kernels)
+    monkeypatch.setattr(import_module("tinyfcn.cli.sanitize"), "KERNELS", kernels)
     return run("sanitize", *arguments)
 
 
@@ -1169,7 +1174,7 @@ def test_errors_of_the_operating_system(runs, monkeypatch, error, words):
     def refuse(*arguments):
         raise error
 
-    monkeypatch.setattr(sys.modules["tinyfcn.cli.evaluate"], "evaluate_run", refuse)
+    monkeypatch.setattr(import_module("tinyfcn.cli.evaluate"), "evaluate_run", refuse)
     assert_refused(run("evaluate", "runs/cnn-1"), 1, words)
 
 
@@ -1241,7 +1246,7 @@ def test_a_second_ctrl_c_or_one_before_training_has_its_exit_code(monkeypatch):
     def pressed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["tinyfcn.cli.evaluate"], "evaluate_run", pressed)
+    monkeypatch.setattr(import_module("tinyfcn.cli.evaluate"), "evaluate_run", pressed)
     result = run("evaluate", "runs/cnn-1")
     assert (result.exit_code, result.stderr) == (130, "stopped by Ctrl-C\n")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from helpers.tiny_digits import write_tiny_digits
+from helpers.tiny_runs import train_tiny
 from PIL import Image
 
 from tinyfcn.cli import main
@@ -34,13 +35,7 @@ def run(*arguments: Any) -> Result:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/cnn-1 and runs/fcn-1, trained for a moment on tiny digits, and photo.png."""
     folder = tmp_path_factory.mktemp("traced")
-    data = write_tiny_digits(tmp_path_factory.mktemp("digits"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("tinyfcn.training.sources.TEST_COUNT", 20)
-        common = ["--threads", 1, "--device", "cpu", "--data-dir", data]
-        assert run("train-cnn", "--epochs", 1, "--batch", 20, *common).exit_code == 0
-        assert run("train-fcn", "--steps", 2, "--evaluations", 1, "--batch", 2, *common).exit_code == 0
+    train_tiny(folder, write_tiny_digits(tmp_path_factory.mktemp("digits")))
     photo = np.zeros((70, 90), np.uint8)
     photo[20:44, 30:36] = 255
     for name, image in (("photo", photo), ("small", photo[:9, :9]), ("large", np.zeros((600, 600), np.uint8))):

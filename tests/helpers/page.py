@@ -5,14 +5,14 @@ import json
 import os
 import shutil
 import subprocess
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers.designs import all_designs
 
 from tinyfcn.model import Model
-from tinyfcn.networks import DESIGNS, OPTIONS, Design, Network
+from tinyfcn.networks import Design, Network
 from tinyfcn.networks.options import FREEZE, INK_START
 from tinyfcn.operations import on
 
@@ -23,22 +23,7 @@ TOLERANCE = 1e-4  # of the greatest absolute value: float32 sums in another orde
 CPU = on("cpu")
 
 
-def _all_designs() -> dict[str, Design]:
-    """Every design with every combination of the options that change what it computes."""
-    found = {}
-    for name, network in DESIGNS.items():
-        options = [each for each in network.options if not each.of_training and each not in (FREEZE, INK_START)]
-        assert all(option.choices for option in options if option in OPTIONS)
-        for values in product(*(option.choices for option in options)):
-            try:
-                design = Design(name, **{option.name: value for option, value in zip(options, values, strict=True)})
-            except ValueError:  # options that exclude each other
-                continue
-            found[", ".join([name, *map(str, values)])] = design
-    return found
-
-
-ALL_DESIGNS = _all_designs()
+ALL_DESIGNS = all_designs(leave_out=(FREEZE, INK_START))  # those change nothing that is computed
 
 
 def random_network(design: Design, seed: int = 0) -> Network:

@@ -1,17 +1,15 @@
 """A look inside a network: what each element depends on, against the truth, and the gradients of all layers."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
-from itertools import product
 
 import numpy as np
 import pytest
+from helpers.designs import all_designs
 
 from tinyfcn.checks import gradcheck
 from tinyfcn.errors import TinyfcnError
-from tinyfcn.networks import DESIGNS as KNOWN
 from tinyfcn.networks import Design, Network
 from tinyfcn.operations import on
 from tinyfcn.study.layers import IMAGE, Layers, Window, boxes, field, output_gradients, record
@@ -26,18 +24,6 @@ DESIGNS = {
     "corrected, decoder's ReLUs": Design("corrected", decoder_relu=True),
     "skip, larger kernels": Design("skip", up1_kernel=8, up2_kernel=8),
 }
-
-
-def all_designs() -> dict[str, Design]:
-    """Every design with every choice of the options that it takes, by its name and the choice."""
-    found = {}
-    for name, each in KNOWN.items():
-        options = [option for option in each.options if not option.of_training]
-        for choice in product(*(option.choices for option in options)):
-            with suppress(ValueError):  # options that exclude each other
-                given = {option.name: value for option, value in zip(options, choice, strict=True)}
-                found[", ".join([name, *map(str, choice)])] = Design(name, **given)
-    return found
 
 
 SIZE = 48, 56  # higher and wider than skip's receptive field
