@@ -7,7 +7,7 @@ y[n, o, i, j] = bias[o] + sum over c, u, v of x[n, c, i * stride + u - padding, 
 import numpy as np
 
 from tinyfcn.reference import im2col
-from tinyfcn.reference.relu import relu_backward
+from tinyfcn.reference.relu import rectified, relu_backward
 
 
 def conv2d(
@@ -19,7 +19,7 @@ def conv2d(
     """
     y = im2col.forward(x, weight, stride, padding)
     y += bias[:, None, None]
-    return np.maximum(y, 0, out=y) if relu else y
+    return rectified(y, out=y) if relu else y
 
 
 def conv2d_backward(

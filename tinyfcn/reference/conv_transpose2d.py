@@ -8,7 +8,7 @@ Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), 
 import numpy as np
 
 from tinyfcn.reference import im2col
-from tinyfcn.reference.relu import relu_backward
+from tinyfcn.reference.relu import rectified, relu_backward
 
 
 def conv_transpose2d(
@@ -31,7 +31,7 @@ def conv_transpose2d(
     y += bias[:, None, None]
     if add is not None:
         y += add
-    return np.maximum(y, 0, out=y) if relu else y
+    return rectified(y, out=y) if relu else y
 
 
 def conv_transpose2d_backward(

@@ -1,4 +1,4 @@
-"""The three sums behind convolution and transposed convolution, each as a matrix product over windows of the input.
+"""The three sums behind convolution and transposed convolution, as matrix products in NumPy.
 
 With x (N, C, H, W), weight (O, C, KH, KW) and dout (N, O, OH, OW), all three run over the same products
 dout[n, o, i, j] * weight[o, c, u, v] * x[n, c, i * stride + u - padding, j * stride + v - padding] and differ in the
@@ -10,6 +10,10 @@ indices that they sum over:
 
 im2col copies each window into a column of a matrix: weight (O, C*KH*KW) times columns (C*KH*KW, positions).
 Chellapilla, Puri & Simard, "High performance convolutional neural networks for document processing" (2006).
+
+A convolution of stride s becomes one of stride 1 if each square of s x s pixels is made one pixel with s * s times as
+many channels (space_to_depth). With so many channels copies take longer than products. So there each tap, a position in
+the window, has a product of its own, with the pixels as they lie in memory.
 """
 
 import numpy as np
@@ -26,10 +30,43 @@ def pad(x: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarr
     return x if not np.any(around) else np.pad(x, [(0, 0), (0, 0), *around])
 
 
-def windows_of(x: np.ndarray, kernel_height: int, kernel_width: int, stride: int) -> np.ndarray:
+def space_to_depth(x: np.ndarray, s: int) -> np.ndarray:
+    """(N, s * s * C, ceil(H / s), ceil(W / s)) from x (N, C, H, W), zeros where a square is cut off."""
+    if s == 1:
+        return x
+    n, c, height, width = x.shape
+    squares = np.zeros((n, s, s, c, -(-height // s), -(-width // s)), x.dtype)
+    for row, column in np.ndindex(s, s):
+        part = x[:, :, row::s, column::s]
+        squares[:, row, column, :, : part.shape[2], : part.shape[3]] = part
+    return squares.reshape(n, s * s * c, *squares.shape[4:])
+
+
+def depth_to_space(squares: np.ndarray, s: int) -> np.ndarray:
+    """(N, C, H * s, W * s) from squares (N, s * s * C, H, W)."""
+    if s == 1:
+        return squares
+    n, channels, height, width = squares.shape
+    squares = squares.reshape(n, s, s, -1, height, width)
+    x = np.empty((n, channels // s**2, height * s, width * s), squares.dtype)
+    for row, column in np.ndindex(s, s):
+        x[:, :, row::s, column::s] = squares[:, row, column]
+    return x
+
+
+def padded(x: np.ndarray, kernel: tuple[int, int], stride: int, padding: int, out: tuple[int, int]) -> np.ndarray:
+    """x with the zeros around it, and without the last rows and columns that no window of the `out` ones reads."""
+    bottom, right = (
+        (outputs - 1) * stride + size - length - padding
+        for outputs, size, length in zip(out, kernel, x.shape[2:], strict=True)
+    )
+    return pad(x, padding, bottom, padding, right)
+
+
+def windows_of(x: np.ndarray, kernel_height: int, kernel_width: int) -> np.ndarray:
     """All windows of x (N, C, H, W), as a view: (C, KH, KW, N, OH, OW)."""
     windows = np.lib.stride_tricks.sliding_window_view(x, (kernel_height, kernel_width), axis=(2, 3))
-    return windows[:, :, ::stride, ::stride].transpose(1, 4, 5, 0, 2, 3)
+    return windows.transpose(1, 4, 5, 0, 2, 3)
 
 
 def columns_of(windows: np.ndarray, images: slice) -> np.ndarray:
@@ -46,15 +83,40 @@ def parts_of(count: int, elements_each: int) -> list[slice]:
 
 def forward(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
     """y (N, O, OH, OW); OH = (H + 2 * padding - KH) // stride + 1."""
+    kernel = weight.shape[2:]
+    out = tuple((length + 2 * padding - size) // stride + 1 for length, size in zip(x.shape[2:], kernel, strict=True))
+    x = padded(x, kernel, stride, padding, out)
+    if stride == 1:
+        return forward_by_columns(x, weight)
+    return forward_by_taps(space_to_depth(x, stride), space_to_depth(weight, stride))
+
+
+def forward_by_columns(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """y (N, O, OH, OW), with stride 1 and without padding."""
     o, _, kernel_height, kernel_width = weight.shape
-    windows = windows_of(pad(x, padding, padding, padding, padding), kernel_height, kernel_width, stride)
+    windows = windows_of(x, kernel_height, kernel_width)
     n, out_height, out_width = windows.shape[3:]
     matrix = weight.reshape(o, -1)
     y = np.empty((n, o, out_height, out_width), x.dtype)
     for images in parts_of(n, matrix.shape[1] * out_height * out_width):
-        product = matrix @ columns_of(windows, images)
-        y[images] = product.reshape(o, -1, out_height, out_width).transpose(1, 0, 2, 3)
+        columns = columns_of(windows, images)
+        part = matrix * columns if len(columns) == 1 else matrix @ columns  # a product with one row is slow
+        y[images] = part.reshape(o, -1, out_height, out_width).transpose(1, 0, 2, 3)
     return y
+
+
+def forward_by_taps(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The same. Rows of y are computed as long as those of x, and what lies behind OW is dropped."""
+    n, c, height, width = x.shape
+    o, _, kernel_height, kernel_width = weight.shape
+    out_height, out_width = height - kernel_height + 1, width - kernel_width + 1
+    length = (out_height - 1) * width + out_width
+    x, taps = x.reshape(n, c, -1), np.ascontiguousarray(weight.transpose(2, 3, 0, 1))
+    y = np.zeros((n, o, out_height * width), x.dtype)
+    for u, v in np.ndindex(kernel_height, kernel_width):
+        start = u * width + v
+        y[:, :, :length] += taps[u, v] @ x[:, :, start : start + length]
+    return np.ascontiguousarray(y.reshape(n, o, out_height, width)[..., :out_width])
 
 
 def backward_input(
@@ -67,13 +129,13 @@ def backward_input(
     channels, which are then interleaved ("sub-pixel convolution", Shi et al. 2016).
     """
     n, o, out_height, out_width = dout.shape
-    _, c, kernel_height, kernel_width = weight.shape
+    c, kernel_height, kernel_width = weight.shape[1:]
+    if (kernel_height, kernel_width) == (height, width) and (out_height, out_width, padding) == (1, 1, 0):
+        # A dense layer: its one position sees the whole image. The phases would be nearly all zeros.
+        return (dout.reshape(n, o) @ weight.reshape(o, -1)).reshape(n, c, height, width)
     s = stride
-    phase_height, phase_width = -(-kernel_height // s), -(-kernel_width // s)
-    kernel = np.zeros((o, c, phase_height * s, phase_width * s), weight.dtype)
-    kernel[:, :, :kernel_height, :kernel_width] = weight
-    phases = kernel.reshape(o, c, phase_height, s, phase_width, s)[:, :, ::-1, :, ::-1, :]
-    phases = phases.transpose(3, 5, 1, 0, 2, 4).reshape(s * s * c, o, phase_height, phase_width)
+    phases = space_to_depth(weight, s)[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    phase_height, phase_width = phases.shape[2:]
 
     # dx is rows padding .. padding + height - 1 of the unpadded result: the phases' rows first .. last - 1.
     first_row, last_row = padding // s, -(-(padding + height) // s)
@@ -85,8 +147,7 @@ def backward_input(
         phase_width - 1 - first_column,
         last_column - out_width,
     )
-    dx = forward(dout, phases, 1, 0).reshape(n, s, s, c, last_row - first_row, last_column - first_column)
-    dx = dx.transpose(0, 3, 4, 1, 5, 2).reshape(n, c, (last_row - first_row) * s, -1)
+    dx = depth_to_space(forward_by_columns(dout, phases), s)
     top, left = padding - first_row * s, padding - first_column * s
     return np.ascontiguousarray(dx[:, :, top : top + height, left : left + width])
 
@@ -95,13 +156,34 @@ def backward_weight(
     dout: np.ndarray, x: np.ndarray, kernel_height: int, kernel_width: int, stride: int, padding: int
 ) -> np.ndarray:
     """dweight (O, C, KH, KW)."""
+    x = padded(x, (kernel_height, kernel_width), stride, padding, dout.shape[2:])
+    if stride == 1:
+        return backward_weight_by_columns(dout, x)
+    # As channels of the kernel, the pixels of a square are again a square of its weights.
+    phases = backward_weight_by_taps(dout, space_to_depth(x, stride))
+    return depth_to_space(phases, stride)[:, :, :kernel_height, :kernel_width]
+
+
+def backward_weight_by_columns(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """dweight (O, C, KH, KW), with stride 1 and without padding; KH = H - OH + 1."""
     n, o, out_height, out_width = dout.shape
-    c = x.shape[1]
-    x = pad(x, padding, padding, padding, padding)
-    x = x[:, :, : (out_height - 1) * stride + kernel_height, : (out_width - 1) * stride + kernel_width]
-    windows = windows_of(x, kernel_height, kernel_width, stride)
-    total = np.zeros((o, c * kernel_height * kernel_width), x.dtype)
+    windows = windows_of(x, x.shape[2] - out_height + 1, x.shape[3] - out_width + 1)
+    total = np.zeros((o, int(np.prod(windows.shape[:3]))), x.dtype)
     for images in parts_of(n, total.shape[1] * out_height * out_width):
         matrix = dout[images].transpose(1, 0, 2, 3).reshape(o, -1)
         total += matrix @ columns_of(windows, images).T
-    return total.reshape(o, c, kernel_height, kernel_width)
+    return total.reshape(o, *windows.shape[:3])
+
+
+def backward_weight_by_taps(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The same. Rows of dout are made as long as those of x, by zeros."""
+    n, o, out_height, out_width = dout.shape
+    c, height, width = x.shape[1:]
+    length = (out_height - 1) * width + out_width
+    dout = pad(dout, 0, 0, 0, width - out_width).reshape(n, o, -1)[:, :, :length]
+    x = x.reshape(n, c, -1)
+    total = np.empty((height - out_height + 1, width - out_width + 1, o, c), x.dtype)
+    for u, v in np.ndindex(total.shape[:2]):
+        start = u * width + v
+        total[u, v] = (dout @ x[:, :, start : start + length].transpose(0, 2, 1)).sum(axis=0)
+    return total.transpose(2, 3, 0, 1)

@@ -14,10 +14,10 @@ def max_pool2d(x: np.ndarray, size: int = 2, stride: int = 2) -> tuple[np.ndarra
     offset = np.zeros(y.shape, np.int32)  # u * W + v within the window
     for u in range(size):
         for v in range(size):
-            candidate = x[:, :, u::stride, v::stride][:, :, :out_height, :out_width]
+            candidate = np.ascontiguousarray(x[:, :, u::stride, v::stride][:, :, :out_height, :out_width])
             # Greater, not equal: among equals the first stays. A NaN is propagated.
             wins = (candidate > y) | (candidate != candidate)
-            offset = np.where(wins, np.int32(u * width + v), offset)
+            offset += wins * (np.int32(u * width + v) - offset)  # np.where takes several times as long
             y = np.maximum(y, candidate)
     return y, offset + corners(out_height, out_width, width, stride)
 

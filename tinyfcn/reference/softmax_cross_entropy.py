@@ -35,14 +35,13 @@ def softmax_cross_entropy(
     total = dlogits.sum(axis=1, keepdims=True)
     dlogits /= total
 
-    classes = np.arange(logits.shape[1]).reshape(-1, *[1] * (labels.ndim - 1))
-    onehot = labels[:, None] == classes
     ignored = np.zeros(labels.shape, bool) if ignore_index is None else labels == ignore_index
-    onehot &= ~ignored[:, None]
-    losses = np.where(ignored, 0, np.log(total[:, 0]) - np.where(onehot, shifted, 0).sum(axis=1))
-    losses[~ignored & ((labels < 0) | (labels >= logits.shape[1]))] = np.nan
-    dlogits -= onehot
-    if unlabelled == "zero":
+    known = ~ignored & (labels >= 0) & (labels < logits.shape[1])
+    chosen = np.take_along_axis(shifted, np.where(known, labels, 0)[:, None], axis=1)[:, 0]
+    losses = np.where(known, np.log(total[:, 0]) - chosen, np.where(ignored, 0, np.nan).astype(logits.dtype))
+    classes = np.arange(logits.shape[1], dtype=labels.dtype).reshape(-1, *[1] * (labels.ndim - 1))
+    dlogits -= (labels[:, None] == classes) & known[:, None]
+    if ignore_index is not None and unlabelled == "zero":
         dlogits *= ~ignored[:, None]
     dlogits /= labels.size
     return losses.mean(dtype=logits.dtype).reshape(1), dlogits
