@@ -87,6 +87,7 @@ def test_a_step_beside_another(other_step):
     assert max(found["differences"]["eager"].values()) == 0
 
 
+@pytest.mark.slow
 def test_what_differs_is_not_timed(other_step, monkeypatch):
     monkeypatch.setattr(OtherStep, "factor", 1.001)
     monkeypatch.setattr(OtherStep, "__call__", lambda self: pytest.fail("timed"))
@@ -115,6 +116,7 @@ def test_tf32_is_timed_beside_and_may_differ(other_step, monkeypatch):
     assert measure.disagreeing == []
 
 
+@pytest.mark.slow
 def test_the_growth_ends_where_steps_take_too_long_or_too_much_memory(alone, monkeypatch):
     slow = bench(max_seconds=0.0).growth()[0]
     assert slow["series"]["ours"]["sizes"] == [1] and slow["stopped"] == {"ours": "skip, batch 1: slow enough"}
@@ -132,6 +134,7 @@ def test_the_growth_ends_where_steps_take_too_long_or_too_much_memory(alone, mon
     assert by_size["series"]["ours"]["sizes"] == [5376, 4 * 5376] and by_size["series"]["ours"]["slope"] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not installed")
 def test_operations_beside_pytorchs(monkeypatch):
     """All of a step's results agree, and all but images and rates have a time on both sides."""
@@ -159,6 +162,7 @@ def test_kernels_on_a_gpu(alone, monkeypatch):
     assert [*report.part_rows(found)[0]][3:] == ["roofline>", "fast>", "naive>", "PyTorch>", "bandwidth>", "FMA>"]
 
 
+@pytest.mark.slow
 def test_what_a_quick_run_prints(quick):
     result, folder = quick
     assert result.exit_code == 0, result.output
@@ -195,6 +199,7 @@ def test_what_a_quick_run_writes(quick):
     assert found["growth"][1]["series"]["ours"]["sizes"] == [5376, 4 * 5376]
 
 
+@pytest.mark.slow
 def test_only_a_part(alone):
     result = command("--quick", "--only", "kernels", "--card", "a100", "--device", "cpu")
     assert result.exit_code == 0, result.output
@@ -206,6 +211,7 @@ def test_only_a_part(alone):
     assert not [*Path().iterdir()]
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_kept_and_different_bits_are_a_failure(alone, monkeypatch):
     monkeypatch.setattr(steps, "same_bits", lambda make: False)
     steps_alone = command("--quick", "--only", "steps", "--device", "cpu")
@@ -215,6 +221,7 @@ def test_what_was_measured_is_kept_and_different_bits_are_a_failure(alone, monke
     assert len(json.loads(Path("bench.json").read_text())["steps"]) == 2
 
 
+@pytest.mark.slow
 def test_all_numbers_go_to_a_pipe_once(alone, monkeypatch):
     """A file also keeps what is measured so far; who reads a pipe wants one object."""
     os.mkfifo("pipe")

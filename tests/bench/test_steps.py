@@ -38,6 +38,7 @@ def test_threads_change_rounding_alone():
     assert 0 < expect_agreement("two threads", two, one)["mean gradients"] < 1e-5
 
 
+@pytest.mark.slow
 def test_a_recorded_step_does_what_the_step_does():
     """On the emulator, so that record and replay are tried, with the plain kernels, which need little compiling."""
     recorded, given = (

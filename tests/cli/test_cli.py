@@ -166,6 +166,7 @@ def test_version():
 # Training
 
 
+@pytest.mark.slow
 def test_what_training_prints_when_piped(trained):
     _, classifier, fcn = trained
     lines = classifier.stdout.splitlines()
@@ -528,6 +529,7 @@ def test_closed_streams(runs, numbers):
     assert Path("predictions/small/mask.png").exists()
 
 
+@pytest.mark.slow
 def test_force_color_does_not_make_a_log_a_terminal(data, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     process = start(*CLASSIFIER, "--data-dir", data)
@@ -647,6 +649,7 @@ def test_files_without_any_ink(runs, design):
 # Gradient check
 
 
+@pytest.mark.slow
 def test_gradcheck_of_one_operation(ops):
     result = run("gradcheck", "relu", "--device", ops.device_name)
     assert result.exit_code == 0, result.output
@@ -671,6 +674,7 @@ def test_gradcheck_finds_a_wrong_reference(monkeypatch):
     assert result.stdout.splitlines()[-1] == "1 checks, 1 wrong"
 
 
+@pytest.mark.slow
 def test_gradcheck_finds_a_wrong_kernel_and_its_line(monkeypatch, tmp_path):
     kernels = plant("relu_backward", {"> 0.0f": "> 0.5f"}, tmp_path / "kernels")
     monkeypatch.setitem(DEVICES, "emulator", partial(Emulator, kernels))
@@ -709,6 +713,7 @@ def test_gradcheck_in_double_is_the_emulators(device):
     assert_refused(run("gradcheck", "--precision", "double", "--device", device), 2, *words)
 
 
+@pytest.mark.slow
 def test_gradcheck_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, tmp_path):
     shutil.copytree(KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     with open(tmp_path / "kernels" / "relu.cu", "a") as file:
@@ -731,6 +736,7 @@ def sanitize(monkeypatch, kernels, *arguments):
     return run("sanitize", *arguments)
 
 
+@pytest.mark.slow
 def test_sanitize_of_an_operation():
     result = run("sanitize", "relu", "--seeds", "2")
     assert result.exit_code == 0, result.output
@@ -765,6 +771,7 @@ def test_sanitize_finds_a_bug(monkeypatch, tmp_path):
     assert re.fullmatch(r"2 kernels, [12] findings?", lines[-1])
 
 
+@pytest.mark.slow
 def test_sanitize_says_which_kernel_it_does_not_know_how_to_launch(monkeypatch, tmp_path):
     kernels = plant("relu_forward", {}, tmp_path / "kernels")
     with open(kernels / "relu.cu", "a") as file:
@@ -776,6 +783,7 @@ def test_sanitize_says_which_kernel_it_does_not_know_how_to_launch(monkeypatch, 
     assert result.stdout.splitlines()[-3:] == [says, "", "3 kernels, 0 findings"]
 
 
+@pytest.mark.slow
 def test_sanitize_of_a_kernel_that_does_not_compile_names_its_line(monkeypatch, tmp_path):
     kernels = plant("relu_forward", {"y[element] =": "nonsense ="}, tmp_path / "kernels")
     result = sanitize(monkeypatch, kernels, "relu")
@@ -1226,6 +1234,7 @@ def test_a_signal_saves_the_run(data, number):
     assert_stopped(errors.strip())
 
 
+@pytest.mark.slow
 def test_nohup(data):
     """Ctrl-C and the end of the terminal, which the shell had ignored, stay ignored."""
 
@@ -1251,6 +1260,7 @@ def test_a_second_ctrl_c_or_one_before_training_has_its_exit_code(monkeypatch):
     assert (result.exit_code, result.stderr) == (130, "stopped by Ctrl-C\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["a pipe whose reader ends", "a full disk", "closed"])
 def test_training_goes_on_where_nobody_listens(data, tmp_path, output):
     command = [sys.executable, "-m", "tinyfcn", *CLASSIFIER, "--data-dir", str(data)]

@@ -41,6 +41,7 @@ def light(random: np.random.Generator, kind: str, height: int, width: int) -> np
     }[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["even", "dim", "gradient", "vignette", "shadow", "band"])
 def test_ink_is_kept_and_paper_is_not_taken_for_it(kind: str, size: str, tmp_path: Path) -> None:

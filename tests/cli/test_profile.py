@@ -38,6 +38,7 @@ def profile(*arguments: str) -> Result:
     return result
 
 
+@pytest.mark.slow
 def test_an_operation_shows_its_lines_its_arrays_and_what_is_wrong(tmp_path: Path) -> None:
     file, picture = tmp_path / "found.json", tmp_path / "warp.png"
     place = line_of("+ thread] = sums[k];", "fast_conv", KERNELS)

@@ -48,6 +48,7 @@ def at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
+@pytest.mark.slow
 def test_all_of_it(tmp_path: Path) -> None:
     result = run(
         "trace",
@@ -133,6 +134,7 @@ def saved(folder: Path, design: Design) -> Path:
     return folder / "state.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("design", "rows"),
     [

@@ -5,6 +5,7 @@ import io
 import warnings
 
 import numpy as np
+import pytest
 from helpers.idx_files import idx_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,7 @@ def npy(array):
 IMAGES, LABELS = np.full((2, 64, 84), 7, np.uint8), np.full((2, 64, 84), 10, np.uint8)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.sampled_from(["combined.npy", "segmented.npy"]), st.lists(changes, min_size=1, max_size=3))
 def test_npy(tmp_path, name, edits):
@@ -89,6 +91,7 @@ def picture(kind, mode):
 PICTURES = {kind: picture(kind, mode) for kind, mode in [("PNG", "P"), ("JPEG", "RGB"), ("GIF", "P"), ("WEBP", "RGBA")]}
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.sampled_from([*PICTURES]), st.lists(changes, min_size=1, max_size=3))
 def test_images(tmp_path, kind, edits):

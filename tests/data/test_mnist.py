@@ -261,6 +261,7 @@ def test_bad_files_are_named(tmp_path, case):
     assert "intact copy" in message or "swapped?" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [12, (mnist.MAX_BYTES - 16) // 784])
 def test_a_bomb_is_unpacked_no_further_than_its_header_allows(tmp_path, count):
     write_mnist(tmp_path)

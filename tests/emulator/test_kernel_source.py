@@ -275,6 +275,7 @@ PIECES += [
 ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=60).map("".join))
 def test_any_text_is_read_or_refused_with_a_line(text: str) -> None:
     try:

@@ -294,6 +294,7 @@ def test_a_bug_with_cooperative_groups_is_named(tmp_path: Path, kernel: str, mes
         device.launch(kernel, 2, 64, arguments if kernel == "groups" else [x, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.cupy
 def test_a_gpus_compiler_takes_the_same_cooperative_groups(tmp_path: Path) -> None:
     found = nvrtc.compile_for("groups", "sm_90", folder_with(tmp_path, groups=GROUPS), ["groups", "of_the_grid"])

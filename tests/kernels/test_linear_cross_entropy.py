@@ -59,6 +59,7 @@ def test_a_nan_in_x_makes_the_loss_nan(either: Operations) -> None:
     assert np.isnan(either.to_numpy(loss)).all() and np.isnan(either.to_numpy(dx)[1, :, 0, 1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unlabelled", ["zero", "softmax"])
 def test_a_network_s_loss_is_its_forward_and_backward(either: Operations, unlabelled: str) -> None:
     """Network.loss against forward, softmax_cross_entropy and backward: the loss and all gradients."""

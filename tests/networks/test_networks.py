@@ -90,6 +90,7 @@ def composed(count: int = 2, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return CPU.compose_m2nist(scribbles, np.arange(20, dtype=np.uint8) % 10, 0, step, count)
 
 
+@pytest.mark.slow
 @all_designs
 def test_naive_kernels_match_the_references(naive_ops: Operations, design: Design) -> None:
     """Every parameter's gradient and the logits, within 1e-4.

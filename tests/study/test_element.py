@@ -73,6 +73,7 @@ def test_every_output_of_every_kernel_is_launched_and_has_a_formula() -> None:
     assert {*FORMULAS} == declared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operation", "fast"), RUNS)
 def test_the_owner_is_unique_and_the_element_is_what_the_formula_gives(operation: str, fast: bool) -> None:
     for output in example(operation, fast).values():

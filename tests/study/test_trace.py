@@ -111,6 +111,7 @@ def expect_truth_of_every_pair(layers: Layers) -> None:
         expect_truth(layers, source, np.concatenate([corners, random.integers(0, layer.size, (8, 2))]))
 
 
+@pytest.mark.slow
 @every_design
 def test_a_box_holds_what_an_element_depends_on_and_nothing_else(design: Design) -> None:
     expect_truth_of_every_pair(record(positive(design), positive_image()))

@@ -50,6 +50,7 @@ def finished(tmp_path_factory):
     return folder / "runs" / "sweep-1", result
 
 
+@pytest.mark.slow
 def test_every_training_of_a_study_is_a_run_like_any_other(finished):
     folder, result = finished
     study = saved_folder(folder).open()
@@ -110,6 +111,7 @@ def test_a_finished_study_has_nothing_left_to_run(finished, monkeypatch):
     assert (result.exit_code, "8 of them finished, 0 workers" in result.stdout) == (0, True), result.output
 
 
+@pytest.mark.slow
 def test_a_study_grows_when_it_is_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = {"keys": "sampler = 'random'\nseeds = [0, 1]", "fixed": "epochs = 1"}
@@ -125,6 +127,7 @@ def test_a_study_grows_when_it_is_resumed(tmp_path, monkeypatch):
     assert again.open().trials()[0].params["learning_rate"] == rates[0], "a random study draws the same whoever draws"
 
 
+@pytest.mark.slow
 def test_a_diverging_training_is_reported_and_not_tried_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_study(tmp_path, fixed="epochs = 1", space="learning_rate = [1e-3, 1e30]")
@@ -135,6 +138,7 @@ def test_a_diverging_training_is_reported_and_not_tried_again(tmp_path, monkeypa
     assert "the loss became" in sweep("show", "runs/sweep-1").stdout
 
 
+@pytest.mark.slow
 def test_pruning_ends_what_is_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rates = ", ".join(f"{rate:.3f}" for rate in (0.01, 0.011, 0.009, 0.012, 0.008))
@@ -145,6 +149,7 @@ def test_pruning_ends_what_is_behind(tmp_path, monkeypatch):
     assert not (tmp_path / "runs/sweep-1/trial-0005/result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_no_training(tmp_path):
     """kill -9 of a worker in the middle, then SIGTERM to the command, then --resume: each training once."""
     path = write_study(tmp_path, "seeds = [0, 1]", "epochs = 8", "learning_rate = [1e-2, 1e-3, 1e-4]")
@@ -174,6 +179,7 @@ def expect_each_once(study, size):
         )
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_machine_that_is_gone_is_found_stale(tmp_path, monkeypatch):
     """Without its heartbeat a running trial is failed, and its item given to the next worker, once."""
     monkeypatch.setattr(studies, "HEARTBEAT", 1)
@@ -218,6 +224,7 @@ def test_a_training_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
     assert one.finished()[0].user_attrs["error"] == "2 workers died of it"
 
 
+@pytest.mark.slow
 def test_the_answer_of_several_objectives_has_a_pareto_front(tmp_path):
     """A study whose trainings are made up."""
     keys = "objectives = ['accuracy', 'seconds']\nseeds = [0, 1]"
@@ -253,6 +260,7 @@ def test_a_missing_classifier_is_reported_before_a_folder_is_made(tmp_path, monk
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_errors_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_study(tmp_path, space="epochs = [1]")
@@ -269,6 +277,7 @@ def test_errors_of_the_command(tmp_path, monkeypatch):
         assert (result.exit_code, says in result.stderr) == (code, True), result.output
 
 
+@pytest.mark.slow
 def test_a_password_is_not_saved(tmp_path):
     path = write_study(tmp_path, space="epochs = [1]")
     folder = new_folder(path, "postgresql://me:secret@localhost/studies", tmp_path / "study")

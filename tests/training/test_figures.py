@@ -250,6 +250,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_no_setting_of_the_environment_prevents_figures(tmp_path, name):
     figures.learning_curves(tmp_path / "here.png", RUN)

@@ -17,6 +17,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return whole_runs(write_tiny_digits(tmp_path / "data"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_refused_in_one_line(runs: list[Path], tmp_path: Path) -> None:
     assert [outcome(run) for run in runs] == ["read", "read"]
     for seed, run in enumerate(runs):

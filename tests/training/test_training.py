@@ -1255,6 +1255,7 @@ def assert_alike(run, expected):
 # Figures
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_the_classifiers_figures(data, tmp_path):
     run, _ = start(classifier(data, epochs=1), tmp_path / "run")
