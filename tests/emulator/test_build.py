@@ -144,18 +144,18 @@ def test_two_processes_of_two_threads_compile_a_library_once(tmp_path, empty_cac
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_while_it_compiles_leaves_no_lock_and_no_folder(tmp_path, own_cache, monkeypatch):
+def test_a_process_that_dies_while_it_compiles_leaves_no_lock_and_no_folder(tmp_path, empty_cache, monkeypatch):
     kernels = folder_with(tmp_path / "kernels", "#define FACTOR 8", scale=SCALE)
     logging_compiler(tmp_path, monkeypatch, seconds=0.2)
     process = build_elsewhere(kernels)
-    while not [*own_cache.glob("scale-*-*")]:
+    while not [*empty_cache.glob("scale-*-*")]:
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert [*own_cache.glob("scale-*.lock")] and [*own_cache.glob("scale-*-*")]
+    assert [*empty_cache.glob("scale-*.lock")] and [*empty_cache.glob("scale-*-*")]
     assert scaled(kernels) == 8
-    assert kept(own_cache) == [*RUNTIME_FILES, *SCALE_FILES]
+    assert kept(empty_cache) == [*RUNTIME_FILES, *SCALE_FILES]
 
 
 def test_a_kernel_that_does_not_compile_leaves_nothing_in_the_cache(tmp_path, own_cache):
