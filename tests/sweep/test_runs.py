@@ -150,6 +150,20 @@ def test_pruning_ends_what_is_behind(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_hyperband_ends_what_learns_nothing(tmp_path, monkeypatch):
+    """Which bracket a training is in, one that compares early, late or never, depends on the study's name alone."""
+    monkeypatch.chdir(tmp_path)
+    rates = ", ".join(f"{rate}e-9" for rate in range(1, 6))
+    path = write_study(tmp_path, "pruner = 'hyperband'", "epochs = 9", f"learning_rate = [0.01, 0.009, {rates}]")
+    path.write_text(path.read_text().replace(str(tmp_path / "digits"), "digits"))  # the name is made of the content
+    assert sweep(path, "--workers", "1").exit_code == 0
+    best, *others = saved_folder(tmp_path / "runs/sweep-1").open().trials()
+    pruned = [each for each in others if each.state == TrialState.PRUNED]
+    assert best.state == TrialState.COMPLETE and len(best.intermediate_values) == 9
+    assert len(pruned) >= 2 and all(len(each.intermediate_values) in (1, 3) for each in pruned)
+
+
+@pytest.mark.slow
 def test_a_killed_worker_loses_no_training(tmp_path):
     """kill -9 of a worker in the middle, then SIGTERM to the command, then --resume: each training once."""
     path = write_study(tmp_path, "seeds = [0, 1]", "epochs = 8", "learning_rate = [1e-2, 1e-3, 1e-4]")

@@ -49,7 +49,9 @@ class WorkerReporter(Reporter):
         trial, value = self.taken.trial, line.get(self.objective, line.get(f"test_{self.objective}"))
         if value is not None:
             self.value = float(value)
-            patiently(lambda: trial.report(value, line["step"]))
+            patiently(
+                lambda: trial.report(value, len(self.lines))
+            )  # counted in evaluations, as Hyperband's brackets are
             if line["step"] < self.steps and patiently(trial.should_prune):
                 raise TrialPruned
 
