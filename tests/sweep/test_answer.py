@@ -98,6 +98,18 @@ def test_importance_is_the_share_of_variance():
     assert shares["epochs"] < 0.1 and shares["seed"] < 0.1
 
 
+def test_what_one_option_explains_is_no_noise_for_another():
+    """Of equally spaced effects the squares are 4 * 2 / 3 and 0.25, and every seed has the same noise."""
+    made = grid(seeds=4)
+    noise = {0: 0.1, 1: -0.1, 2: 0.1, 3: -0.1}
+    found = trainings(made, lambda o: 2.0 * o["epochs"] + 1.0 * (o["batch"] == 16) + noise[o["seed"]])
+    shares = importance(made, found)
+    whole = 8 / 3 + 0.25 + 0.01
+    assert list(shares) == ["epochs", "batch", "seed"]
+    assert shares["epochs"] == pytest.approx(8 / 3 / whole) and shares["batch"] == pytest.approx(0.25 / whole)
+    assert shares["seed"] == pytest.approx(0.01 / whole)
+
+
 def test_effects_and_spread_over_seeds():
     made = space(batch=Values((8, 16)), seed=Values((0, 1), crossed=True))
     found = trainings(made, lambda o: float(o["batch"]) + o["seed"])

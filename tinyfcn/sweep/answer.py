@@ -148,21 +148,31 @@ def effects(space: Space, trainings: Sequence[Training], objective: int = 0) -> 
 def importance(space: Space, trainings: Sequence[Training], objective: int = 0) -> dict[str, float]:
     """The share of the objective's variance that each option explains alone: omega squared, from 0 to 1, largest first.
 
-    Hays, "Statistics" (1963). In a study that TPE drew, the shares are of the trainings that it chose.
+    What all options together do not explain, as a sum of an effect of each, counts as noise. Hays, "Statistics" (1963).
+    In a study that TPE drew, the shares are of the trainings that it chose.
     """
     rows = completed(trainings)
     values = np.array([each.values[objective] for each in rows])
     total = float(((values - values.mean()) ** 2).sum()) if rows else 0.0
-    shares = {}
+    members: dict[str, np.ndarray] = {}  # of each option: which of its values a training has, (trainings, values)
     for option in space.space:
         labels = _labels(space, rows, option)
         names = list(dict.fromkeys(labels.values()))
-        if len(names) < 2 or len(rows) <= len(names) or total == 0:
-            continue
-        groups = [values[[labels[each.number] == name for each in rows]] for name in names]
-        within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
-        freedom, noise = len(names) - 1, within / (len(rows) - len(names))
-        shares[option] = max(0.0, (total - within - freedom * noise) / (total + noise))
+        if 2 <= len(names) < len(rows) and total > 0:
+            members[option] = np.array([[labels[each.number] == name for name in names] for each in rows], float)
+
+    def left(*options: str) -> tuple[float, int]:
+        """The squares that a sum of an effect of each option does not explain, and the trainings beyond its effects."""
+        design = np.hstack([np.ones((len(rows), 1)), *(members[option] for option in options)])
+        effects, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+        return float(((values - design @ effects) ** 2).sum()), len(rows) - int(rank)
+
+    shares = {}
+    for option, of_values in members.items():
+        within, freedom_within = left(option)
+        unexplained, freedom = left(*members)
+        noise = unexplained / freedom if freedom else within / freedom_within
+        shares[option] = max(0.0, (total - within - (of_values.shape[1] - 1) * noise) / (total + noise))
     return dict(sorted(shares.items(), key=lambda each: -each[1]))
 
 
