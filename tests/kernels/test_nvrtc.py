@@ -100,10 +100,57 @@ class NvrtcBesideDriver:
         return "" if self.cached else self.nvrtc.getProgramLog(program)
 
 
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "cache"))
+    nvrtc._compiled.cache_clear()
+    return tmp_path / "cache" / "nvrtc"
+
+
+@pytest.mark.usefixtures("empty_cache")
 def test_what_nvrtc_has_cached_is_reported_too(monkeypatch: pytest.MonkeyPatch) -> None:
     beside_driver = NvrtcBesideDriver(nvrtc.load_nvrtc())
     monkeypatch.setattr(nvrtc, "load_nvrtc", lambda: beside_driver)
     assert {each.kernel for each in nvrtc.compile_for("relu", "sm_80")} == {"relu_forward", "relu_backward"}
+
+
+class CountedNvrtc:
+    """NVRTC that counts what it compiles."""
+
+    def __init__(self, nvrtc: Any) -> None:
+        self.nvrtc, self.compiled = nvrtc, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.nvrtc, name)
+
+    def compileProgram(self, program: Any, options: tuple[str, ...]) -> None:
+        self.compiled += 1
+        self.nvrtc.compileProgram(program, options)
+
+
+def test_what_was_compiled_is_kept(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = CountedNvrtc(nvrtc.load_nvrtc())
+    monkeypatch.setattr(nvrtc, "load_nvrtc", lambda: counted)
+    text = (
+        'extern "C" __global__ void one(float* x) { x[0] = 1; }\ntemplate <int N> __global__ void n(int* x) { *x = N; }'
+    )
+    (tmp_path / "kept.cu").write_text(text)
+
+    def made(kernels: Path = tmp_path / "kept.cu") -> tuple[list[nvrtc.Resources], int]:
+        nvrtc._compiled.cache_clear()
+        return nvrtc.compile_for("kept", "sm_80", kernels, ["n<3>"]), counted.compiled
+
+    first, count = made()
+    assert ({each.kernel for each in first}, count) == ({"one", "n<3>"}, 1)
+    assert made() == (first, 1)
+    (kept,) = empty_cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert made() == (first, 2) == made()
+    (tmp_path / "kept.cu").write_text(text.replace("= 1", "= 2"))
+    assert made()[1] == 3 and len([*empty_cache.iterdir()]) == 2
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TINYFCN_CACHE", str(tmp_path / "file" / "cache"))
+    assert made()[1] == 4, "and where nothing can be kept it is compiled"
 
 
 SPILLS = """

@@ -4,17 +4,22 @@ NVRTC, CUDA's run-time compiler, needs no GPU: it generates machine code for any
 lists the registers, shared memory and spills of each kernel.
 """
 
+import base64
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from tinyfcn import environment, files
 from tinyfcn.devices import kernel_source, sass
 from tinyfcn.devices.cuda import header_options, load_nvrtc
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.launch import ceil_div
-from tinyfcn.errors import KernelError
+from tinyfcn.errors import DataError, KernelError
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")  # Turing, Ampere, Hopper, Blackwell
 
@@ -107,26 +112,42 @@ def compile_for(
 def _compiled(
     text: str, operation: str, architecture: str, instances: tuple[str, ...]
 ) -> tuple[str, dict[str, str], bytes]:
-    """The compiler's log, the expression of each mangled name, and the machine code."""
+    """The compiler's log, the expression of each mangled name, and the machine code.
+
+    They are kept in the cache folder, where there is room: the kernels of a step take ten seconds.
+    """
     nvrtc = load_nvrtc()
-    program = nvrtc.createProgram(text, f"{operation}.cu", (), ())
-    for instance in instances:
-        nvrtc.addNameExpression(program, instance)
     options = [f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v", *header_options(text)]
     if nvrtc.getVersion() >= (12, 9):
         options.append("--no-cache")  # on a machine with a driver these versions cache the code, but not the log
     if sass.nvdisasm():
         options.append("-lineinfo")
+    made_from = json.dumps([nvrtc.getVersion(), options, operation, instances, text])
+    name = f"{operation}-{hashlib.sha256(made_from.encode()).hexdigest()[:24]}.json"
+    folder = environment.cache_folder() / "nvrtc"
+    with suppress(OSError, ValueError, KeyError):  # none is kept, or it is damaged
+        kept = json.loads((folder / name).read_text(encoding="utf-8"))
+        return kept["log"], kept["names"], base64.b64decode(kept["code"])
+
+    program = nvrtc.createProgram(text, f"{operation}.cu", (), ())
+    for instance in instances:
+        nvrtc.addNameExpression(program, instance)
     try:
         nvrtc.compileProgram(program, tuple(options))
         log = nvrtc.getProgramLog(program)
         names = {nvrtc.getLoweredName(program, instance): instance for instance in instances}
-        return log, names, nvrtc.getCUBIN(program) + b"\0"  # CuPy takes the last byte for the end of a text
+        code = nvrtc.getCUBIN(program) + b"\0"  # CuPy takes the last byte for the end of a text
     except nvrtc.NVRTCError:
         log = nvrtc.getProgramLog(program)
         raise KernelError(f"{operation}.cu does not compile for {architecture}:\n{log.strip()}") from None
     finally:
         nvrtc.destroyProgram(program)
+    content = json.dumps({"log": log, "names": names, "code": base64.b64encode(code).decode()})
+    with suppress(DataError):
+        path = environment.writable_cache(folder) / name
+        with files.new_file(path, environment.CACHE_WAY_OUT) as file:
+            file.write(content.encode())
+    return log, names, code
 
 
 def machine_code(
