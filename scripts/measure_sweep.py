@@ -1,6 +1,6 @@
 """Measures what a study's workers win: trainings of `tinyfcn train-fcn` one after another against `tinyfcn sweep`.
 
-    python scripts/measure_sweep.py --cnn runs/cnn-1
+    python scripts/measure_sweep.py --cnn runs/cnn-1 [--ways 1 4]
 
 The same trainings are run in four ways: one command after another with one thread, and with all threads; by a study
 with one worker, whose time over the first way's is the study's own; and by a study with a worker for each core. The
@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument("--cnn", type=Path, required=True, help="the classifier to begin with")
     parser.add_argument("--trainings", type=int, default=24)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument(
+        "--ways", type=int, nargs="+", default=[1, 2, 3, 4], help="which of the four; the first always runs"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="the trainings are divided among so many turns")
     options = parser.parse_args()
     cores, cnn = available_threads(), str(options.cnn.resolve())
@@ -54,7 +57,9 @@ def main() -> None:
                 "study, 1 worker": [["sweep", "space.toml", "--workers", "1"]],
                 f"study, {cores} workers": [["sweep", "space.toml", "--workers", f"{cores}"]],
             }
-            for name, commands in ways.items():
+            for number, (name, commands) in enumerate(ways.items(), 1):
+                if number not in {1, *options.ways}:
+                    continue
                 found.setdefault(name, []).append(seconds(commands, folder))
                 wall, busy = found[name][-1]
                 print(f"turn {turn + 1}: {each} trainings, {name}: {wall:.1f} s, {busy:.1f} s of a core", flush=True)
