@@ -17,6 +17,7 @@ WHOLE = r"""
 #include <cassert>
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
+#include <iostream>
 #include "helper_cuda.h"
 #include "of_the_host.h"
 
@@ -59,6 +60,7 @@ int main(int argc, char** argv) {
     CHECK(cudaMalloc(&d_x, 32 * sizeof(float)));
     kernel<<<1, 32, 128>>>(d_x, 8);
     printf("%d\n", launches);
+    std::cout << launches << std::endl;
 }
 """
 

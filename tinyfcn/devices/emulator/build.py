@@ -59,7 +59,8 @@ CLANG_FLAGS = shlex.split(
 )
 # The runtime is needed even if a kernel uses nothing of it. An unknown function is an error here, not at the launch.
 LINK_FLAGS = ["-Wl,--no-as-needed,-z,defs"] if sys.platform == "linux" else []
-# A kernel needs nothing of the C++ library, which takes the linker four times as long as all the rest.
+# The kernels of tinyfcn need nothing of the C++ library, which takes the linker four times as long as all the rest.
+# Other people's files may: <iostream> alone does.
 GCC_LIBRARIES = ["-nodefaultlibs", "-lm", "-lc", "-lgcc"] if sys.platform == "linux" else []
 CHECK_FLAGS = ["-fsanitize=thread"]  # calls of the functions in shadow.cpp
 # Calls of the functions in profile.cpp too. No basic block is copied or joined with another one.
@@ -154,7 +155,7 @@ def library(
     of_mode = {"check": CHECK_FLAGS, "trace": CHECK_FLAGS, "profile": of_profile}.get(mode, [])
     of_compiler = CLANG_FLAGS if is_clang else [*GCC_FLAGS, *GCC_INSTANCE_FLAGS * bool(instance)]
     flags = [*FLAGS, *KERNEL_FLAGS, *of_compiler, *of_mode, *DOUBLE_FLAGS * double]
-    libraries = [] if is_clang else GCC_LIBRARIES
+    libraries = [] if is_clang or parsed.for_nvcc else GCC_LIBRARIES
 
     def compile_kernels(path: Path) -> None:
         cpp, compiled = path.with_suffix(".cpp"), path.with_suffix(".o")
