@@ -11,9 +11,9 @@ indices that they sum over:
 im2col copies each window into a column of a matrix: weight (O, C*KH*KW) times columns (C*KH*KW, positions).
 Chellapilla, Puri & Simard, "High performance convolutional neural networks for document processing" (2006).
 
-A convolution of stride s becomes one of stride 1 if each square of s x s pixels is made one pixel with s * s times as
-many channels (space_to_depth). With so many channels copies take longer than products. So there each tap, a position in
-the window, has a product of its own, with the pixels as they lie in memory.
+A convolution of stride s becomes one of stride 1 if each block of s x s pixels is made one pixel with s * s times as
+many channels (space_to_depth). With that many channels, copying the windows would take longer than the product. So
+nothing is copied: each position of the kernel has a product of its own, with the pixels as they lie in memory.
 """
 
 import numpy as np
@@ -31,26 +31,26 @@ def pad(x: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarr
 
 
 def space_to_depth(x: np.ndarray, s: int) -> np.ndarray:
-    """(N, s * s * C, ceil(H / s), ceil(W / s)) from x (N, C, H, W), zeros where a square is cut off."""
+    """(N, s * s * C, ceil(H / s), ceil(W / s)) from x (N, C, H, W), zeros where a block is cut off."""
     if s == 1:
         return x
     n, c, height, width = x.shape
-    squares = np.zeros((n, s, s, c, -(-height // s), -(-width // s)), x.dtype)
+    blocks = np.zeros((n, s, s, c, -(-height // s), -(-width // s)), x.dtype)
     for row, column in np.ndindex(s, s):
         part = x[:, :, row::s, column::s]
-        squares[:, row, column, :, : part.shape[2], : part.shape[3]] = part
-    return squares.reshape(n, s * s * c, *squares.shape[4:])
+        blocks[:, row, column, :, : part.shape[2], : part.shape[3]] = part
+    return blocks.reshape(n, s * s * c, *blocks.shape[4:])
 
 
-def depth_to_space(squares: np.ndarray, s: int) -> np.ndarray:
-    """(N, C, H * s, W * s) from squares (N, s * s * C, H, W)."""
+def depth_to_space(x: np.ndarray, s: int) -> np.ndarray:
+    """(N, C, H * s, W * s) from x (N, s * s * C, H, W): the inverse of space_to_depth where no block is cut off."""
     if s == 1:
-        return squares
-    n, channels, height, width = squares.shape
-    squares = squares.reshape(n, s, s, -1, height, width)
-    x = np.empty((n, channels // s**2, height * s, width * s), squares.dtype)
+        return x
+    n, channels, height, width = x.shape
+    blocks = x.reshape(n, s, s, -1, height, width)
+    x = np.empty((n, channels // s**2, height * s, width * s), x.dtype)
     for row, column in np.ndindex(s, s):
-        x[:, :, row::s, column::s] = squares[:, row, column]
+        x[:, :, row::s, column::s] = blocks[:, row, column]
     return x
 
 
@@ -88,7 +88,7 @@ def forward(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.
     x = padded(x, kernel, stride, padding, out)
     if stride == 1:
         return forward_by_columns(x, weight)
-    return forward_by_taps(space_to_depth(x, stride), space_to_depth(weight, stride))
+    return forward_by_position(space_to_depth(x, stride), space_to_depth(weight, stride))
 
 
 def forward_by_columns(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -105,17 +105,17 @@ def forward_by_columns(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return y
 
 
-def forward_by_taps(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The same. Rows of y are computed as long as those of x, and what lies behind OW is dropped."""
+def forward_by_position(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The same sums, without copies. Rows of y are computed as long as those of x; what lies beyond OW is dropped."""
     n, c, height, width = x.shape
     o, _, kernel_height, kernel_width = weight.shape
     out_height, out_width = height - kernel_height + 1, width - kernel_width + 1
     length = (out_height - 1) * width + out_width
-    x, taps = x.reshape(n, c, -1), np.ascontiguousarray(weight.transpose(2, 3, 0, 1))
+    x, matrices = x.reshape(n, c, -1), np.ascontiguousarray(weight.transpose(2, 3, 0, 1))
     y = np.zeros((n, o, out_height * width), x.dtype)
     for u, v in np.ndindex(kernel_height, kernel_width):
         start = u * width + v
-        y[:, :, :length] += taps[u, v] @ x[:, :, start : start + length]
+        y[:, :, :length] += matrices[u, v] @ x[:, :, start : start + length]
     return np.ascontiguousarray(y.reshape(n, o, out_height, width)[..., :out_width])
 
 
@@ -159,9 +159,8 @@ def backward_weight(
     x = padded(x, (kernel_height, kernel_width), stride, padding, dout.shape[2:])
     if stride == 1:
         return backward_weight_by_columns(dout, x)
-    # As channels of the kernel, the pixels of a square are again a square of its weights.
-    phases = backward_weight_by_taps(dout, space_to_depth(x, stride))
-    return depth_to_space(phases, stride)[:, :, :kernel_height, :kernel_width]
+    dblocks = backward_weight_by_position(dout, space_to_depth(x, stride))
+    return depth_to_space(dblocks, stride)[:, :, :kernel_height, :kernel_width]
 
 
 def backward_weight_by_columns(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -175,8 +174,8 @@ def backward_weight_by_columns(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
     return total.reshape(o, *windows.shape[:3])
 
 
-def backward_weight_by_taps(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The same. Rows of dout are made as long as those of x, by zeros."""
+def backward_weight_by_position(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The same sums, without copies. Zeros make the rows of dout as long as those of x."""
     n, o, out_height, out_width = dout.shape
     c, height, width = x.shape[1:]
     length = (out_height - 1) * width + out_width
