@@ -164,13 +164,13 @@ def importance(space: Space, trainings: Sequence[Training], objective: int = 0) 
     def left(*options: str) -> tuple[float, int]:
         """The squares that a sum of an effect of each option does not explain, and the trainings beyond its effects."""
         design = np.hstack([np.ones((len(rows), 1)), *(members[option] for option in options)])
-        effects, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-        return float(((values - design @ effects) ** 2).sum()), len(rows) - int(rank)
+        fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+        return float(((values - design @ fitted) ** 2).sum()), len(rows) - int(rank)
 
     shares = {}
+    unexplained, freedom = left(*members)
     for option, of_values in members.items():
         within, freedom_within = left(option)
-        unexplained, freedom = left(*members)
         noise = unexplained / freedom if freedom else within / freedom_within
         shares[option] = max(0.0, (total - within - (of_values.shape[1] - 1) * noise) / (total + noise))
     return dict(sorted(shares.items(), key=lambda each: -each[1]))

@@ -49,9 +49,8 @@ class WorkerReporter(Reporter):
         trial, value = self.taken.trial, line.get(self.objective, line.get(f"test_{self.objective}"))
         if value is not None:
             self.value = float(value)
-            patiently(
-                lambda: trial.report(value, len(self.lines))
-            )  # counted in evaluations, as Hyperband's brackets are
+            # Counted in evaluations, of which Hyperband's smallest bracket has one.
+            patiently(lambda: trial.report(value, len(self.lines)))
             if line["step"] < self.steps and patiently(trial.should_prune):
                 raise TrialPruned
 
