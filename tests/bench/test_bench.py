@@ -184,6 +184,7 @@ def test_what_a_quick_run_prints(quick):
     assert "| skip, batch 1 | " in readme and "--quick: too hasty to be quoted, by `tinyfcn bench`" in readme
 
 
+@pytest.mark.slow
 def test_what_a_quick_run_writes(quick):
     found = json.loads((quick[1] / "made/bench.json").read_text())
     assert {*found} == {"machine", "steps", "kernels", "growth"}

@@ -166,7 +166,6 @@ def test_version():
 # Training
 
 
-@pytest.mark.slow
 def test_what_training_prints_when_piped(trained):
     _, classifier, fcn = trained
     lines = classifier.stdout.splitlines()
