@@ -94,8 +94,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command line as a reader does, in a folder of its own."""
+    """Runs a command line as a reader does, in a folder of its own, and without a GPU: so the pages show it."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"
     environment.pop("COLUMNS", None)
     return subprocess.run(
         ["bash", "-c", text], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

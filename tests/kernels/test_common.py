@@ -161,7 +161,7 @@ ZOO = {
             "check", RACE, ("partial[threadIdx.x] = mine;", SUM_READS), "racecheck"),
         Bug("only the thread that sums waits at the barrier",
             {"__syncthreads();": "if (threadIdx.x == 0) __syncthreads();"},
-            "trap", "of 64 threads 1 waits at __syncthreads", ("== 0) __syncthreads();",), "synccheck"),
+            "trap", "of 64 threads 1 waits at __syncthreads", ("== 0) __syncthreads();",)),
         Bug("the sum reads past the end of shared memory", {"thread < SUM_THREADS": "thread <= SUM_THREADS"},
             "trap", "the index 64 of an array of type 'float [64]'", (SUM_READS,), "memcheck"),
         Bug("all threads write their parts to the same element", {"partial[threadIdx.x] = mine": "partial[0] = mine"},

@@ -325,7 +325,7 @@ ZOO = {
             "check", RACE, ("dweight[blockIdx.x] = total;",)),
         Bug("threads without a position return before the barrier of the sum",
             {"float sum = 0.0f;": "if (threadIdx.x >= N * OH * OW) return;\nfloat sum = 0.0f;"},
-            "trap", "have exited", ("__syncthreads();  // until every thread",), "synccheck"),
+            "trap", "have exited", ("__syncthreads();  // until every thread",)),
     ],
     "conv2d_backward_bias_naive": [
         Bug("the sum is written by a thread that does not exist", {"threadIdx.x == 0": "threadIdx.x == SUM_THREADS"},

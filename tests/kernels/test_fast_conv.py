@@ -490,7 +490,7 @@ ZOO = {
             {"if (split > 0)": ""},
             "trap", "the index -", ("parts[((split - 1) * COUNT + k)",), "memcheck"),
         Bug("only the other splits wait", {"__syncthreads();": "if (split > 0) __syncthreads();"},
-            "trap", "have exited", ("__syncthreads();  // until the other splits",), "synccheck"),
+            "trap", "have exited", ("__syncthreads();  // until the other splits",)),
     ],
     "store_row": [
         Bug("float4 stores to rows that are not aligned", {" && left % 4 == 0 && width % 4 == 0": ""},
@@ -538,7 +538,7 @@ ZOO = {
              """if (n >= N || h < 0 || h >= H) return;
     reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);
     if (split > 0) return;"""},
-            "trap", "have exited", ("__syncthreads();  // until the other splits",), "synccheck"),
+            "trap", "have exited", ("__syncthreads();  // until the other splits",)),
         Bug("no thread waits until all channels are loaded",
             {"__syncthreads();  // until all threads have loaded": "// until all threads have loaded"},
             "check", RACE, ("*to = is_there ? *from : 0.0f;",), "racecheck"),

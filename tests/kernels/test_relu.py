@@ -117,7 +117,7 @@ ZOO = {
     tile[threadIdx.x] = x[element];
     __syncthreads();  // for the tile""",
              "x[element] < 0.0f ? 0.0f : x[element]": "fmaxf(tile[threadIdx.x], 0.0f)"},
-            "trap", "wait at __syncthreads", ("__syncthreads();  // for the tile",), "synccheck"),
+            "trap", "wait at __syncthreads", ("__syncthreads();  // for the tile",)),
         Bug("the launch gives no dynamic shared memory",
             {"if (element >= count) return;": "extern __shared__ float tile[];\nif (element >= count) return;",
              "y[element] = x[element]": "tile[threadIdx.x] = x[element];\n    y[element] = tile[threadIdx.x]"},

@@ -426,7 +426,7 @@ ZOO = {
             "check", OUTSIDE, ("const int label = labels[position];",), "memcheck"),
         Bug("threads without a position return before the shuffles",
             {"float mine = 0.0f;": "if (thread_number() >= positions) return;\nfloat mine = 0.0f;"},
-            "trap", "wait at __shfl_down_sync", ("mine += __shfl_down_sync",), "synccheck"),
+            "trap", "wait at __shfl_down_sync", ("mine += __shfl_down_sync",)),
         Bug("the shuffles are in a branch that ignored positions do not take",
             {"mine += loss_and_gradient<K>(logit, dlogit, label, ignore_index, unlabelled, positions);": """
         float loss = loss_and_gradient<K>(logit, dlogit, label, ignore_index, unlabelled, positions);
@@ -443,7 +443,7 @@ ZOO = {
         Bug("lanes without a part read one", {"part < count ? parts[part] : 0.0f": "parts[part]"},
             "check", OUTSIDE, ("sum += parts[part]",), "memcheck"),
         Bug("only lanes with a part shuffle", {"for (int distance": "if (threadIdx.x < count)\nfor (int distance"},
-            "trap", "wait at __shfl_down_sync", ("sum += __shfl_down_sync",), "synccheck"),
+            "trap", "wait at __shfl_down_sync", ("sum += __shfl_down_sync",)),
         Bug("all lanes write the sum that only the first one has", {"if (threadIdx.x == 0) loss": "loss"},
             "check", RACE, ("loss[0] = sum;",)),
     ],
