@@ -12,14 +12,15 @@ im2col copies each window into a column of a matrix: weight (O, C*KH*KW) times c
 Chellapilla, Puri & Simard, "High performance convolutional neural networks for document processing" (2006).
 
 A convolution of stride s becomes one of stride 1 if each block of s x s pixels is made one pixel with s * s times as
-many channels (space_to_depth). With that many channels, copying the windows would take longer than the product. So
-nothing is copied: each position of the kernel has a product of its own, with the pixels as they lie in memory.
+many channels (space_to_depth). With so many channels, copying all windows would take longer than the product. So the
+columns of one row of the kernel are copied at a time (forward_by_rows), or none (backward_weight_by_position).
 """
 
 import numpy as np
 
 # Elements of columns copied at a time: so few are still in a core's cache when the product reads them.
 COLUMN_ELEMENTS = 1 << 16
+FEW_ROWS = 100  # of the matrix of columns. With more, copying them takes longer than a product for each position
 
 
 def pad(x: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
@@ -86,13 +87,19 @@ def forward(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.
     kernel = weight.shape[2:]
     out = tuple((length + 2 * padding - size) // stride + 1 for length, size in zip(x.shape[2:], kernel, strict=True))
     x = padded(x, kernel, stride, padding, out)
-    if stride == 1:
-        return forward_by_columns(x, weight)
-    return forward_by_position(space_to_depth(x, stride), space_to_depth(weight, stride))
+    return dense_forward(space_to_depth(x, stride), space_to_depth(weight, stride))
+
+
+def dense_forward(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """y (N, O, OH, OW), with stride 1 and without padding; OH = H - KH + 1."""
+    o, c, kernel_height, kernel_width = weight.shape
+    outputs = (x.shape[2] - kernel_height + 1) * (x.shape[3] - kernel_width + 1)
+    by = forward_by_rows if o < min(c * kernel_width, outputs) else forward_by_columns
+    return by(x, weight)
 
 
 def forward_by_columns(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """y (N, O, OH, OW), with stride 1 and without padding."""
+    """The same sums, as one product with the matrix of columns."""
     o, _, kernel_height, kernel_width = weight.shape
     windows = windows_of(x, kernel_height, kernel_width)
     n, out_height, out_width = windows.shape[3:]
@@ -105,18 +112,35 @@ def forward_by_columns(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return y
 
 
-def forward_by_position(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The same sums, without copies. Rows of y are computed as long as those of x; what lies beyond OW is dropped."""
+def forward_by_rows(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The same sums, row by row of the kernel: its columns are those of the row above it, WIDTH elements further on.
+
+    Rows of y are computed as long as those of x; what lies beyond OW is dropped.
+    """
     n, c, height, width = x.shape
     o, _, kernel_height, kernel_width = weight.shape
     out_height, out_width = height - kernel_height + 1, width - kernel_width + 1
     length = (out_height - 1) * width + out_width
-    x, matrices = x.reshape(n, c, -1), np.ascontiguousarray(weight.transpose(2, 3, 0, 1))
-    y = np.zeros((n, o, out_height * width), x.dtype)
-    for u, v in np.ndindex(kernel_height, kernel_width):
-        start = u * width + v
-        y[:, :, :length] += matrices[u, v] @ x[:, :, start : start + length]
+    matrices = np.ascontiguousarray(weight.transpose(2, 0, 3, 1)).reshape(kernel_height, o, -1)
+    y = np.empty((n, o, out_height * width), x.dtype)
+    for images in parts_of(n, kernel_width * c * height * width):
+        columns = shifted(x[images], kernel_width)
+        part = matrices[0] @ columns[:, :, :length]
+        for u in range(1, kernel_height):
+            part += matrices[u] @ columns[:, :, u * width : u * width + length]
+        y[images, :, :length] = part
     return np.ascontiguousarray(y.reshape(n, o, out_height, width)[..., :out_width])
+
+
+def shifted(x: np.ndarray, count: int) -> np.ndarray:
+    """(N, count * C, H * W - count + 1) from x (N, C, H, W): its elements from the first on, from the second on, ..."""
+    n, c, height, width = x.shape
+    x = x.reshape(n, c, height * width)
+    length = height * width - count + 1
+    shifts = np.empty((n, count, c, length), x.dtype)
+    for first in range(count):
+        shifts[:, first] = x[:, :, first : first + length]
+    return shifts.reshape(n, count * c, length)
 
 
 def backward_input(
@@ -147,7 +171,7 @@ def backward_input(
         phase_width - 1 - first_column,
         last_column - out_width,
     )
-    dx = depth_to_space(forward_by_columns(dout, phases), s)
+    dx = depth_to_space(dense_forward(dout, phases), s)
     top, left = padding - first_row * s, padding - first_column * s
     return np.ascontiguousarray(dx[:, :, top : top + height, left : left + width])
 
@@ -156,11 +180,10 @@ def backward_weight(
     dout: np.ndarray, x: np.ndarray, kernel_height: int, kernel_width: int, stride: int, padding: int
 ) -> np.ndarray:
     """dweight (O, C, KH, KW)."""
-    x = padded(x, (kernel_height, kernel_width), stride, padding, dout.shape[2:])
-    if stride == 1:
-        return backward_weight_by_columns(dout, x)
-    dblocks = backward_weight_by_position(dout, space_to_depth(x, stride))
-    return depth_to_space(dblocks, stride)[:, :, :kernel_height, :kernel_width]
+    x = space_to_depth(padded(x, (kernel_height, kernel_width), stride, padding, dout.shape[2:]), stride)
+    rows = x.shape[1] * -(-kernel_height // stride) * -(-kernel_width // stride)
+    by = backward_weight_by_columns if rows <= FEW_ROWS else backward_weight_by_position
+    return depth_to_space(by(dout, x), stride)[:, :, :kernel_height, :kernel_width]
 
 
 def backward_weight_by_columns(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -175,14 +198,15 @@ def backward_weight_by_columns(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def backward_weight_by_position(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The same sums, without copies. Zeros make the rows of dout as long as those of x."""
+    """The same sums, a product for each position of the kernel. Zeros make the rows of dout as long as those of x."""
     n, o, out_height, out_width = dout.shape
     c, height, width = x.shape[1:]
     length = (out_height - 1) * width + out_width
     dout = pad(dout, 0, 0, 0, width - out_width).reshape(n, o, -1)[:, :, :length]
+    dout = np.ascontiguousarray(dout.transpose(0, 2, 1))  # every product reads it in this order
     x = x.reshape(n, c, -1)
-    total = np.empty((height - out_height + 1, width - out_width + 1, o, c), x.dtype)
+    total = np.empty((height - out_height + 1, width - out_width + 1, c, o), x.dtype)
     for u, v in np.ndindex(total.shape[:2]):
         start = u * width + v
-        total[u, v] = (dout @ x[:, :, start : start + length].transpose(0, 2, 1)).sum(axis=0)
-    return total.transpose(2, 3, 0, 1)
+        total[u, v] = (x[:, :, start : start + length] @ dout).sum(axis=0)
+    return total.transpose(3, 2, 0, 1)
