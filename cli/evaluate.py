@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from tinyfcn.cli.options import FOLDER, PATH, data_options, device_option
+from tinyfcn.cli.status import status
 from tinyfcn.images import class_names
 from tinyfcn.training import evaluate_run
 
@@ -32,7 +33,8 @@ def evaluate(run: Path, as_json: bool, m2nist: Path | None, dataset: str, data_d
     tinyfcn evaluate runs/fcn-1 --json
     tinyfcn evaluate runs/fcn-1 --m2nist DIR
     """
-    result = evaluate_run(run, device, dataset, data_dir, m2nist)
+    with status(f"{run} reads the test images"):
+        result = evaluate_run(run, device, dataset, data_dir, m2nist)
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -228,7 +228,8 @@ def _show_counts(verdict: Verdict) -> None:
 def _say_next(folder: Folder) -> None:
     following = folder.next()
     done = "all exercises have passed; tinyfcn ladder goes on from here"
-    click.echo(f"next: {folder.command(f'start {following.number}')}" if following else done)
+    verb = "check" if following in folder.started() else "start"
+    click.echo(f"next: {folder.command(f'{verb} {following.number}')}" if following else done)
 
 
 def _watch(chosen: Exercise, folder: Folder, device: str) -> None:

@@ -9,6 +9,7 @@ import click
 
 from tinyfcn.checks.sanitize import counted
 from tinyfcn.cli.options import Whole
+from tinyfcn.cli.status import status
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.errors import KernelError
@@ -189,7 +190,8 @@ def _output(name: str, which: str | None, fast: bool, stride: int | None) -> Out
     operation = _operation(name)
     click.echo(f"the example of {operation} runs on the emulator", err=True)
     try:
-        found = outputs(name, fast, stride)
+        with status("its kernels are compiled, if they are not yet"):
+            found = outputs(name, fast, stride)
     except NoSuchElement as error:
         raise click.UsageError(str(error)) from None
     if which is None and found:

@@ -12,6 +12,7 @@ from tinyfcn.bench.report import in_words
 from tinyfcn.bench.timing import Run, TimeBudget, gpu_clock, in_turn
 from tinyfcn.checks.profile import COUNTED
 from tinyfcn.cli.options import Whole
+from tinyfcn.cli.status import status
 from tinyfcn.cli.tables import print_rows, show, table
 from tinyfcn.devices import cuda, nvrtc
 from tinyfcn.devices.kernel_source import KERNELS
@@ -51,7 +52,12 @@ def ladder(name: str | None, number: int | None, arch: str) -> None:
         _show_difference(steps)
     sizes = ", ".join(f"{size} {value}" for size, value in LADDER[name].layer.items())
     click.echo(f"\n{name} of {sizes}")
-    _show_counts([(step, counts(step, arch)) for step in steps], arch)
+    with status("") as line:
+        found = []
+        for step in steps:
+            line.update(f"rung {step.number} is compiled and counted")
+            found.append((step, counts(step, arch)))
+    _show_counts(found, arch)
     if cuda.why_not() is None:
         click.echo(f"\nmedian times of a launch graph on {gpu()[0]}")
         print_rows([{"rung>": who, "time>": in_words(seconds)} for who, seconds in _times(steps).items()])
@@ -71,7 +77,8 @@ def _show_difference(steps: list[Rung]) -> None:
     if is_terminal(sys.stdout):
         from rich.syntax import Syntax  # which takes its time
 
-        Console().print(Syntax(text, "diff" if before else "cuda", theme="ansi_light", background_color="default"))
+        code = Syntax("", "diff" if before else "cuda", theme="ansi_light", background_color="default").highlight(text)
+        Console().print(code, soft_wrap=True, end="")  # the terminal wraps a long line; as a Syntax, rich would cut it
     else:
         click.echo(text)
 

@@ -30,6 +30,7 @@ from tinyfcn.checks.profile import (
 from tinyfcn.cli.check import calls_of, own_file_options
 from tinyfcn.cli.options import FILE, Whole, was_given
 from tinyfcn.cli.sanitize import expect_known
+from tinyfcn.cli.status import status
 from tinyfcn.cli.tables import print_rows, show, table
 from tinyfcn.devices import kernel_source, nvrtc, sass
 from tinyfcn.devices.emulator.profile import EVERY_BLOCK, LANES, SAMPLE, SECTOR, Requests, Sample
@@ -128,7 +129,8 @@ def profile(
         calls = calls_of(Path(str(name)), cases, kernel, launch)
         profiled = [*_each(profile_calls(Path(str(name)), calls, sample), show_each)]
     else:
-        parts = _parts(name, design, batch, layer)
+        with status(f"a step of {design} runs, which tells its launches"):
+            parts = _parts(name, design, batch, layer)
         if against not in (None, "naive"):
             parts = _of_ladder(name, parts, design)
         profiled = [*_each(_profiles(name, parts, naive, sample), show_each)]
@@ -155,7 +157,8 @@ def profile(
         _draw(profiled, draw, out)
     sums: dict[str, Any] = dict(total(profiled))
     if step:
-        graph = launches_of_step(Task(design, batch))
+        with status("the step is recorded as a graph"):
+            graph = launches_of_step(Task(design, batch))
         sums |= {"graph_nodes": len(graph), "graph_chain": chain(graph)}
         counted = [each.instructions for each in profiled if each.instructions is not None]
         sums["instructions"] = round(sum(counted)) if counted else None
@@ -202,7 +205,8 @@ def _profiles(name: str | None, parts: list[Part], naive: bool, sample: Sample) 
     if not parts:
         yield from profile_operation(str(name), naive, sample)
     if not naive:
-        compile_parts(parts)
+        with status("the kernels are compiled"):
+            compile_parts(parts)
     for number, part in enumerate(parts, 1):
         click.echo(f"{number} of {len(parts)}: {part}", err=True)
         yield from profile_part(part, naive, sample)

@@ -12,6 +12,7 @@ from tinyfcn.environment import is_terminal
 
 WIDTH = 140  # in a file or a pipe, which have no width
 MIN_WIDTH = 40  # COLUMNS may be 0
+MAX_OVER = 1.4  # a table that is wider by more than this, in terminals, has too many broken lines
 
 
 def table(*columns: str) -> Table:
@@ -23,15 +24,25 @@ def table(*columns: str) -> Table:
 
 
 def show(filled: Table) -> None:
-    """Prints a table. Where it is wider than the terminal: each row as a paragraph, so that nothing is cut."""
+    """Prints a table. Where it is wider than the terminal: with lines broken between words, or where that would
+    break too many, each row as a paragraph, so that nothing is cut."""
     console = Console(highlight=False, width=None if is_terminal(sys.stdout) else WIDTH)
     console.width = max(console.width, MIN_WIDTH)
-    if console.measure(filled, options=console.options.update(width=sys.maxsize)).maximum <= console.width:
+    needed = console.measure(filled, options=console.options.update(width=sys.maxsize)).maximum
+    if needed <= console.width or (needed <= MAX_OVER * console.width and _has_all_words(filled, console)):
         return console.print(filled)
     rest = filled.columns[1:]
     for name, *cells in zip(*(column.cells for column in filled.columns), strict=True):
         words = [f"{column.header} {cell}".strip() for column, cell in zip(rest, cells, strict=True) if cell]
         console.print(f"[bold]{name}[/]", Padding("; ".join(words), (0, 0, 0, 2)), sep="\n")
+
+
+def _has_all_words(filled: Table, console: Console) -> bool:
+    """Whether each word of a table is printed whole: rich cuts words where it has made a column too narrow."""
+    with console.capture() as captured:
+        console.print(filled)
+    cells = (str(cell) for column in filled.columns for cell in (column.header, *column.cells))
+    return all(word in captured.get() for cell in cells for word in cell.split())
 
 
 def print_rows(rows: Sequence[Mapping[str, str]]) -> None:

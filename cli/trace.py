@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyfcn.cli.options import FILE, FOLDER, PATH, device_option, invert_option
 from tinyfcn.cli.predict import read
+from tinyfcn.cli.status import status
 from tinyfcn.cli.tables import show, table
 from tinyfcn.environment import print_notice
 from tinyfcn.errors import DataError
@@ -103,7 +104,8 @@ def trace(
     if gradients:
         found["gradients"] = _show_gradients(traced, example)
     if maps is not None:
-        found["maps"] = _draw(traced, maps, pixels, position, spread)
+        with status("figures are drawn"):
+            found["maps"] = _draw(traced, maps, pixels, position, spread)
     if json_file is not None:
         with new_file(json_file, "name another file with --json") as file:
             file.write((json.dumps(found, indent=1) + "\n").encode())

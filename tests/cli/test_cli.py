@@ -562,6 +562,22 @@ def test_a_table_is_never_cut(monkeypatch, capsys, columns):
         assert lines == ["softmax_cross_entropy", *wrapped] * 2
 
 
+def test_a_table_that_is_a_little_wider_than_the_terminal_breaks_lines_between_words(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "48")
+    monkeypatch.setattr("tinyfcn.cli.tables.is_terminal", lambda stream: True)
+    table = tables.table("rung>", "idea", "global requests>", "registers>")
+    table.add_row("5", "The weights in shared memory too", "0.066", "40")
+    tables.show(table)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["global"],
+        ["rung", "idea", "requests", "registers"],
+        ["5", "The", "weights", "in", "0.066", "40"],
+        ["shared", "memory"],
+        ["too"],
+    ]
+
+
 # Home folders
 
 

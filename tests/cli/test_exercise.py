@@ -59,6 +59,7 @@ def test_from_the_start_to_the_next_exercise() -> None:
     assert right.endswith("next: tinyfcn exercise start 2\n")
     assert re.search(r"^ 1  The guard +5  passed$", run("list").stdout, re.MULTILINE)
     assert "Exercise 2: " in run("start").stdout
+    assert run("list").stdout.endswith("next: tinyfcn exercise check 2\n")
     assert re.search(r"^ 2  From .* 10  started$", run("list").stdout, re.MULTILINE)
 
 
@@ -104,7 +105,7 @@ def test_another_folder_is_named_in_the_commands(tmp_path: Path) -> None:
         shown = run(*words, "--folder", tmp_path / "my own").stdout
         assert f"tinyfcn exercise check {number} --folder '{tmp_path}/my own'" in shown
     assert (
-        f"next: tinyfcn exercise start 1 --folder '{tmp_path}/my own'"
+        f"next: tinyfcn exercise check 1 --folder '{tmp_path}/my own'"
         in run("list", "--folder", tmp_path / "my own").stdout
     )
     assert not Path("my_exercises").exists()

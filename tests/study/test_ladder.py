@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -207,6 +208,17 @@ def test_the_command_lists_and_shows_a_difference():
     assert re.search(r"^ +2  A tree .* 0\.017", shown.output, re.MULTILINE)
     first = CliRunner().invoke(main, ["ladder", "mean_loss", "1"])
     assert first.output.startswith("// One thread adds up all.")
+    assert not shown.stderr
+
+
+def test_on_a_terminal_no_line_of_the_code_is_cut_and_a_line_moves(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    for name in ("ladder", "tables", "status"):
+        monkeypatch.setattr(f"tinyfcn.cli.{name}.is_terminal", lambda stream: True)
+    shown = CliRunner().invoke(main, ["ladder", "mean_loss", "1"])
+    plain = click.unstyle(shown.stdout)
+    assert plain.startswith((LADDERS / "mean_loss" / "1_one_thread.cu").read_text(encoding="utf-8"))
+    assert "rung 1 is compiled and counted" in click.unstyle(shown.stderr)
 
 
 @pytest.mark.parametrize(
