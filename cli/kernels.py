@@ -217,7 +217,8 @@ def _show_element(found: Element, everything: bool) -> None:
     )
     grid, threads = _sizes(launch.grid), _sizes(launch.block)
     shape = "x".join(map(str, output.values.shape))
-    _say(f"The launch: grid {grid}, block {threads}. {output.name} has {shape} elements.")
+    elements = "1 element" if output.values.size == 1 else f"{shape} elements"
+    _say(f"The launch: grid {grid}, block {threads}. {output.name} has {elements}.")
     if output.parameter != output.name:
         _say(f"{kernel.name} calls this array {output.parameter}.")
     if found.explained:

@@ -227,6 +227,40 @@ def test_another_mistake_draws_no_sentence(folder: Folder) -> None:
     assert re.match(r"mean\[0\] is \S+, should be \S+: stored by mean_of at 10_order\.cu:\d+", found.message)
 
 
+@pytest.mark.parametrize(
+    ("number", "right", "wrong", "stage"),
+    [
+        (2, "(OW * OH * O);", "(OW * OH * O) % C;", "results"),
+        (4, "int best = i * stride * W + j * stride;\n    float largest = plane[best];",
+         "int best = 0;\n    float largest = -INFINITY;", "results"),
+        (11, "for (int v = (w + padding) % stride; v < KW; v += stride) {",
+         "for (int v = 0; v < KW; ++v) {\n                if ((w + padding - v) % stride != 0) continue;", "counters"),
+        (14, "n = position / (OW * OH);", "n = position / (OW * OH) % O;", "results"),
+    ],
+    ids=["images modulo channels", "infinity wins no window", "half of the loops", "images modulo outputs"],
+)  # fmt: skip
+def test_what_is_nearly_right_does_not_pass(number: int, right: str, wrong: str, stage: str, folder: Folder) -> None:
+    each = exercise(number)
+    assert right in each.solution
+    found = verdict(folder, each, each.solution.replace(right, wrong))
+    assert (found.stage, found.mistake) == (stage, None), found.message
+
+
+def test_a_tree_is_one_that_shares_the_work(folder: Folder) -> None:
+    """In whichever order; but one thread that adds up all is right, and no tree."""
+    each = exercise(8)
+    alone = "__syncthreads();\nif (t == 0)\n    for (int k = 1; k < blockDim.x; ++k) sums[0] += sums[k];\n"
+    found = verdict(folder, each, each.filled(alone))
+    assert (found.stage, found.mistake) == ("counters", None)
+    assert re.fullmatch(r"the results are right; requests to shared memory: \S+, expected at most \S+", found.message)
+    neighbours_first = """
+for (int step = 1; step < blockDim.x; step *= 2) {
+    __syncthreads();
+    if (t % (2 * step) == 0 && t + step < blockDim.x) sums[t] += sums[t + step];
+}"""
+    assert verdict(folder, each, each.filled(neighbours_first)).passed
+
+
 def test_another_waste_draws_no_sentence(folder: Folder) -> None:
     """Some of the mistakes that it is compared with cannot be counted: they read out of bounds."""
     each = exercise(11)
@@ -408,7 +442,7 @@ def test_training_wants_the_other_two(folder: Folder, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(exercise_check, "train", learn_little)
     found = check(each, folder, "emulator", lambda line: None)
-    assert found.message == "the classifier names 50% of the digits, expected more than 60%"
+    assert found.message == "the classifier names 50.0% of the digits, expected more than 60%"
     assert given == [folder.file(other) for other in (padding, dx, each)]
 
 
