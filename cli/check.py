@@ -16,6 +16,7 @@ from tinyfcn.checks.sanitize import NEVER_LAUNCHED, check_after_edit, counted
 from tinyfcn.checks.watched import launches_of
 from tinyfcn.cli.options import FILE, Whole
 from tinyfcn.cli.sanitize import echo_conflicts, echo_findings, expect_known, progress
+from tinyfcn.cli.status import status
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import DeviceError, KernelError
@@ -118,7 +119,8 @@ def _is_right(operation: str, seeds: int) -> bool:
     cases = gradcheck.cases(operation)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(_ask_nvrtc, operation)  # beside the emulator
-        verdicts = [each for case in cases for each in gradcheck.check_differences(case, on("cpu"))]
+        with status(f"{operation}: finite differences of the reference"):
+            verdicts = [each for case in cases for each in gradcheck.check_differences(case, on("cpu"))]
         report = check_after_edit(operation, range(seeds), KERNELS, progress(operation))
         refused, nvrtc_says = asked.result()
     kernels = {
@@ -157,7 +159,8 @@ def calls_of(file: Path, cases: Path | None, kernel: str | None, launch: dict[st
 def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launch: dict[str, Any]) -> bool:
     """Checks a person's own file and prints what was found."""
     calls = calls_of(file, cases, kernel, launch)
-    outcome = own_file.check_calls(file, calls)
+    with status(f"{file.name} is compiled and run"):
+        outcome = own_file.check_calls(file, calls)
     instances = {call.kernel: own_file.instance(file, call) for call in calls}
     refused, nvrtc_says = _compiled(file.stem, file, [each for each in instances.values() if each])
     if refused and kernel_source.source(file.stem, file).includes:

@@ -7,6 +7,7 @@ import numpy as np
 
 from tinyfcn.checks.gradcheck import TOLERANCES, check_all
 from tinyfcn.checks.pieces import cases_of, missing, operations, still_missing, unknown
+from tinyfcn.cli.status import status
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.operations import DEVICE_NAMES, on
@@ -51,7 +52,11 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
             f"not {device}: leave out --device"
         )
     ops = Operations(Emulator(precision="double")) if precision == "double" else on(device)
-    verdicts = list(check_all(operation, ops))
+    verdicts = []
+    with status("the kernels are compiled") as line:
+        for verdict in check_all(operation, ops):
+            verdicts.append(verdict)
+            line.update(f"{len(verdicts)} checks, now {verdict.operation}")
     if not verdicts:
         raise click.UsageError(f"{operation} has only kernels to check, and the {device} runs none: leave out --device")
     rows = table("operation", "", "result", "against", "device", "relative error>", "verdict")
@@ -63,10 +68,10 @@ def gradcheck(operation: str | None, device: str, precision: str) -> None:
             where += ", double"
         rows.add_row(verdict.operation, verdict.detail, verdict.result, against, where, f"{verdict.error:.1e}", passed)
     show(rows)
-    for line in dict.fromkeys(
+    for problem in dict.fromkeys(
         f"{verdict.operation} {verdict.detail}".strip() + f": {verdict.where}" for verdict in verdicts if verdict.where
     ):
-        click.echo(line)
+        click.echo(problem)
     failed = sum(not verdict.passed for verdict in verdicts)
     click.echo(f"{len(verdicts)} checks, {failed} wrong")
     if operation is not None and missing(operation):

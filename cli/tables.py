@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from tinyfcn.environment import is_terminal
 
@@ -28,6 +29,8 @@ def show(filled: Table) -> None:
     break too many, each row as a paragraph, so that nothing is cut."""
     console = Console(highlight=False, width=None if is_terminal(sys.stdout) else WIDTH)
     console.width = max(console.width, MIN_WIDTH)
+    for column in filled.columns:  # of one word a cell: rich would cut it, not break it
+        column.no_wrap = not any(" " in str(cell) for cell in column.cells)
     needed = console.measure(filled, options=console.options.update(width=sys.maxsize)).maximum
     if needed <= console.width or (needed <= MAX_OVER * console.width and _has_all_words(filled, console)):
         return console.print(filled)
@@ -41,8 +44,10 @@ def _has_all_words(filled: Table, console: Console) -> bool:
     """Whether each word of a table is printed whole: rich cuts words where it has made a column too narrow."""
     with console.capture() as captured:
         console.print(filled)
-    cells = (str(cell) for column in filled.columns for cell in (column.header, *column.cells))
-    return all(word in captured.get() for cell in cells for word in cell.split())
+    printed = Text.from_ansi(captured.get()).plain
+    cells = (cell for column in filled.columns for cell in (column.header, *column.cells))
+    plain = (Text.from_markup(cell).plain if isinstance(cell, str) else str(cell) for cell in cells)
+    return all(word in printed for cell in plain for word in cell.split())
 
 
 def print_rows(rows: Sequence[Mapping[str, str]]) -> None:
