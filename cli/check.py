@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,15 @@ def _is_right(operation: str, seeds: int) -> bool:
     cases = gradcheck.cases(operation)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(_ask_nvrtc, operation)  # beside the emulator
-        with status(f"{operation}: finite differences of the reference"):
+        with status(f"{operation}: finite differences of the reference") as line:
             verdicts = [each for case in cases for each in gradcheck.check_differences(case, on("cpu"))]
-        report = check_after_edit(operation, range(seeds), KERNELS, progress(operation))
+
+            def bar(numbers: Sequence[int]) -> Iterable[int]:
+                line.stop()
+                return progress(operation)(numbers)
+
+            line.update(f"{operation}: the kernels are compiled, and run on fixed shapes")
+            report = check_after_edit(operation, range(seeds), KERNELS, bar)
         refused, nvrtc_says = asked.result()
     kernels = {
         kernel: report.verdict(kernel)

@@ -117,7 +117,8 @@ def learning_curves(
                     marker = "." if len(steps) < 15 else ""
                     if steps:
                         text = f"{label}  {values[-1]:.3f}"
-                        axes.plot(steps, values, marker=marker, c=colour, lw=width, zorder=above, label=text)
+                        style: dict[str, Any] = {"marker": marker, "c": colour, "lw": width, "zorder": above}
+                        axes.plot(steps, values, label=text, clip_on=False, **style)  # a point at 1 is drawn whole
             axes.set_title(" and ".join(map(_in_words, keys)))
             axes.set_xlabel("training step")
             axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
@@ -411,12 +412,11 @@ def effective_field(
     height, width = image.shape
     size = max(1, min(20, 1640 // (2 * width)))
     step, top = max(size * width, 520) + 60, HEADER + 60
-    page = (2 * step + 2 * MARGIN - 60, top + size * height + 130)
+    page = (2 * step + 2 * MARGIN - 60, top + size * height + 150)
     with new_page(path, max(page[0], 1100), page[1], title, note) as figure:
         others, told = gradient.copy(), "the gradient of the logit by each pixel"
         if pixel is not None:
             others[pixel] = 0
-            told += f", {short(gradient[pixel])} by its own"
         panels = {"the image": image / 255, told: _rooted(gradient, others)}
         for number, (name, panel) in enumerate(panels.items()):
             x = MARGIN + number * step
@@ -434,6 +434,9 @@ def effective_field(
         y = top + size * height + 24
         for number, (name, colour) in enumerate(zip(boxes, BOXES, strict=False)):
             _words(figure, MARGIN, y + 36 * number, f"▢  {name}", color=colour, weight="bold")
+        if pixel is not None:
+            own = f"white frame: the pixel itself, gradient {short(gradient[pixel])}"
+            _words(figure, MARGIN, y + 36 * len(boxes), own, color=GREY)
         ends = np.array([min(float(others.min()), 0), max(float(others.max()), 0)])
         _scale(figure, y, ends, _rooted, MARGIN + step)
     return Path(path)

@@ -83,6 +83,15 @@ def test_learning_curves_are_drawn(records, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["curves.png"]
 
 
+def test_a_point_at_the_upper_end_is_drawn_whole(tmp_path):
+    def blue_pixels(value):
+        path = figures.learning_curves(tmp_path / f"{value}.png", lines([1, 2, 3], test_accuracy=lambda step: value))
+        right = pixels(path)[:, 1020:].astype(int)
+        return (np.abs(right - [0x0B, 0x62, 0xA8]).max(axis=-1) < 8).sum()
+
+    assert blue_pixels(1.0) > 0.95 * blue_pixels(0.99)
+
+
 def test_learning_curves_without_a_metric_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"digit_miou.*nothing to draw"):
         figures.learning_curves(tmp_path / "curves.png", [])
