@@ -204,7 +204,7 @@ def _profiles(name: str | None, parts: list[Part], naive: bool, sample: Sample) 
     """The launches of the parts; of the operation on random inputs if there are none."""
     if not parts:
         yield from profile_operation(str(name), naive, sample)
-    if not naive:
+    elif not naive:
         with status("the kernels are compiled"):
             compile_parts(parts)
     for number, part in enumerate(parts, 1):

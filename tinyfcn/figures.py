@@ -331,7 +331,7 @@ def memory(path: str | Path, title: str, note: str, rows: Sequence[tuple[str, Se
     rows: a label and 32 cells, each with the lanes that want the word, or None where nothing is fetched. In shared
     memory a row is a wavefront, and a column a bank. In global memory a row is 128 bytes, of four sectors.
     """
-    size, left = 46, 190
+    size, left = 46, 225
     height = HEADER + 50 + len(rows) * size + 110
     with new_page(path, left + 32 * size + MARGIN, height, title, note) as figure:
         axes = add_axes(figure, left, HEADER + 50, 32 * size, len(rows) * size)
@@ -357,11 +357,12 @@ def memory(path: str | Path, title: str, note: str, rows: Sequence[tuple[str, Se
             axes.text(x + 0.5 * shared, -0.15, where, ha="center" if shared else "left", fontsize=9, color=GREY)
         axes.text(-0.3, -0.15, "wavefront \\ bank" if shared else "byte", ha="right", fontsize=9, color=GREY)
         below = HEADER + 50 + len(rows) * size + 40
-        told = "A number is a lane; 4+3 is lane 4 and 3 more that want the same word. "
+        is_shared_word = any(lanes and len(lanes) > 1 for _, cells in rows for lanes in cells)
+        told = "A number is a lane" + "; 4+3 is lane 4 and 3 more that want the same word" * is_shared_word
         told += (
-            "Each row takes a turn: a bank gives one word."
+            ". Each row takes a turn: a bank gives one word."
             if shared
-            else "Pale red: fetched with its sector, wanted by nobody."
+            else ". Pale red: fetched with its sector, wanted by nobody."
         )
         _words(figure, MARGIN, below, told, color=GREY)
     return Path(path)
