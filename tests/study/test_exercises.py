@@ -232,12 +232,15 @@ def test_another_mistake_draws_no_sentence(folder: Folder) -> None:
     [
         (2, "(OW * OH * O);", "(OW * OH * O) % C;", "results"),
         (4, "int best = i * stride * W + j * stride;\n    float largest = plane[best];",
-         "int best = 0;\n    float largest = -INFINITY;", "results"),
+         "int best = 0;\n    float largest = -3.4e38f;", "results"),
+        (4, "(i * stride + u) * W + j * stride + v", "(i * stride + u) * W + j * 2 + v", "results"),
+        (14, "i = position / OW % OH", "i = position * OW % OH", "results"),
         (11, "for (int v = (w + padding) % stride; v < KW; v += stride) {",
          "for (int v = 0; v < KW; ++v) {\n                if ((w + padding - v) % stride != 0) continue;", "counters"),
         (14, "n = position / (OW * OH);", "n = position / (OW * OH) % O;", "results"),
     ],
-    ids=["images modulo channels", "infinity wins no window", "half of the loops", "images modulo outputs"],
+    ids=["images modulo channels", "infinity wins no window", "one stride", "another permutation", "half of the loops",
+         "images modulo outputs"],
 )  # fmt: skip
 def test_what_is_nearly_right_does_not_pass(number: int, right: str, wrong: str, stage: str, folder: Folder) -> None:
     each = exercise(number)
