@@ -109,7 +109,8 @@ def _list(name: str | None, arch: str) -> None:
         if file not in kernel_source.operations():
             click.echo(f"{file} has no kernel file; it launches kernels of other files")
             return _show_launches(file)
-        found = kernel_rows(file, arch)
+        with status(f"{file}.cu is compiled by NVRTC, if it is not yet"):
+            found = kernel_rows(file, arch)
         chosen = [row for row in found if name in (None, file, row.kernel.name)]
         without |= any(row.resources is None for row in chosen)
         click.echo(f"\n{_wrapped(sentence(file))}" if name is None else _wrapped(sentence(file)))

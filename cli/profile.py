@@ -144,7 +144,8 @@ def profile(
         raise DataError(f"nothing was launched, so nothing is counted: {name} has no calls")
     used: list[dict[str, Any]] | None = None
     try:
-        used = kernel_resources(((each.name, each.launch) for each in profiled), arch, profiled[0].profile.kernels)
+        with status(f"NVRTC compiles the kernels for {arch}"):
+            used = kernel_resources(((each.name, each.launch) for each in profiled), arch, profiled[0].profile.kernels)
         click.echo(f"\nwhat the kernels use, compiled for {arch}")
         print_rows(used_rows(used))
         if sass.nvdisasm():

@@ -28,6 +28,7 @@ from PIL import Image
 
 import tinyfcn
 from tinyfcn.cli import main, tables
+from tinyfcn.cli.status import status
 from tinyfcn.data import read_m2nist
 from tinyfcn.devices.emulator import Emulator, build
 from tinyfcn.devices.kernel_source import KERNELS
@@ -563,6 +564,17 @@ def test_a_table_is_never_cut(monkeypatch, capsys, columns):
         figures = "  against finite differences; error"
         wrapped = [f"{figures} 6.7e-09"] if columns == 50 else [figures, "  6.7e-09"]
         assert lines == ["softmax_cross_entropy", *wrapped] * 2
+
+
+def test_a_status_is_for_a_terminal_alone(monkeypatch, capsys):
+    with status("at work"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("tinyfcn.cli.status.is_terminal", lambda stream: True)
+    with status("at work"):
+        pass
+    printed = capsys.readouterr()
+    assert "at work" in printed.err and not printed.out
 
 
 # Home folders
