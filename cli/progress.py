@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tinyfcn.environment import is_terminal, print_notice
-from tinyfcn.networks import Network
 from tinyfcn.runs import Run
-from tinyfcn.training import Reporter, Trainer
+from tinyfcn.training import ParallelNetwork, Reporter, Trainer
 
 RATE_STEPS = 10  # the speed is averaged over so many reports
 
@@ -82,7 +81,7 @@ class ProgressReporter(Printer, Reporter):
     def __init__(self) -> None:
         super().__init__()
         self.figure = ""
-        self.networks: list[Network] = []
+        self.parallel: ParallelNetwork | None = None  # until its outputs' size is told
         self.recent: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS + 1)
 
     def started(self, run: Run, trainer: Trainer, step: int) -> None:
@@ -95,16 +94,15 @@ class ProgressReporter(Printer, Reporter):
             f"{run.folder}: {network.parameters.size:,} parameters on {device}, {going} of {settings.batch} images"
         )
         self.batch, self.steps = settings.batch, trainer.steps
-        self.networks = trainer.parallel.networks
+        self.parallel = trainer.parallel
         self.recent.append((time.perf_counter(), step))
         self.start_bar(trainer.steps, step, "{task.completed:,.0f}/{task.total:,.0f}", "{task.description}")
 
     def stepped(self, step: int, loss: float) -> None:
         self.recent.append((time.perf_counter(), step))
-        if self.networks:
-            size = sum(network.activation_bytes() for network in self.networks)
-            self.say(f"the layers' outputs take {size / 1e6:.1f} MB")
-            self.networks = []
+        if self.parallel:
+            self.say(f"the layers' outputs take {self.parallel.activation_bytes() / 1e6:.1f} MB")
+            self.parallel = None
         if self.progress and self.task is not None:
             description = f"loss {loss:.4f}  {self.figure}{self._rate():,.0f} images/s"
             self.progress.update(self.task, completed=step, description=description)

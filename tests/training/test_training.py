@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from tinyfcn.training import (
     composed_chunks,
     evaluate_run,
     loop,
+    parallel,
     resume,
     start,
     trainer_of,
@@ -1079,39 +1081,123 @@ def test_composed_chunks_add_up():
 # Threads
 
 
-@pytest.mark.parametrize("threads", [2, 3, 8])
-@pytest.mark.parametrize("design", [Design("classifier"), Design(), FROZEN], ids=lambda design: design.name)
-def test_threads_give_the_gradients_of_the_whole_batch(design, threads):
+@pytest.fixture(params=["processes", "threads"])
+def kind_of_worker(request, monkeypatch):
+    """Both kinds of workers on every system that can fork; a system has one of them."""
+    if request.param == "processes" and sys.platform != "linux":
+        pytest.skip("a fork is not safe here")
+    monkeypatch.setattr(parallel, "FORKS", request.param == "processes")
+    return parallel.Forked if parallel.FORKS else parallel.Threaded
+
+
+def a_batch(design):
+    """x and labels; the count is no multiple of the threads."""
     random = np.random.default_rng(0)
-    ops = tinyfcn.on("cpu")
     count, size = (5, (28, 28)) if design.name == "classifier" else (3, (64, 84))
     x = random.normal(0, 1, (count, 1, *size)).astype(np.float32)
     labels = random.integers(0, design.classes, (count,) if design.name == "classifier" else (count, *size))
-    labels = labels.astype(np.int32)
+    return x, labels.astype(np.int32)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("design", [Design("classifier"), Design(), FROZEN], ids=lambda design: design.name)
+def test_threads_give_the_gradients_of_the_whole_batch(design, threads, kind_of_worker):
+    ops = tinyfcn.on("cpu")
+    x, labels = a_batch(design)
     results = []
-    for parallel in (ParallelNetwork(design.build(ops), n) for n in (1, threads)):
-        loss = parallel.gradients(x, labels, 3, "softmax")
-        results.append((loss, parallel.network.gradients))
+    for parallel_network in (ParallelNetwork(design.build(ops), n) for n in (1, threads)):
+        loss = parallel_network.gradients(x, labels, 3, "softmax")
+        results.append((loss, parallel_network.network.gradients))
+    assert {type(worker) for worker in parallel_network.workers} == {kind_of_worker}
+    assert len(parallel_network.workers) == min(threads, len(x)) - 1
     np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
     difference = np.linalg.norm(results[1][1] - results[0][1]) / np.linalg.norm(results[0][1])
     assert difference < 1e-5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a fork is not safe here")
+def test_processes_and_threads_give_the_same_bits(monkeypatch):
+    """Over steps that change the parameters, which processes have to be told."""
+    found = []
+    for forks in (True, False):
+        monkeypatch.setattr(parallel, "FORKS", forks)
+        network = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 2)
+        for _ in range(3):
+            loss = network.gradients(*a_batch(Design("classifier")), None, "zero")
+            network.network.parameters -= 0.1 * network.network.gradients
+        found.append((loss.tobytes(), network.network.parameters.tobytes()))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(("count", "batch", "threads"), [(10, 3, 1), (10, 3, 2), (10, 3, 8), (0, 3, 2), (4, 4, 3)])
-def test_map_gives_results_in_order(count, batch, threads):
-    parallel = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), threads)
-    parts = parallel.map(lambda network, part: (part.start, part.stop), count, batch)
+def test_map_gives_results_in_order(count, batch, threads, kind_of_worker):
+    network = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), threads)
+    parts = network.map(lambda network, part: (part.start, part.stop), count, batch)
     assert parts == [(first, min(first + batch, count)) for first in range(0, count, batch)]
 
 
-def test_more_threads_than_the_system_gives(monkeypatch):
-    def refuse(pool, *given):
-        raise RuntimeError("can't start new thread")
+def test_an_error_of_a_worker_is_raised(kind_of_worker):
+    def fail(network, part):
+        if part.start:
+            raise TinyfcnError("the second part")
 
+    with pytest.raises(TinyfcnError, match="the second part"):
+        ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 2).map(fail, 2, 1)
+
+
+def test_more_threads_than_the_system_gives(monkeypatch, kind_of_worker):
+    def refuse(*given):
+        raise OSError(11, "Resource temporarily unavailable") if parallel.FORKS else RuntimeError("can't start more")
+
+    monkeypatch.setattr("os.fork", refuse)
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
-    parallel = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 3)
-    with pytest.raises(DeviceError, match=r"3 threads cannot be started \(can't start new thread\): choose fewer"):
-        parallel.map(lambda network, part: None, 5, 1)
+    network = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 3)
+    with pytest.raises(DeviceError, match=r"3 threads cannot be started \(.*(unavailable|more)\): choose fewer"):
+        network.map(lambda network, part: None, 5, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a fork is not safe here")
+def test_signals_do_not_end_a_worker_and_kill_is_one_line():
+    """Ctrl-C, and the end of a terminal or a job, reach all processes: the first one saves the run."""
+    network = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 2)
+    given = *a_batch(Design("classifier")), None, "zero"
+    network.gradients(*given)
+    (worker,) = network.workers
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(worker.pid, number)
+        network.gradients(*given)
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(DeviceError, match="a process of this training was ended: is there memory for as many --thr"):
+        network.gradients(*given)
+    with network.computing():
+        pass
+    with pytest.raises(ChildProcessError):
+        os.waitpid(worker.pid, os.WNOHANG)
+
+
+WITH_WORKERS = """
+import time, numpy as np, tinyfcn
+from tinyfcn.networks import Design
+from tinyfcn.training import ParallelNetwork
+networks = [ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 3) for _ in range(2)]
+for network in networks:
+    network.gradients(np.zeros((3, 1, 28, 28), np.float32), np.zeros(3, np.int32), None, "zero")
+print(*(worker.pid for network in networks for worker in network.workers), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a fork is not safe here")
+def test_workers_end_with_the_process_that_is_killed():
+    process = subprocess.Popen([sys.executable, "-c", WITH_WORKERS], stdout=subprocess.PIPE, text=True)
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 4
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < end, "a worker outlives its training"
+        time.sleep(0.02)
 
 
 def test_available_threads():

@@ -49,7 +49,7 @@ class Plan:
 
 PLANS = {
     "cuda": Plan(TimeBudget(1, 100), TimeBudget(0.2), TimeBudget(0.5)),
-    "cpu": Plan(TimeBudget(10, 60, 0), TimeBudget(0.5), TimeBudget(0.5), batches=(16, 64), scales_batch=4),
+    "cpu": Plan(TimeBudget(10, 60, 0.2), TimeBudget(0.5), TimeBudget(0.5), batches=(16, 64), scales_batch=4),
 }
 HASTE = TimeBudget(0.01, 2, 0)
 QUICK = Plan(HASTE, HASTE, HASTE, (1,), 4, 1, (1, 2), (1, 2), 1)

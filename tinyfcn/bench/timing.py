@@ -1,5 +1,6 @@
 """How long programs take: warmed up, then timed in turn, the median of many turns."""
 
+import time
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ Clock = Callable[[Run, int], float]  # (program, how many runs) -> the seconds o
 
 WARM_UPS, MAX_WARM_UP_SECONDS = 4, 1.0  # before a program is timed; a slow one is warm after fewer
 MIN_TURNS = 5
+REST = 0.02  # seconds: after its last operation PyTorch's threads wait in a loop, for some milliseconds
 
 
 class Timing(TypedDict):
@@ -37,7 +39,8 @@ class TimeBudget:
 
 
 def wall_clock(run: Run, count: int) -> float:
-    """The host's clock, for work that is done when `run` returns."""
+    """The host's clock, for work that is done when `run` returns. Before them, the cores come to rest."""
+    time.sleep(REST)
     return timeit.timeit(run, number=count)
 
 

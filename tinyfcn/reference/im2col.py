@@ -181,8 +181,9 @@ def backward_weight(
 ) -> np.ndarray:
     """dweight (O, C, KH, KW)."""
     x = space_to_depth(padded(x, (kernel_height, kernel_width), stride, padding, dout.shape[2:]), stride)
-    rows = x.shape[1] * -(-kernel_height // stride) * -(-kernel_width // stride)
-    by = backward_weight_by_columns if rows <= FEW_ROWS else backward_weight_by_position
+    o, out_height, out_width = dout.shape[1:]
+    rows = x.shape[1] * (x.shape[2] - out_height + 1) * (x.shape[3] - out_width + 1)
+    by = backward_weight_by_position if rows > FEW_ROWS and o < out_height * out_width else backward_weight_by_columns
     return depth_to_space(by(dout, x), stride)[:, :, :kernel_height, :kernel_width]
 
 
