@@ -170,7 +170,7 @@ def training_options(defaults: type[Settings]) -> Callable[[Command], Command]:
                     "--threads",
                     type=whole("threads"),
                     default=None,
-                    help="Threads of the device cpu. Default: its cores, at most 8.",
+                    help="How many cores of the device cpu compute. Default: all, at most 8.",
                 ),
                 click.option("--out", type=FOLDER, help="The run's folder. Default: the next in runs/."),
                 click.option(
