@@ -24,6 +24,7 @@ from tinyfcn.fields import shown
 from tinyfcn.operations import on
 
 ARCHITECTURE = nvrtc.ARCHITECTURES[0]
+HOST_NAMES = {"INFINITY", "NAN", "HUGE_VALF", "M_PI", "M_E", "M_SQRT2", "RAND_MAX", "uint8_t", "uint32_t", "int64_t"}
 
 
 class WholeNumbers(click.ParamType):
@@ -51,6 +52,9 @@ def own_file_options(command: Callable[..., None]) -> Callable[..., None]:
             callback=lambda context, parameter, text: tuple(each.strip() for each in text.split(",")) if text else (),
             metavar="T[,T]...",
             help="Its template parameters: numbers and types.",
+        ),
+        click.option(
+            "--constant", "constants", multiple=True, metavar="NAME=VALUE", help="What a __constant__ variable holds."
         ),
         click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="A number, or an array's shape."),
         click.option(
@@ -169,11 +173,11 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
         outcome = own_file.check_calls(file, calls)
     instances = {call.kernel: own_file.instance(file, call) for call in calls}
     refused, nvrtc_says = _compiled(file.stem, file, [each for each in instances.values() if each])
-    if refused and kernel_source.source(file.stem, file).includes:
-        refused, nvrtc_says = (
-            False,
-            f"{nvrtc_says}\n    nvcc may compile it, which has the headers that the file includes",
-        )
+    source = kernel_source.source(file.stem, file)
+    if refused and (source.includes or _lacks_only_names_of_the_host(nvrtc_says)):
+        has = "the headers that the file includes" if source.includes else "the host's headers"
+        refused, nvrtc_says = False, f"{nvrtc_says}\n    nvcc may compile it, which has {has}"
+    zeros = [name for name in own_file.constants_of(file) if not any(name in call.constants for call in calls)]
 
     is_right = not (outcome.findings or refused)
     click.echo(f"{file.name}: {'right' if is_right else 'WRONG'}")
@@ -185,10 +189,18 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
     for name, array in outcome.arrays.items():
         bounds = f": from {array.min():g} to {array.max():g}" if array.size else ""
         click.echo(f"    {name} {array.dtype} {array.shape}{bounds}")
+    for name in zeros:
+        click.echo(f"  constants  {name} holds zeros, since the host has to fill it: --constant {name}=random:SHAPE")
     click.echo(f"  NVRTC      {nvrtc_says}")
     for finding in outcome.findings:
         click.echo(f"\n{finding}")
     return is_right
+
+
+def _lacks_only_names_of_the_host(message: str) -> bool:
+    """Whether NVRTC refuses nothing but names such as INFINITY, for which nvcc needs no #include."""
+    undefined = re.findall(r'error: identifier "(\w+)" is undefined', message)
+    return len(undefined) == message.count(": error: ") and {*undefined} <= HOST_NAMES
 
 
 def _ask_nvrtc(operation: str) -> tuple[bool, str]:

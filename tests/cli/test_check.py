@@ -228,6 +228,74 @@ def test_two_calls_share_an_array(saxpy: Path) -> None:
     assert check(str(saxpy)).exit_code == 0
 
 
+FILTER = """__constant__ float c_Kernel[3];
+__global__ void filter(const float* x, float* y) {
+    y[threadIdx.x] = threadIdx.x < 2 ? 0.0f : c_Kernel[0] * x[threadIdx.x] + c_Kernel[2] * x[threadIdx.x - 2];
+}
+"""
+
+
+def test_a_constant_that_the_host_fills(tmp_path: Path) -> None:
+    file = tmp_path / "filter.cu"
+    file.write_text(FILTER)
+    launch = "--block", "8", "--arg", "x=ones:8", "--arg", "y=8"
+    silent = check(str(file), *launch)
+    assert "y float32 (8,): from 0 to 0" in silent.output
+    assert "c_Kernel holds zeros, since the host has to fill it: --constant c_Kernel=random:SHAPE" in silent.output
+    filled = check(str(file), *launch, "--constant", "c_Kernel=range:3")
+    assert "y float32 (8,): from 0 to 2" in filled.output and "holds zeros" not in filled.output
+    for given, message in (
+        ("c_Kernel=range:4", "c_Kernel has 12 bytes, and 16 are given: float32 (4,)"),
+        ("c=range:3", f"no constant c that the host fills in {file}: it has c_Kernel"),
+        ("c_Kernel=empty:3", "c_Kernel=empty:3: a constant takes random:, zeros:, ones: or range:"),
+    ):
+        refused = check(str(file), *launch, "--constant", given)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1) and message in refused.stderr
+
+
+def test_a_constant_in_python_changes_between_calls(tmp_path: Path) -> None:
+    file = tmp_path / "filter.cu"
+    file.write_text(FILTER)
+    file.with_suffix(".py").write_text(
+        "import numpy as np\nfrom tinyfcn.checks.own_file import Call, Empty\n"
+        "def calls(random):\n"
+        "    for factor in (1, 5):\n"
+        "        taps, y = np.arange(3, dtype=np.float32) * factor, np.float32([0, 0, 2, 2]) * factor\n"
+        "        arguments = [np.ones(4, np.float32), Empty(4)]\n"
+        "        yield Call('filter', 1, 4, arguments, {'y': y}, constants={'c_Kernel': taps})\n"
+    )
+    assert "filter.cu: right" in check(str(file)).output
+
+
+def test_names_that_nvcc_knows_without_a_header_are_no_fault(tmp_path: Path) -> None:
+    file = tmp_path / "least.cu"
+    file.write_text("__global__ void least(float* y) { y[0] = INFINITY; }")
+    result = check(str(file), "--arg", "y=1")
+    assert result.exit_code == 0 and "nvcc may compile it, which has the host's headers" in result.output
+    file.write_text("__global__ void least(float* y) { y[0] = INFINITY; std::min(1, 2); }")
+    assert check(str(file), "--arg", "y=1").exit_code == 1
+
+
+def test_kernels_in_a_header_that_is_missing(tmp_path: Path) -> None:
+    file = tmp_path / "main.cu"
+    file.write_text('#include "kernels.cuh"\nint main() { return 0; }\n')
+    message = (
+        f'no kernel in {file}; it may stand in "kernels.cuh", which is not in the folder of the file: put it there'
+    )
+    assert message in check(str(file)).stderr
+
+
+@pytest.mark.parametrize("type_", ["__half", "half", "__half2", "__nv_bfloat16"])
+def test_half_precision_is_named(tmp_path: Path, type_: str) -> None:
+    file = tmp_path / "halves.cu"
+    file.write_text(
+        f"#include <cuda_fp16.h>\n__global__ void copy(const {type_}* x, {type_}* y, unsigned n) {{ *y = *x; }}"
+    )
+    assert "--arg x=1000 --arg y=1000 --arg n=1000" in check(str(file)).stderr
+    refused = check(str(file), "--arg", "x=8", "--arg", "y=8", "--arg", "n=8").stderr
+    assert f"halves.cu:2: {type_}: the emulator computes in float and double, and not in half precision" in refused
+
+
 def test_what_depends_on_the_order_of_threads_is_a_finding(tmp_path: Path) -> None:
     file = tmp_path / "sum.cu"
     file.write_text("__global__ void sum(const float* x, float* y) { atomicAdd(y, x[threadIdx.x]); }")

@@ -28,12 +28,13 @@ from tinyfcn.checks.gradcheck import relative_error
 from tinyfcn.checks.watched import Found, Watched
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import Array, Device
-from tinyfcn.devices.emulator.emulator import ORDERS
+from tinyfcn.devices.emulator.emulator import ORDERS, Emulator
 from tinyfcn.devices.kernel_source import Kernel, Parameter
 from tinyfcn.devices.launch import DTYPES, element_of
 from tinyfcn.errors import DataError, KernelError, in_brief
 
 FUNCTION = "calls"  # in the Python file
+_CONSTANT = re.compile(r"__constant__\s+(?:static\s+)?(\w[\w ]*?)\s+(\w+)\s*(?:\[[^\]]*\]\s*)*;")  # not initialised
 FILLS: dict[str, Callable[[np.random.Generator, tuple[int, ...], np.dtype], np.ndarray]] = {
     "random": lambda random, shape, dtype: (
         random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 10, shape)
@@ -57,7 +58,8 @@ class Call:
     """A launch of a kernel: `grid` blocks of `block` threads, each a number or up to three of them.
 
     arguments: numbers, NumPy arrays (brought to the dtype of the parameter), `Empty`, or None. template: the values of
-    the parameters of a kernel that is a template. expected: what arrays hold afterwards, by the parameters' names, to
+    the parameters of a kernel that is a template. constants: what the host stores before in __constant__ variables, as
+    arrays of their dtypes. expected: what arrays hold afterwards, by the parameters' names, to
     a relative error of `tolerance`, norm(found - expected) / norm(expected).
     """
 
@@ -69,6 +71,7 @@ class Call:
     shared_bytes: int = 0
     template: tuple[Any, ...] = ()
     tolerance: float = 1e-5
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def read_calls(file: Path) -> list[Call]:
@@ -97,8 +100,9 @@ def parse_call(
     arguments: Sequence[str],
     shared_bytes: int = 0,
     template: tuple[str, ...] = (),
+    constants: Sequence[str] = (),
 ) -> Call:
-    """The call that the command line describes; see `parse_argument` for an argument.
+    """The call that the command line describes; see `parse_argument` for an argument, or a constant.
 
     Raises:
         KernelError: there is no such kernel, or more than one to choose from.
@@ -109,7 +113,7 @@ def parse_call(
         (kernel,) = declared
     if kernel not in declared:
         if not declared:
-            raise kernel_source.no_kernel("of any name", file)
+            raise kernel_source.no_kernel(kernel, file)
         wanted = f"no kernel named {kernel}" if kernel else "more than one kernel"
         raise KernelError(f"{file} has {wanted}: choose one of {', '.join(declared)} with --kernel")
     given = dict(each.partition("=")[::2] for each in arguments)
@@ -125,7 +129,27 @@ def parse_call(
     random = np.random.default_rng(0)
     parameters = declared[kernel].instantiated(template).parameters
     values = [parse_argument(parameter, given[parameter.name], random) for parameter in parameters]
-    return Call(kernel, grid, block, values, shared_bytes=shared_bytes, template=template)
+    stored = parse_constants(file, constants, random)
+    return Call(kernel, grid, block, values, shared_bytes=shared_bytes, template=template, constants=stored)
+
+
+def constants_of(file: Path) -> dict[str, Parameter]:
+    """The __constant__ variables that the host has to fill, as if they were parameters."""
+    found = _CONSTANT.findall(kernel_source.source(file.stem, file).text)
+    return {name: Parameter(name, type_, is_array=True, is_const=True) for type_, name in found}
+
+
+def parse_constants(file: Path, given: Sequence[str], random: np.random.Generator) -> dict[str, np.ndarray]:
+    """What the command line stores in __constant__ variables."""
+    declared, stored = constants_of(file), {}
+    for name, _, text in (each.partition("=") for each in given):
+        if name not in declared:
+            raise DataError(f"no constant {name} that the host fills in {file}: it has {', '.join(declared) or 'none'}")
+        value = parse_argument(declared[name], text, random)
+        if isinstance(value, Empty):
+            raise DataError(f"{name}={text}: a constant takes random:, zeros:, ones: or range:")
+        stored[name] = value
+    return stored
 
 
 def parse_argument(parameter: Parameter, text: str, random: np.random.Generator) -> Any:
@@ -167,7 +191,8 @@ def dtype_of(parameter: Parameter, dtypes: Mapping[str, np.dtype] = DTYPES) -> n
 
 def usage(file: Path, kernel: Kernel) -> str:
     """A command that launches a kernel, for a person to fill in."""
-    arguments = (f"--arg {p.name}={'1000' if p.is_array or p.type == 'int' else '1.0'}" for p in kernel.parameters)
+    is_whole = {p.name: p.is_array or np.dtype(dtype_of(p)).kind in "iub" for p in kernel.parameters}
+    arguments = (f"--arg {name}={'1000' if whole else '1.0'}" for name, whole in is_whole.items())
     return f"for example: tinyfcn check {file} --kernel {kernel.name} --grid 4 --block 256 {' '.join(arguments)}"
 
 
@@ -230,6 +255,8 @@ def launch_calls(device: Device, calls: Sequence[Call]) -> Iterator[tuple[Call, 
                 known[id(value)] = _on_device(device, parameter, value)
             arguments.append(known.get(id(value), value) if isinstance(value, (np.ndarray, Empty)) else value)
         arguments += call.arguments[len(arguments) :]  # too many: the launch says so
+        if isinstance(device, Emulator):
+            device.constants = dict(call.constants)
         try:
             device.launch(call.kernel, call.grid, call.block, arguments, call.shared_bytes, call.template)
         except (TypeError, ValueError) as error:

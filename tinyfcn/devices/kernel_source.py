@@ -250,12 +250,16 @@ def unread(folder: Path = KERNELS) -> list[str]:
     return [*reasons]
 
 
-def no_kernel(name: str, folder: Path = KERNELS) -> KernelError:
-    """The error for a name that no kernel of the folder has."""
+def no_kernel(name: str | None, folder: Path = KERNELS) -> KernelError:
+    """The error for a name that no kernel of the folder has, or for a folder without any kernel."""
     reasons = "; ".join(unread(folder))
     may_be = f"; it may stand in a file that cannot be read: {reasons}" if reasons else ""
     files = folder if folder.is_file() else folder / "*.cu"
-    return KernelError(f"no kernel named {name} in {files}{may_be}")
+    includes = source(folder.stem, folder).includes if folder.is_file() else []
+    if left_out := [each.name for each in includes if each.is_quoted]:
+        may_be = f'; it may stand in "{left_out[0]}", which is not in the folder of the file: put it there'
+    named = f" named {name}" if name else ""
+    return KernelError(f"no kernel{named} in {files}{may_be}")
 
 
 def text_of(path: Path) -> str:

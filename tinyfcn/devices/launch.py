@@ -19,6 +19,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "float": np.dtype(np.float32),
     "double": np.dtype(np.float64),
     "half": np.dtype(np.float16),
+    "__half": np.dtype(np.float16),
+    "__nv_bfloat16": np.dtype(np.uint16),  # which NumPy has not: its bits
     "bool": np.dtype(np.bool_),
     "char": np.dtype(np.int8),
     "short": np.dtype(np.int16),
@@ -32,7 +34,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "unsigned long long": np.dtype(np.uint64),
     "unsigned long": np.dtype(np.uint64),
 }
-_VECTOR = re.compile(r"(u?)(char|short|int|long|longlong|float|double)([1234])")
+_VECTOR = re.compile(r"(u?)(char|short|int|long|longlong|float|double|half|__half|__nv_bfloat16)([1234])")
 MAX_THREADS_IN_BLOCK = 1024
 MAX_BLOCK = (1024, 1024, 64)  # threads in x, y, z; the same on all current GPUs
 MAX_GRID = ((1 << 31) - 1, 65535, 65535)  # blocks in x, y, z

@@ -33,7 +33,7 @@ extern const dim3 blockDim, gridDim;
 #define __global__ __attribute__((noinline))  // check mode watches the accesses of a kernel, but not of its caller
 #define __device__
 #define __host__
-#define __constant__
+#define __constant__ __attribute__((used))  // not known when it is compiled: the host may store in it
 #define __managed__
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))

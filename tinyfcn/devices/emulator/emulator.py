@@ -95,6 +95,7 @@ class Emulator(Device):
         if self.double:
             self.dtypes = {**self.dtypes, "float": np.dtype(np.float64)}
         self.statistics = {name: Statistics() for name in self._declared}
+        self.constants: dict[str, np.ndarray] = {}  # what the host has stored in __constant__ variables, by their names
         self._libraries: dict[str, Library] = {}
         # In check mode, by the address of an array: the last kernel that could write the array, and the address of the
         # instruction that wrote each element last.
@@ -192,6 +193,7 @@ class Emulator(Device):
                 f"more than the {limit} that a block has"
             )
         self._check_structures(launch, library)
+        library.store(self.constants)
         memory += library.memory(shared_bytes)
         held = [a.copy() for _, a in arrays] if self.mode == "trace" else []
         with _one_launch:

@@ -16,7 +16,7 @@ from tinyfcn.devices.declarations import full_name
 from tinyfcn.devices.emulator import binutils, build
 from tinyfcn.devices.emulator.profile import Result, Sample
 from tinyfcn.devices.launch import element_of
-from tinyfcn.errors import DeviceError
+from tinyfcn.errors import DataError, DeviceError
 
 ORDERS = ("forward", "reverse", "random")  # numbered as in state.h
 UNKNOWN_LINE = "an unknown line"
@@ -156,6 +156,7 @@ class Library:
         self.base = next((self.kernels[name] - offset for name, offset in offsets.items()), 0)
         self._shared = [v for v in variables if v.is_shared]
         self._variables = []
+        self._constants = {v.name: v for v in variables if v.is_kept}
         for v in variables:
             name, unit = _elements(v.name, types.get(v.name, set()), dtypes)
             memory = Memory(name.encode(), self.base + v.offset, v.bytes, unit, NO_FILL_BYTE, v.is_shared)
@@ -171,6 +172,23 @@ class Library:
         function = getattr(self._library, f"bytes_{kernel}")
         function.restype = ctypes.c_size_t
         return function(parameter)
+
+    def store(self, constants: Mapping[str, np.ndarray]) -> None:
+        """Stores arrays in variables of the kernel file, as cudaMemcpyToSymbol does.
+
+        Raises:
+            DataError: a variable that the kernels do not have, or of another size.
+        """
+        for name, array in constants.items():
+            if name not in self._constants:
+                known = ", ".join(self._constants) or "none"
+                raise DataError(f"there is no variable {name} that the host can store in: the kernels have {known}")
+            variable = self._constants[name]
+            if variable.bytes != array.nbytes:
+                raise DataError(
+                    f"{name} has {variable.bytes} bytes, and {array.nbytes} are given: {array.dtype} {array.shape}"
+                )
+            ctypes.memmove(self.base + variable.offset, np.ascontiguousarray(array).ctypes.data, array.nbytes)
 
     def memory(self, shared_bytes: int) -> list[Memory]:
         """The variables of the kernel file, and the dynamic shared memory of a launch.
