@@ -301,3 +301,28 @@ def test_a_bug_with_cooperative_groups_is_named(tmp_path: Path, kernel: str, mes
 def test_a_gpus_compiler_takes_the_same_cooperative_groups(tmp_path: Path) -> None:
     found = nvrtc.compile_for("groups", "sm_90", folder_with(tmp_path, groups=GROUPS), ["groups", "of_the_grid"])
     assert {each.kernel for each in found} >= {"groups", "of_the_grid"}
+
+
+VECTORS = """#include <cuda_runtime.h>
+template <int N> __global__ void copy(const float* x, float* y) {
+    __shared__ float first[N], second[8];
+    int t = threadIdx.x;
+    reinterpret_cast<float4*>(second)[t] = reinterpret_cast<const float4*>(x)[t];
+    reinterpret_cast<float4*>(y)[t] = reinterpret_cast<float4*>(second)[t];
+    first[t] = 0;
+}
+"""
+
+
+def test_shared_arrays_lie_behind_each_other_as_nvcc_lays_them(tmp_path: Path) -> None:
+    """PTX promises no more than 4 bytes; in practice a float4 fits where whole ones precede it."""
+    file = tmp_path / "vectors.cu"
+    file.write_text(VECTORS)
+    device = Emulator(file)
+    x, y = device.asarray(np.arange(8, dtype=np.float32)), device.empty((8,))
+    device.launch("copy", 1, 2, [x, y], template=(12,))
+    assert device.to_numpy(y).tolist() == [*range(8)]
+    with pytest.raises(
+        KernelError, match=r"second\[0\], which is not a multiple of its size, at vectors\.cu:5; declare"
+    ):
+        device.launch("copy", 1, 2, [x, y], template=(13,))

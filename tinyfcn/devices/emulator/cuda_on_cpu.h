@@ -47,6 +47,9 @@ extern const dim3 blockDim, gridDim;
 #define EMULATOR_GAP \
     static __attribute__((used, aligned(16))) char EMULATOR_UNIQUE(__COUNTER__)[16 + alignof(float)];
 #define EMULATOR_SHARED(...) EMULATOR_GAP static __attribute__((used, aligned(alignof(__VA_ARGS__))))
+// In a file for nvcc, which lays variables one behind the other: `bytes` of them stand before this one.
+#define EMULATOR_SHARED_AFTER(bytes, ...) \
+    EMULATOR_GAP static __attribute__((used, aligned((bytes) % 16 ? alignof(__VA_ARGS__) : 16)))
 #define __shared__ EMULATOR_GAP static __attribute__((used, aligned(16)))
 #define EMULATOR_UNIQUE(number) EMULATOR_JOIN(emulator_gap_, number)
 #define EMULATOR_JOIN(a, b) a##b

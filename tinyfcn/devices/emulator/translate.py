@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from tinyfcn.devices import kernel_source
+from tinyfcn.devices.declarations import Shared
 from tinyfcn.devices.kernel_source import Edit, edited
 from tinyfcn.devices.launch import is_structure
 from tinyfcn.devices.tokens import PREDEFINED, PREDEFINED_BY_NVCC
@@ -115,14 +116,34 @@ def _edits_of_shared(source: kernel_source.Source) -> Iterator[Edit]:
             )
             yield Edit(shared.start, shared.end, "".join(pointers))
         elif shared.word:
-            word = f"EMULATOR_SHARED({shared.type})"
-            yield Edit(shared.word.start, shared.word.end, word)
-            again = f"; {word} {'volatile ' * shared.is_volatile}{shared.type} "  # a gap before each variable
-            yield from (Edit(comma, comma + 1, again) for comma in shared.commas)
+            yield Edit(shared.word.start, shared.word.end, _shared_word(source, shared, 0))
+            type_ = f"{'volatile ' * shared.is_volatile}{shared.type}"
+            for number, comma in enumerate(shared.commas, 1):  # a gap before each variable
+                yield Edit(comma, comma + 1, f"; {_shared_word(source, shared, number)} {type_} ")
     declared = [(shared.start, shared.end) for shared in source.shared if not shared.is_dynamic]
     for token in source.tokens:  # __shared__ stands for `static`, which alignas may not follow
         if token.text in ("alignas", "static") and any(start <= token.start < end for start, end in declared):
             yield Edit(token.start, token.end, "__align__" if token.text == "alignas" else "")
+
+
+def _shared_word(source: kernel_source.Source, shared: Shared, number: int) -> str:
+    """What stands in place of __shared__ for one of the variables of a declaration."""
+    if not source.for_nvcc:
+        return f"EMULATOR_SHARED({shared.type})"
+    before = [*_shared_before(source, shared), *shared.names[:number]]
+    return f"EMULATOR_SHARED_AFTER(({' + '.join(f'sizeof({name})' for name in before) or '0'}), {shared.type})"
+
+
+def _shared_before(source: kernel_source.Source, shared: Shared) -> Iterator[str]:
+    """The shared variables of the same function that are declared before one of them, in blocks that are still open."""
+    function = next((each for each in source.functions if each.body <= shared.start < each.end), None)
+    first = function.body if function else shared.start
+    for other in source.shared:
+        if other.word and not other.is_dynamic and first <= other.start < shared.start:
+            braces = [token.text for token in source.tokens if other.end <= token.start < shared.start]
+            depths = accumulate((text == "{") - (text == "}") for text in braces)
+            if min(depths, default=0) >= 0:
+                yield from other.names
 
 
 def _edits_of_bounds(source: kernel_source.Source) -> Iterator[Edit]:
