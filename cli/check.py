@@ -189,6 +189,8 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
     for name, array in outcome.arrays.items():
         bounds = f": from {array.min():g} to {array.max():g}" if array.size else ""
         click.echo(f"    {name} {array.dtype} {array.shape}{bounds}")
+    for note in outcome.notes:
+        click.echo(f"  note       {note}")
     for name in zeros:
         click.echo(f"  constants  {name} holds zeros, since the host has to fill it: --constant {name}=random:SHAPE")
     click.echo(f"  NVRTC      {nvrtc_says}")
