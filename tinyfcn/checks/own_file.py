@@ -204,7 +204,7 @@ def instance(file: Path, call: Call) -> str | None:
 
 @dataclass
 class Outcome:
-    """What the calls gave: findings and notes, one line each, and the arrays that the last call could write, by name."""
+    """What the calls gave: findings and notes, one line each; and the arrays that the last call could write."""
 
     findings: list[str]
     notes: list[str]
