@@ -203,6 +203,8 @@ class Declarations:
         texts = self._texts(statement)
         is_macro = len(texts) > 1 and texts[1] == "("
         is_template = texts[:2] == ["template", "<"]  # and not the instance of one
+        if texts[-1:] == [")"] and "=" not in texts:  # the parameters of a function may be const
+            texts = texts[: texts.index("(")]
         if len(texts) > 1 and not is_macro and not is_template and _DEVICE_STATEMENT.isdisjoint(texts):
             self.host_statements.append((self.tokens[statement.start].start, self.tokens[statement.stop].end))
 
