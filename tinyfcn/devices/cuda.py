@@ -60,8 +60,9 @@ def load_nvrtc() -> Any:
 
         nvrtc.getVersion()
     except (ImportError, RuntimeError, OSError) as error:
+        reason, *_ = in_brief(error).split(": No such file")  # which follows for each name that was tried
         raise DeviceError(
-            f"NVRTC cannot be loaded ({in_brief(error)}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*', "
+            f"NVRTC cannot be loaded ({reason}): pip install 'cuda-toolkit[nvrtc,cudart]==12.*', "
             "or 13.* with a CuPy for CUDA 13"
         ) from None
     return nvrtc
