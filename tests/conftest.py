@@ -10,6 +10,8 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # No test downloads anything; those of the download itself take this back and use a mirror on loopback.
 os.environ["TINYFCN_OFFLINE"] = "1"
+# Where it is set, each of the hundreds of processes that tests start would compile the program's modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 from helpers.forms import NAIVE, expect_form, launched_names
