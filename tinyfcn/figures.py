@@ -299,11 +299,23 @@ def label_overview(
     return Path(path)
 
 
+class Page(Figure):
+    """A white figure of width x height pixels. panels, uint8 (height, width, RGBA), are drawn below all else."""
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(figsize=(width / DPI, height / DPI), frameon=False)
+        self.panels = np.full((height, width, 4), 255, np.uint8)
+
+    def draw(self, renderer: Any) -> None:
+        renderer.draw_image(renderer.new_gc(), 0, 0, self.panels[::-1])  # not figimage, which would resample each
+        super().draw(renderer)
+
+
 @contextmanager
-def new_page(path: str | Path, width: int, height: int, title: str, note: str = "") -> Iterator[Figure]:
+def new_page(path: str | Path, width: int, height: int, title: str, note: str = "") -> Iterator[Page]:
     """A white figure of width x height pixels with a heading. It is written to `path` completely or not at all."""
     with style.context(["default", STYLE]):
-        figure = Figure(figsize=(width / DPI, height / DPI))
+        figure = Page(width, height)
         _words(figure, MARGIN, 34, title, size=15, weight="bold")
         _words(figure, MARGIN, 86, note, color=GREY)
         yield figure
@@ -472,14 +484,14 @@ def _scale(
     bar.spines[:].set_visible(False)
 
 
-def _panel(figure: Figure, x: int, y: int, panel: np.ndarray, size: int, scale: str = "fixed") -> None:
+def _panel(figure: Page, x: int, y: int, panel: np.ndarray, size: int, scale: str = "fixed") -> None:
     """A map from 0 to 1, grey or RGB, at (x, y), each pixel size x size, in a grey frame of one pixel."""
     if scale == "panel":
         panel = (panel - panel.min()) / (np.ptp(panel) or 1)
     rgb = panel if panel.ndim == 3 else np.repeat(panel[..., None], 3, axis=2)
-    framed = np.full((len(panel) * size + 2, panel.shape[1] * size + 2, 3), 0.6)
-    framed[1:-1, 1:-1] = rgb.repeat(size, axis=0).repeat(size, axis=1)
-    figure.figimage(framed, x - 1, round(figure.bbox.height) - y + 1 - len(framed), origin="upper")
+    height, width = len(panel) * size, panel.shape[1] * size
+    figure.panels[y - 1 : y + height + 1, x - 1 : x + width + 1, :3] = 153
+    figure.panels[y : y + height, x : x + width, :3] = 255 * rgb.repeat(size, axis=0).repeat(size, axis=1)
 
 
 def _words(figure: Figure, x: float, y: float, text: str, va: str = "top", **style: Any) -> None:
@@ -497,6 +509,6 @@ def _map_axes(figure: Figure, x: int, y: int, width: int, image: np.ndarray, tit
     axes = add_axes(figure, x, y, width, width * image.shape[0] / image.shape[1])
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.autoscale(False)
-    axes.set_title(title)
+    axes.set_title(title, y=1)  # given, else the sizes of all ticks would be measured
     axes.set_axis_off()
     return axes
