@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.kernel_folders import folder_with
+from helpers.package_copy import copy_package, run
 from helpers.small_kernels import launch, wrong_folder
 
 from tinyfcn.devices.emulator import Emulator, build, emulator, library, profile
+from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import DeviceError, KernelError
 
 SCALE = """// Multiplies by a number.
@@ -104,6 +106,12 @@ def test_folders_with_kernels_of_one_name_do_not_mix(tmp_path, own_cache):
     for device in [*devices, *devices]:
         device.launch("scale", 1, 1, [x])
     assert x[0] == 100
+
+
+def test_a_copy_of_the_package_uses_the_same_libraries(tmp_path):
+    code = "from tinyfcn.devices.emulator import build; from tinyfcn.devices.kernel_source import KERNELS\n"
+    copied = run(copy_package(tmp_path), "-c", f"{code}print(build.library('relu', KERNELS))")
+    assert copied.stdout.strip() == str(build.library("relu", KERNELS)), copied.stderr
 
 
 def build_elsewhere(kernels: Path, times: int = 1) -> subprocess.Popen:

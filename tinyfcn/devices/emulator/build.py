@@ -32,7 +32,7 @@ RUNTIME = files.visible(FOLDER, "*.cpp")
 # CPU. -g1: messages need the lines, and nothing else of the debug information. DWARF 4 is what most tools read.
 FLAGS = shlex.split(
     "-std=c++17 -O2 -g1 -gdwarf-4 -fno-strict-aliasing -ffp-contract=off -fno-exceptions -fno-threadsafe-statics "
-    f"-fPIC -fvisibility=hidden -fdiagnostics-color=never -I{shlex.quote(str(FOLDER))}"
+    "-fPIC -fvisibility=hidden -fdiagnostics-color=never"
 )
 # For kernels only. -fsanitize: calls of the functions in faults.cpp. -Werror=uninitialized: an accumulator without an
 # initial value is an error. -fstack-clash-protection: a stack that grows too far touches the page below it.
@@ -273,7 +273,8 @@ def _lock(path: Path) -> Iterator[bool]:
 
 def _run_compiler(*arguments: str, cwd: Path = FOLDER) -> str:
     """Runs the compiler, whose last argument is the file to write. Returns its errors, or an empty text."""
-    failure, _ = _run(*compiler(), *arguments, seconds=COMPILER_SECONDS, cwd=cwd)
+    # Where the headers are is no part of FLAGS, so that copies of the package share the cache.
+    failure, _ = _run(*compiler(), f"-I{FOLDER}", *arguments, seconds=COMPILER_SECONDS, cwd=cwd)
     if not failure and not Path(arguments[-1]).is_file():
         failure = f"it reports no error, and wrote no {Path(arguments[-1]).name}"
     return failure
