@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.package_copy import ROOT
 from helpers.pages import INLINE, PAGES, blocks, commands, missing_line
+from helpers.tiny_digits import write_tiny_digits
 from PIL import Image
 
 from tinyfcn.cli import main
@@ -41,14 +42,20 @@ NOT_RUN = {
 }
 # Options that shorten a command. Then the numbers that the page shows are not compared.
 SHORTENED = {
-    "tinyfcn train-cnn": "--dataset builtin --epochs 1",
-    "tinyfcn train-fcn": "--dataset builtin --steps 20 --evaluations 1",
+    "tinyfcn train-cnn": "--epochs 1",
+    "tinyfcn train-fcn": "--steps 2 --evaluations 1",
     "tinyfcn evaluate": "",
     "tinyfcn predict": "",
     "tinyfcn trace": "",
     "tinyfcn info": "",
 }
 OPTIONS_THAT_SHORTEN = re.compile(r"--(steps|epochs|evaluations|dataset) \S+")
+# `tinyfcn` as the pages' commands find it: it tests an FCN on few images.
+PROGRAM = """from tinyfcn.cli import main
+from tinyfcn.training import sources
+sources.TEST_COUNT = 20
+main()
+"""
 FILES = "CONTRIBUTING.md"  # its Python blocks are the files of a new operation: test_contributing.py writes them
 EXITS = re.compile(r"# exits with (\d)")
 
@@ -82,6 +89,11 @@ def shortened(text: str) -> tuple[str, bool]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/cnn-1 and runs/fcn-1, and photo.png: what a reader has after the README's first commands."""
     folder = tmp_path_factory.mktemp("trained")
+    write_tiny_digits(folder)
+    program = folder / "bin" / "tinyfcn"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\n{PROGRAM}")
+    program.chmod(0o755)
     for command in ("tinyfcn train-cnn", "tinyfcn train-fcn"):
         done = shell(folder, shortened(command)[0])
         assert done.returncode == 0, done.stdout
@@ -95,8 +107,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shell(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     """Runs a command line as a reader does, in a folder of its own, and without a GPU: so the pages show it."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    path = folder / "bin", Path(sys.executable).parent, os.environ["PATH"]
+    environment = os.environ | {"PATH": os.pathsep.join(map(str, path))}
+    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TINYFCN_DATA": str(folder)}
     environment.pop("COLUMNS", None)
     return subprocess.run(
         ["bash", "-c", text], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -215,7 +228,7 @@ def test_the_comparison(shown: list[str], printed: list[str], mask: bool, expect
 
 def test_shortened_commands() -> None:
     assert shortened("tinyfcn train-fcn --steps 12000 --design early")[0].split() == (
-        ["tinyfcn", "train-fcn", "--design", "early", "--dataset", "builtin", "--steps", "20", "--evaluations", "1"]
+        ["tinyfcn", "train-fcn", "--design", "early", "--steps", "2", "--evaluations", "1"]
     )
     assert shortened("tinyfcn check relu") == ("tinyfcn check relu", False)
 
