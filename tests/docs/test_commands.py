@@ -12,7 +12,7 @@ import click
 import numpy as np
 import pytest
 from helpers.package_copy import ROOT
-from helpers.pages import INLINE, PAGES, blocks, commands, missing_line
+from helpers.pages import INLINE, PAGES, blocks, commands, missing_line, write_program
 from helpers.tiny_digits import write_tiny_digits
 from PIL import Image
 
@@ -50,12 +50,6 @@ SHORTENED = {
     "tinyfcn info": "",
 }
 OPTIONS_THAT_SHORTEN = re.compile(r"--(steps|epochs|evaluations|dataset) \S+")
-# `tinyfcn` as the pages' commands find it: it tests an FCN on few images.
-PROGRAM = """from tinyfcn.cli import main
-from tinyfcn.training import sources
-sources.TEST_COUNT = 20
-main()
-"""
 FILES = "CONTRIBUTING.md"  # its Python blocks are the files of a new operation: test_contributing.py writes them
 EXITS = re.compile(r"# exits with (\d)")
 
@@ -90,10 +84,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/cnn-1 and runs/fcn-1, and photo.png: what a reader has after the README's first commands."""
     folder = tmp_path_factory.mktemp("trained")
     write_tiny_digits(folder)
-    program = folder / "bin" / "tinyfcn"
-    program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\n{PROGRAM}")
-    program.chmod(0o755)
+    write_program(folder / "bin")
     for command in ("tinyfcn train-cnn", "tinyfcn train-fcn"):
         done = shell(folder, shortened(command)[0])
         assert done.returncode == 0, done.stdout

@@ -11,6 +11,7 @@ import nbclient
 import nbformat
 import pytest
 from helpers.package_copy import ROOT
+from helpers.pages import write_program
 
 NOTEBOOK = ROOT / "notebooks" / "tinyfcn.ipynb"
 # What Google Colab had installed, read on 2026-08-19.
@@ -25,7 +26,7 @@ COLAB = {
     "safetensors": "0.8",
     "threadpoolctl": "3.6",
 }
-SHORT = {"train-cnn": "--dataset builtin --epochs 1", "train-fcn": "--dataset builtin --steps 40 --evaluations 1"}
+SHORT = {"train-cnn": "--dataset builtin --epochs 1", "train-fcn": "--dataset builtin --steps 2 --evaluations 1"}
 
 
 def read() -> Any:
@@ -48,6 +49,8 @@ def shortened(source: str) -> str:
 @pytest.mark.slow
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    write_program(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     notebook = read()
     notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", [])]

@@ -7,6 +7,7 @@ followed by a file's name, such as "cuda kernels/relu.cu", quotes that file; "cu
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ from helpers.package_copy import ROOT
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^```(\w+)?(?: +([^\n]*))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:tinyfcn|python -m tinyfcn) [^`]+)`")
+PROGRAM = """from tinyfcn.cli import main
+from tinyfcn.training import sources
+sources.TEST_COUNT = 20
+main()
+"""
 NUMBER = re.compile(r"\d+(?:[,.:]\d+)*(?:e[-+]?\d+)?")
 
 
@@ -103,3 +109,11 @@ def missing_line(shown: list[str], printed: list[str], mask: bool = False) -> st
         position, free = found + 1, mask
     rest = [line for line in printed[position:] if line.strip()]
     return None if free or not rest else f"nothing where the command prints {rest[0]!r}"
+
+
+def write_program(folder: Path) -> None:
+    """Makes the folder, with a program `tinyfcn` that tests an FCN on few images."""
+    folder.mkdir()
+    program = folder / "tinyfcn"
+    program.write_text(f"#!{sys.executable}\n{PROGRAM}")
+    program.chmod(0o755)
