@@ -119,9 +119,11 @@ def _ink(counts: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
 
 def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
     """The value below which this share of the weights lies."""
-    order = np.argsort(values, axis=None)
-    below = np.cumsum(weights.ravel()[order])
-    return float(values.ravel()[order][np.searchsorted(below, share * below[-1])])
+    used = weights > 0
+    values, weights = values[used], weights[used]
+    order = np.argsort(values)
+    below = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(below, share * below[-1])])
 
 
 def _noise(pixels: np.ndarray, smooth: np.ndarray) -> float:
