@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tinyfcn.data import mnist
 from tinyfcn.data.builtin_digits import draw_digits
@@ -86,10 +87,10 @@ def jobs(work: Path, mirror: str | None) -> list[Job]:
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
             (small / name).write_bytes(header + array.tobytes())
     cnn = ["train-cnn", "--data-dir", str(small), "--epochs", "8", "--batch", "8", "--threads", "1", "--device", "cpu"]
-    subprocess.run([*TINYFCN, *cnn, "--out", str(work / "cnn")], check=True, capture_output=True)
     few = ["make-m2nist", str(work / "few"), "--count", "20", "--data-dir", str(small)]  # so that evaluation is short
     subprocess.run([*TINYFCN, *few], check=True, capture_output=True)
-    fcn = ["train-fcn", "--cnn", str(work / "cnn"), "--m2nist", str(work / "few"), "--steps", "30", "--batch", "2"]
+    undisturbed_cnn, undisturbed_fcn = (str(work / f"{number}-whole" / "run") for number in (0, 1))
+    fcn = ["train-fcn", "--cnn", undisturbed_cnn, "--m2nist", str(work / "few"), "--steps", "30", "--batch", "2"]
     fcn += ["--evaluations", "10", "--threads", "1", "--device", "cpu"]
     made = ("combined.npy", "segmented.npy")
 
@@ -101,14 +102,11 @@ def jobs(work: Path, mirror: str | None) -> list[Job]:
         assert not any(there), "one of the two files without the other"
         return [*TINYFCN, "make-m2nist", str(folder / "files"), "--count", "2000", "--data-dir", str(small)]
 
-    scan = work / "scan.npy"
-    np.save(scan, draw_digits(9, 5)[0].reshape(3, 3, 28, 28).swapaxes(1, 2).reshape(84, 84))
-    picture = "from PIL import Image; import numpy; Image.fromarray(numpy.load({!r})).save({!r})"
-    subprocess.run([sys.executable, "-c", picture.format(str(scan), str(work / "scan.png"))], check=True)
-    subprocess.run([*TINYFCN, *fcn, "--out", str(work / "fcn")], check=True, capture_output=True)
+    scan = work / "scan.png"
+    Image.fromarray(draw_digits(9, 5)[0].reshape(3, 3, 28, 28).swapaxes(1, 2).reshape(84, 84)).save(scan)
 
     def predict(folder: Path) -> list[str]:
-        return [*TINYFCN, "predict", str(work / "fcn"), str(work / "scan.png"), "--out", str(folder / "predictions")]
+        return [*TINYFCN, "predict", undisturbed_fcn, str(scan), "--out", str(folder / "predictions")]
 
     def predicted(folder: Path) -> str:
         newest = max((folder / "predictions").glob("scan*"), key=lambda path: path.stat().st_mtime)
