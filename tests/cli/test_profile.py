@@ -93,7 +93,7 @@ def test_fast_beside_a_rung_of_the_ladder() -> None:
 @pytest.mark.slow
 def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None:
     file = tmp_path / "step.json"
-    result = profile("--step", "--batch", "2", "--json", str(file))
+    result = profile("--step", "--blocks", "1", "--json", str(file))
     assert result.exit_code == 0, result.output
     found = json.loads(file.read_text())
     names = {"requests", "sectors", "sectors_ideal", "shared_wavefronts", "shared_wavefronts_ideal", "l1_bytes"}
@@ -105,6 +105,15 @@ def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None
     rows = lines[first + 1 : lines.index("", first)]
     assert [row.split()[0] for row in rows] == [each["for"].split()[0] for each in found["launches"]]
     assert "the lines with the most bank conflicts" in result.output
+
+
+def test_the_batch_is_that_of_the_step(tmp_path: Path) -> None:
+    requests = []
+    for batch in ("2", "4"):
+        file = tmp_path / f"{batch}.json"
+        assert profile("compose_m2nist", "--batch", batch, "--json", str(file)).exit_code == 0
+        requests.append(json.loads(file.read_text())["total"]["requests"])
+    assert requests[1] == pytest.approx(2 * requests[0], rel=0.01)
 
 
 @pytest.mark.parametrize(
