@@ -1145,6 +1145,16 @@ def test_an_error_of_a_worker_is_raised(kind_of_worker):
         ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 2).map(fail, 2, 1)
 
 
+def test_an_answer_that_was_not_read_is_not_taken_for_the_next_batch(kind_of_worker):
+    network = ParallelNetwork(Design("classifier").build(tinyfcn.on("cpu")), 2)
+    x, labels = a_batch(Design("classifier"))
+    expected = network.gradients(x, labels, None, "zero").copy()
+    refused_by_the_first_part = np.concatenate([np.int32([-9]), labels[1:]])
+    with pytest.raises(ValueError):
+        network.gradients(2 * x, refused_by_the_first_part, None, "zero")
+    np.testing.assert_array_equal(network.gradients(x, labels, None, "zero"), expected)
+
+
 def test_more_threads_than_the_system_gives(monkeypatch, kind_of_worker):
     def refuse(*given):
         raise OSError(11, "Resource temporarily unavailable") if parallel.FORKS else RuntimeError("can't start more")

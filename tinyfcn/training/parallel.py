@@ -49,9 +49,12 @@ class ParallelNetwork:
             try:
                 yield
             finally:
-                for worker in self.workers:
-                    worker.close()
-                self.workers = []
+                self._close()
+
+    def _close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.workers = []
 
     def gradients(self, x: Array, labels: Array, ignore_index: int | None, unlabelled: str) -> Array:
         """The mean loss of a batch, shape (1,). Its gradients are written to `network.gradients`.
@@ -64,19 +67,23 @@ class ParallelNetwork:
         count = len(labels)
         parts = [slice(*bounds) for bounds in _bounds(count, self.threads)]
         own, *others = [(x[part], labels[part], ignore_index, unlabelled) for part in parts]
-        while len(self.workers) < len(others):
-            self.workers.append(self._worker(_loss_and_gradients))
-        for worker, given in zip(self.workers, others, strict=False):
-            worker.ask(self.network.parameters, *given)
-        loss = self.network.loss(*own)
+        try:
+            while len(self.workers) < len(others):
+                self.workers.append(self._worker(_loss_and_gradients))
+            for worker, given in zip(self.workers, others, strict=False):
+                worker.ask(self.network.parameters, *given)
+            loss = self.network.loss(*own)
+            answers = [worker.answer() for worker, _ in zip(self.workers, others, strict=False)]
+        except BaseException:  # an answer that nobody has read would be taken for the next batch's
+            self._close()
+            raise
         if not others:
             return loss
         shares = [(part.stop - part.start) / count for part in parts]
         self.own_share = shares[0]
         loss = shares[0] * loss
         self.network.gradients *= shares[0]
-        for worker, share in zip(self.workers, shares[1:], strict=False):
-            more, gradients = worker.answer()
+        for share, (more, gradients) in zip(shares[1:], answers, strict=True):
             loss += share * more
             self.network.gradients += share * gradients
         return loss
