@@ -267,6 +267,7 @@ def test_a_constant_in_python_changes_between_calls(tmp_path: Path) -> None:
     assert "filter.cu: right" in check(str(file)).output
 
 
+@pytest.mark.cupy
 def test_names_that_nvcc_knows_without_a_header_are_no_fault(tmp_path: Path) -> None:
     file = tmp_path / "least.cu"
     file.write_text("__global__ void least(float* y) { y[0] = INFINITY; }")
