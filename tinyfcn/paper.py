@@ -19,7 +19,7 @@ WIDEST = 19  # at least, of the last window: no stroke of MNIST holds such a squ
 PLATEAU, GRADUAL = 1.1, 1.6  # a window half as wide again finds so little more that the narrower one held the strokes
 LEAST = 0.02  # of the ink found by the widest window; less is noise, and the corners of wide strokes
 AS_DARK = 0.7  # of the ink: anything as dark and only a little wider than a stroke is ink as well
-SPREADS = 3.5  # standard deviations of the noise by which ink exceeds the background
+SPREADS, BESIDE_INK = 3.5, 1.5  # standard deviations of the noise by which ink exceeds the background; beside other ink
 
 # For each level of the background (rows) and of a pixel (columns): the difference, and the share of the pixel that
 # ink covers if bare ink is 255.
@@ -77,12 +77,19 @@ def remove_background(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     junctions = _look_up(AS_DARK * strength < _COVER, wider, background)
     background[junctions] = wider[junctions]
 
-    strength, is_ink = _ink(_pairs(background, pixels), noise)
+    counts = _pairs(background, pixels)
+    strength, is_ink = _ink(counts, noise)
     strength = max(strength, 3 * SPREADS * noise / 255)  # noise on a blank sheet is not stretched to black ink
-    ink = np.rint(np.minimum(255 / strength * _COVER, 255))
-    ink[~is_ink | (ink <= FAINT)] = 0
+    levels = np.rint(np.minimum(255 / strength * _COVER, 255))
+    levels[levels <= FAINT] = 0
+    # Beside what is ink for certain, less is enough: hysteresis, as in Canny, "A computational approach to edge
+    # detection" (1986). Elsewhere as little is noise.
+    _, may_be_ink = _ink(counts, noise, BESIDE_INK)
+    ink = _look_up((levels * may_be_ink).astype(np.uint8), background, pixels)
+    is_certain = _look_up(is_ink, background, pixels) & (ink > 0)
+    ink[~_slide(np.pad(is_certain, 1), 3, np.maximum)] = 0
     low, high = np.percentile(background, [1, 99])
-    return _look_up(ink.astype(np.uint8), background, pixels), (int(low), int(high))
+    return ink, (int(low), int(high))
 
 
 def _widest(pixels: np.ndarray) -> int:
@@ -109,10 +116,10 @@ def _amount_of_ink(pixels: np.ndarray, smooth: np.ndarray, width: int, noise: fl
     return float((counts * _COVER**2)[is_ink].sum()) * step**2
 
 
-def _ink(counts: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
+def _ink(counts: np.ndarray, noise: float, spreads: float = SPREADS) -> tuple[float, np.ndarray]:
     """The typical share that ink covers, and which pairs of levels are ink, bool (256, 256), from _pairs' counts."""
     # Paper is the lower half of the differences, since ink is the rarer; the opening of noise lies below its mean.
-    is_ink = (quantile(_ABOVE, counts, 0.3) + (SPREADS + 0.5) * noise) < _ABOVE
+    is_ink = (quantile(_ABOVE, counts, 0.3) + (spreads + 0.5) * noise) < _ABOVE
     weights = np.where(is_ink, counts * _COVER**2, 0)  # squared: a few strokes outweigh much noise
     return (quantile(_COVER, weights, 0.5) if weights.any() else 1.0), is_ink
 

@@ -41,6 +41,14 @@ def light(random: np.random.Generator, kind: str, height: int, width: int) -> np
     }[kind]
 
 
+def expect_ink(ink: np.ndarray, photo: np.ndarray, file: Path, **options: int) -> None:
+    """Nearly all ink of a photo is found in its file, and nearly none of its paper."""
+    Image.fromarray(np.clip(np.rint(photo), 0, 255).astype(np.uint8)).save(file, **options)
+    pixels = read_image(file, notice=lambda text: None)
+    kept, taken = (pixels[ink > 0.5] > 0).mean(), (pixels[ink == 0] > 0).mean()
+    assert kept >= 0.95 and taken <= 0.01, (kept, taken)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["even", "dim", "gradient", "vignette", "shadow", "band"])
@@ -51,10 +59,21 @@ def test_ink_is_kept_and_paper_is_not_taken_for_it(kind: str, size: str, tmp_pat
         ink = scene(random, height, width, scale)
         photo = light(random, kind, height, width) * (1 - random.uniform(0.6, 0.95) * ink)
         photo += random.normal(0, random.uniform(0, 4), photo.shape)
-        Image.fromarray(np.clip(np.rint(photo), 0, 255).astype(np.uint8)).save(tmp_path / "photo.png")
-        pixels = read_image(tmp_path / "photo.png", notice=lambda text: None)
-        kept, taken = (pixels[ink > 0.5] > 0).mean(), (pixels[ink == 0] > 0).mean()
-        assert kept >= 0.95 and taken <= 0.01, (seed, kept, taken)
+        expect_ink(ink, photo, tmp_path / "photo.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("contrast", "noise"), [((0.6, 0.95), (4, 8)), ((0.3, 0.6), (0, 4))], ids=["noisy", "faint"])
+@pytest.mark.parametrize("kind", ["even", "dim", "gradient", "vignette"])
+def test_ink_hardly_darker_than_the_noise_is_kept(
+    kind: str, contrast: tuple[float, float], noise: tuple[float, float], tmp_path: Path
+) -> None:
+    for seed in range(24):
+        random = np.random.default_rng(seed)
+        ink = scene(random, 64, 84, 1)
+        photo = light(random, kind, 64, 84) * (1 - random.uniform(*contrast) * ink)
+        photo += random.normal(0, random.uniform(*noise), photo.shape)
+        expect_ink(ink, photo, tmp_path / "photo.png")
 
 
 @pytest.mark.parametrize("quality", [60, 75, 90])
@@ -64,10 +83,7 @@ def test_compression_is_not_taken_for_ink(kind: str, quality: int, tmp_path: Pat
         random = np.random.default_rng(seed)
         ink = scene(random, 64, 84, 1)
         photo = light(random, kind, 64, 84) * (1 - random.uniform(0.6, 0.95) * ink)
-        Image.fromarray(np.rint(photo).astype(np.uint8)).save(tmp_path / "photo.jpg", quality=quality)
-        pixels = read_image(tmp_path / "photo.jpg", notice=lambda text: None)
-        kept, taken = (pixels[ink > 0.5] > 0).mean(), (pixels[ink == 0] > 0).mean()
-        assert kept >= 0.95 and taken <= 0.01, (seed, kept, taken)
+        expect_ink(ink, photo, tmp_path / "photo.jpg", quality=quality)
 
 
 @pytest.mark.parametrize("invert", [False, True])
