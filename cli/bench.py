@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from tinyfcn.bench.roofline import CARDS
 from tinyfcn.cli.options import FILE, FOLDER, whole
 from tinyfcn.cli.tables import print_rows
+from tinyfcn.devices.cards import CARDS
 from tinyfcn.fields import shown
 from tinyfcn.files import is_stream, make_folder, new_file
 from tinyfcn.training import FcnSettings

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from tinyfcn.bench.report import used_rows
-from tinyfcn.bench.steps import Task, launches_of_step, parts_of
+from tinyfcn.bench.report import in_words, used_rows
+from tinyfcn.checks.model import counts_of, predict, step_seconds
 from tinyfcn.checks.parts import Part, kernel_resources
 from tinyfcn.checks.profile import (
     COUNTED,
@@ -33,6 +33,8 @@ from tinyfcn.cli.sanitize import expect_known
 from tinyfcn.cli.status import status
 from tinyfcn.cli.tables import print_rows, show, table
 from tinyfcn.devices import kernel_source, nvrtc, sass
+from tinyfcn.devices.cards import CARDS, Card
+from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator.profile import EVERY_BLOCK, LANES, SAMPLE, SECTOR, Requests, Sample
 from tinyfcn.errors import DataError, DeviceError
 from tinyfcn.fields import shown
@@ -40,6 +42,7 @@ from tinyfcn.files import new_file
 from tinyfcn.networks import DESIGNS
 from tinyfcn.operations import on, operation_names
 from tinyfcn.study.ladder import LADDER, profile_rung, rungs
+from tinyfcn.training.step import Task, launches_of_step, parts_of
 
 # The ladder whose rungs compute what an operation's forward pass does.
 LADDERS_OF = {ladder.operation: name for name, ladder in LADDER.items() if not ladder.what}
@@ -70,6 +73,13 @@ class Against(click.ParamType):
 @click.option("--blocks", type=Whole(1, 1 << 30), help="Count at least so many blocks of each launch. [default: 16]")
 @click.option("--all", "every_block", is_flag=True, help="Count every block, which takes longer.")
 @click.option("--arch", type=click.Choice(nvrtc.ARCHITECTURES), default="sm_90", show_default=True, help="NVRTC's GPU.")
+@click.option(
+    "--card",
+    type=click.Choice([*CARDS]),
+    default="h200",
+    show_default=True,
+    help="The GPU that the launches are made for.",
+)
 @click.option("--draw", metavar="FILE.cu:LINE", help="Draw the 32 lanes of a warp over memory at this line.")
 @click.option("-o", "--out", type=FILE, default=Path("warp.png"), show_default=True, help="The picture of --draw.")
 @click.option("--json", "json_file", type=FILE, help="Write all counts to this file.")
@@ -87,6 +97,7 @@ def profile(
     blocks: int | None,
     every_block: bool,
     arch: str,
+    card: str,
     draw: str | None,
     out: Path,
     json_file: Path | None,
@@ -119,6 +130,8 @@ def profile(
     is_own = name is not None and name.endswith(".cu")
     if is_own and (naive or layer or against):
         raise click.UsageError("--naive, --layer and --against belong to the operations of tinyfcn, not to FILE.cu")
+    if is_own and was_given(context, "card"):
+        raise click.UsageError("--card chooses the launches of tinyfcn's operations; of FILE.cu you say them yourself")
     foreign = [option for option in ("cases", "kernel", *launch) if not is_own and was_given(context, option)]
     if foreign:
         flag = {"arguments": "--arg", "shared_bytes": "--shared"}.get(foreign[0], f"--{foreign[0]}")
@@ -130,12 +143,12 @@ def profile(
         profiled = [*_each(profile_calls(Path(str(name)), calls, sample), show_each)]
     else:
         with status(f"a step of {design} runs, which tells its launches"):
-            parts = _parts(name, design, batch, layer)
+            parts = _parts(name, Task(design, batch), layer, CARDS[card])
         if against not in (None, "naive"):
             parts = _of_ladder(name, parts, design)
-        profiled = [*_each(_profiles(name, parts, naive, sample), show_each)]
+        profiled = [*_each(_profiles(name, parts, naive, sample, CARDS[card]), show_each)]
     if against == "naive":
-        _show_against(profiled, [*_profiles(name, parts, True, sample)], "naive")
+        _show_against(profiled, [*_profiles(name, parts, True, sample, CARDS[card])], "naive")
     elif against:
         _show_against(profiled, _rung(str(name), against, parts, sample), f"rung {against}")
     elif step:
@@ -157,16 +170,19 @@ def profile(
     if draw is not None:
         _draw(profiled, draw, out)
     sums: dict[str, Any] = dict(total(profiled))
+    model = None
     if step:
         with status("the step is recorded as a graph"):
-            graph = launches_of_step(Task(design, batch))
+            graph = launches_of_step(Task(design, batch), CARDS[card].multiprocessors)
+        if not (naive or layer):  # it knows the fast kernels, and a step has all of its launches
+            model = _show_model(profiled, graph, CARDS[card])
         sums |= {"graph_nodes": len(graph), "graph_chain": chain(graph)}
         counted = [each.instructions for each in profiled if each.instructions is not None]
         sums["instructions"] = round(sum(counted)) if counted else None
     _show_totals(sums)
     if json_file is not None:
         content = {"counted": COUNTED, "design": design, "batch": batch, "naive": naive, "total": sums}
-        content |= {"launches": [each.as_json() for each in profiled], "kernels": used}
+        content |= {"launches": [each.as_json() for each in profiled], "kernels": used, "model": model}
         with new_file(json_file, "name another file with --json") as file:
             file.write((json.dumps(content, indent=1) + "\n").encode())
         click.echo(f"written: {json_file}")
@@ -179,7 +195,7 @@ def _each(profiled: Iterable[Profiled], show: Callable[[Profiled], None] | None)
         yield each
 
 
-def _parts(name: str | None, design: str, batch: int, layer: str | None) -> list[Part]:
+def _parts(name: str | None, task: Task, layer: str | None, card: Card) -> list[Part]:
     """The parts of a step, or those of one operation, kernel or file in it; none if the step has no such operation."""
     if name is not None:
         declared = kernel_source.kernels(kernel_source.KERNELS)
@@ -187,21 +203,21 @@ def _parts(name: str | None, design: str, batch: int, layer: str | None) -> list
         expect_known(name)
     of_name = [
         part
-        for part in parts_of(Task(design, batch), on("cpu"))
+        for part in parts_of(task, on("cpu"), card.multiprocessors)
         if name in (None, operation_names()[part.operation], *(each.kernel.operation for each in part.launches))
     ]
     chosen = [part for part in of_name if layer in (None, part.layer)]
     if layer is not None and not chosen:
         layers = {part.layer: None for part in of_name if part.layer}
         raise click.UsageError(
-            f"{name or design} has no layer named {layer}; {design} has {', '.join(layers) or 'none'}"
+            f"{name or task.design} has no layer named {layer}; {task.design} has {', '.join(layers) or 'none'}"
         )
     if not chosen:
-        click.echo(f"a step of {design} has no {name}: the largest of some random inputs is taken", err=True)
+        click.echo(f"a step of {task.design} has no {name}: the largest of some random inputs is taken", err=True)
     return chosen
 
 
-def _profiles(name: str | None, parts: list[Part], naive: bool, sample: Sample) -> Iterator[Profiled]:
+def _profiles(name: str | None, parts: list[Part], naive: bool, sample: Sample, card: Card) -> Iterator[Profiled]:
     """The launches of the parts; of the operation on random inputs if there are none."""
     if not parts:
         yield from profile_operation(str(name), naive, sample)
@@ -210,7 +226,7 @@ def _profiles(name: str | None, parts: list[Part], naive: bool, sample: Sample) 
             compile_parts(parts)
     for number, part in enumerate(parts, 1):
         click.echo(f"{number} of {len(parts)}: {part}", err=True)
-        yield from profile_part(part, naive, sample)
+        yield from profile_part(part, naive, sample, multiprocessors=card.multiprocessors)
 
 
 def _of_ladder(name: str | None, parts: list[Part], design: str) -> list[Part]:
@@ -319,6 +335,18 @@ def _show_step(profiled: list[Profiled]) -> None:
     click.echo("\nthe lines with the most bank conflicts, in wavefronts beyond the fewest")
     for excess, each, line in sorted(worst, key=lambda row: -row[0])[:WORST]:
         click.echo(f"  {excess:>9,.0f}  {each.name}: {_place(line)}, {_access(line)}: {what_is_wrong(line)}")
+
+
+def _show_model(profiled: list[Profiled], graph: Sequence[Launch], card: Card) -> dict[str, Any]:
+    """The launches that should take longest on a card, and the step; returns what --json says of it."""
+    found = [(each, predict(counts_of(each), card)) for each in profiled]
+    seconds = step_seconds(graph, profiled, card)
+    click.echo(f"\nthe longest launches by the model of docs/speed.md, on an {card.name}, and what bounds them")
+    for each, predicted in sorted(found, key=lambda pair: -pair[1].seconds)[:WORST]:
+        click.echo(f"  {in_words(predicted.seconds):>9}  {each.name}: {predicted.bound}")
+    click.echo(f"  {in_words(seconds):>9}  the step, which is its longest chain of launches")
+    launches = [{"for": each.name, "seconds": p.seconds, "bound": p.bound} for each, p in found]
+    return {"card": card.name, "step_seconds": seconds, "launches": launches}
 
 
 def _draw(profiled: list[Profiled], place: str, out: Path) -> None:

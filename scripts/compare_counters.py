@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.bench.steps import Step, Task, parts_of
 from tinyfcn.checks.profile import compile_parts, profile_part, wavefronts
 from tinyfcn.devices.cuda import Cuda, import_cupy
 from tinyfcn.devices.device import Device
@@ -33,6 +32,7 @@ from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.emulator.profile import EVERY_BLOCK, LANES, LaunchProfile, Requests
 from tinyfcn.machine import gpu
 from tinyfcn.operations import on
+from tinyfcn.training.step import Step, Task, parts_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"

@@ -13,13 +13,16 @@ os.environ["TINYFCN_OFFLINE"] = "1"
 # Where it is set, each of the hundreds of processes that tests start would compile the program's modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+import numpy as np
 import pytest
 from helpers.forms import NAIVE, expect_form, launched_names
 from helpers.planting import why_no_compute_sanitizer
 from hypothesis import HealthCheck, settings
 
 import tinyfcn
+from tinyfcn.data import Digits
 from tinyfcn.devices import cuda
+from tinyfcn.training import step
 
 # A shell runs background jobs with Ctrl-C ignored, and nohup ignores the end of the terminal; the tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -98,6 +101,19 @@ def either(request: pytest.FixtureRequest, kernel_device: str) -> Iterator[tinyf
     for ops in in_form(request, kernel_device, naive=request.param == "naive"):
         assert ops.device.naive == (request.param == "naive"), "the test's name says another form"
         yield ops
+
+
+@pytest.fixture(scope="module")
+def few_digits() -> Iterator[None]:
+    """Training steps get digits of noise instead of drawn ones, and few images."""
+    random = np.random.default_rng(0)
+    digits = Digits(random.integers(0, 256, (30, 28, 28)).astype(np.uint8), (np.arange(30) % 10).astype(np.uint8), "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "drawn_digits", lambda: digits)
+        patch.setattr(step, "MIN_IMAGES", 8)
+        step.images_of.cache_clear()
+        yield
+    step.images_of.cache_clear()
 
 
 # Markers of tests that need more than the test extra installs: left out, unless -m speaks of them.

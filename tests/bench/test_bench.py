@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from tinyfcn import on
-from tinyfcn.bench import pytorch, report, run, steps
-from tinyfcn.bench.steps import Task
+from tinyfcn.bench import agreement, pytorch, report, run
 from tinyfcn.bench.timing import wall_clock
 from tinyfcn.checks.parts import Part
 from tinyfcn.cli import main
+from tinyfcn.training.step import Task
 
 USED = {"kernel": "relu<3>", "for": ["a dx", "b", "c"], "blocks": 1234, "threads": 256, "registers": 40}
 USED |= {"shared_bytes": 2048, "spilled_bytes": 8, "occupancy": 0.75}
@@ -37,7 +37,7 @@ class OtherStep:
         self.ours()
 
     def trace(self):
-        trace = self.ours.trace()
+        trace = agreement.trace(self.ours)
         return trace | {"losses": [trace["losses"][0] * self.factor]}
 
 
@@ -52,7 +52,7 @@ def without_pytorch(patch):
     """Nor with a compiler's seconds."""
     patch.setattr(pytorch, "torch", None)
     patch.setattr(run, "kernel_resources", lambda launches, architecture: [USED])
-    patch.setattr(run, "predict_step", lambda task, card: ([1e-6] * 99, 2e-5))
+    patch.setattr(run, "predict_step", lambda parts, launches, card: ([1e-6] * 99, 2e-5))
 
 
 @pytest.fixture
@@ -79,6 +79,7 @@ def command(*arguments):
     return CliRunner().invoke(main, ["bench", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_a_step_beside_another(other_step):
     found = bench().step(Task("classifier", 2))
     assert found["best"] == "eager" and found["best_ratio"] == found["eager_ratio"]
@@ -103,6 +104,7 @@ def test_what_differs_is_not_timed(other_step, monkeypatch):
     assert result.exit_code == 1 and "PyTorch, eager, not timed: classifier, batch 4: PyTorch (eager)" in result.stdout
 
 
+@pytest.mark.slow
 def test_tf32_is_timed_beside_and_may_differ(other_step, monkeypatch):
     measure, switched = bench(), []
     measure.on_gpu, measure.free_memory, measure.clock = True, lambda: None, wall_clock
@@ -110,7 +112,7 @@ def test_tf32_is_timed_beside_and_may_differ(other_step, monkeypatch):
     monkeypatch.setattr(pytorch, "switch", lambda mode, threads: switched.append(mode.tf32))
     assert measure.step(Task("classifier", 2))["tf32"]["seconds"] > 0
     assert switched == [False, False, True, True]  # prepared, timed; prepared, timed
-    monkeypatch.setattr(steps, "TF32_TOLERANCES", {"losses": -1})
+    monkeypatch.setattr(agreement, "TF32_TOLERANCES", {"losses": -1})
     found = measure.step(Task("classifier", 2))
     assert found["tf32"] is None and "not do the same" in found["failed"]["TF32"] and found["best"] == "eager"
     assert measure.disagreeing == []
@@ -214,7 +216,7 @@ def test_only_a_part(alone):
 
 @pytest.mark.slow
 def test_what_was_measured_is_kept_and_different_bits_are_a_failure(alone, monkeypatch):
-    monkeypatch.setattr(steps, "same_bits", lambda make: False)
+    monkeypatch.setattr(agreement, "same_bits", lambda make: False)
     steps_alone = command("--quick", "--only", "steps", "--device", "cpu")
     assert steps_alone.exit_code == 1 and "skip, batch 1: two runs with one seed: DIFFERENT BITS" in steps_alone.stdout
     monkeypatch.setattr(run.Bench, "kernels", lambda self, card: 1 / 0)

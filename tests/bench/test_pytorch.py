@@ -7,11 +7,12 @@ import pytest
 
 from tinyfcn import on
 from tinyfcn.adam_state import AdamState
-from tinyfcn.bench import pytorch, steps
+from tinyfcn.bench import agreement, pytorch
+from tinyfcn.bench.agreement import expect_agreement, trace
 from tinyfcn.bench.parts import Form, expect_same_results
 from tinyfcn.bench.pytorch import TorchForm, TorchStep, switch
-from tinyfcn.bench.steps import Step, Task, expect_agreement
 from tinyfcn.checks.parts import Part, Recorder, note_calls, split
+from tinyfcn.training.step import Step, Task
 
 pytestmark = pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not installed")
 
@@ -20,12 +21,12 @@ pytestmark = pytest.mark.skipif(pytorch.torch is None, reason="PyTorch is not in
 @pytest.mark.parametrize("mode", [pytorch.EAGER, pytorch.CHANNELS_LAST], ids=lambda mode: mode.name)
 def test_pytorch_does_the_same_step(task, mode):
     ours = Step(task, on("cpu"))
-    third = {what: tolerance / 3 for what, tolerance in steps.TOLERANCES.items()}
+    third = {what: tolerance / 3 for what, tolerance in agreement.TOLERANCES.items()}
     switch(mode, 1)
     step = TorchStep(ours, mode)
-    expect_agreement("PyTorch", step.trace(), ours.trace(), third)
+    expect_agreement("PyTorch", step.trace(), trace(ours), third)
     step()  # not at the beginning any more
-    expect_agreement("PyTorch", step.trace(), ours.trace(), third)
+    expect_agreement("PyTorch", step.trace(), trace(ours), third)
 
 
 def normal(*shape):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tinyfcn.bench.steps import Task, parts_of
 from tinyfcn.checks.profile import profile_part, wavefronts
 from tinyfcn.devices.emulator.profile import EVERY_BLOCK, LANES, Requests
 from tinyfcn.operations import on
+from tinyfcn.training.step import Task, parts_of
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured"
 

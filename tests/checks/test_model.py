@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyfcn.bench import model
-from tinyfcn.bench.model import Counts, Prediction, counts_of, predict, predict_step, step_seconds
-from tinyfcn.bench.roofline import CARDS
-from tinyfcn.bench.steps import Task, launches_of_step, parts_of
+from tinyfcn.checks import model
+from tinyfcn.checks.model import Counts, Prediction, counts_of, predict, predict_step, step_seconds
 from tinyfcn.checks.profile import Profiled, profile_part
+from tinyfcn.devices.cards import CARDS
 from tinyfcn.devices.device import MULTIPROCESSORS
 from tinyfcn.devices.emulator.profile import LANES, SAMPLE
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.operations import on
+from tinyfcn.training.step import Task, launches_of_step, parts_of
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured" / "h200-step.csv"
 STEP_MICROSECONDS = 200  # of skip at batch 16, as a graph: docs/speed.md
@@ -67,7 +67,9 @@ def test_a_step_takes_as_long_as_its_longest_chain(profiled: list[Profiled]) -> 
 def test_each_part_and_the_step_are_predicted() -> None:
     """As the page says of the card with the fewest multiprocessors, for which other tiles are chosen."""
     card = CARDS["rtx4060-laptop"]
-    of_parts, of_step = predict_step(SKIP, card)
+    of_parts, of_step = predict_step(
+        parts_of(SKIP, on("cpu"), card.multiprocessors), launches_of_step(SKIP, card.multiprocessors), card
+    )
     assert len(of_parts) == len(parts_of(SKIP, on("cpu")))
     assert max(of_parts) < of_step < sum(of_parts)
     page = (MEASURED.parents[1] / "speed.md").read_text(encoding="utf-8")

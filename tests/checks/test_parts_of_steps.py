@@ -7,12 +7,13 @@ import pytest
 
 from tinyfcn import Operations, on
 from tinyfcn.adam_state import AdamState
-from tinyfcn.bench.steps import Task, parts_of
 from tinyfcn.checks import parts
 from tinyfcn.checks.parts import Part, Recorder, kernel_resources, note_calls, split
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.device import address
+from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.nvrtc import Resources
+from tinyfcn.training.step import Step, Task, parts_of
 
 
 def noted(ops, device, *work):
@@ -21,6 +22,22 @@ def noted(ops, device, *work):
     for each in work:
         each(ops)
     return [part for call in calls for part in split(call, device)]
+
+
+@pytest.mark.parametrize("task", [Task("classifier", 2), Task("skip", 1)], ids=str)
+def test_every_launch_of_a_step_is_in_one_part(task, monkeypatch):
+    monkeypatch.setattr(Emulator, "_launch", lambda device, launch: None)
+    found = parts_of(task, on("cpu"))
+    step = Step(task, on("emulator"), composed=task.design == "skip")
+    expressions = [launch.kernel.expression for launch in step.ops.device.record(step.work).launches]
+    assert sorted(launch.kernel.expression for part in found for launch in part.launches) == sorted(expressions)
+    layers = {name.split(".")[0] for name in step.network.parameter}
+    assert {part.layer for part in found} == layers | {""}
+    for layer in layers:
+        kinds = sorted(part.what for part in found if part.layer == layer)
+        without_dx = layer in ("conv1", "skip0", step.network.head)  # the head's comes with its loss
+        assert kinds == (["", "dweight"] if without_dx else ["", "dweight", "dx"])
+    assert (1 if task.design == "skip" else 0.01) * 1e8 < sum(part.flops for part in found) < 1.3e8
 
 
 @pytest.mark.parametrize("naive", [False, True], ids=["fast", "naive"])

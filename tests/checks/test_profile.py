@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from helpers.planting import line_of, plant
 
-from tinyfcn.bench.steps import Task, parts_of
 from tinyfcn.checks.own_file import Call, Empty
 from tinyfcn.checks.parts import Part
 from tinyfcn.checks.profile import (
@@ -30,6 +29,7 @@ from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator.profile import LANES, SAMPLE, Requests, Sample
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
 from tinyfcn.operations import on
+from tinyfcn.training.step import Task, parts_of
 
 CONTEXT = "conv2d context"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tinyfcn.bench.steps import Task, parts_of
 from tinyfcn.checks.profile import count_instructions, profile_part
 from tinyfcn.devices import sass
 from tinyfcn.devices.emulator.profile import SAMPLE
 from tinyfcn.errors import DeviceError
 from tinyfcn.operations import on
+from tinyfcn.training.step import Task, parts_of
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured" / "h200-step.csv"
 

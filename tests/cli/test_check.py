@@ -143,6 +143,7 @@ def test_a_fault_of_a_reference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
     assert re.search(r"dx: relative error \d", result.stdout)
 
 
+@pytest.mark.slow
 def test_a_fault_of_a_launcher_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread too few: only a size with a remainder of 1 shows it."""
     launch = Emulator.launch_for_each

@@ -172,6 +172,7 @@ def test_version():
 # Training
 
 
+@pytest.mark.slow
 def test_what_training_prints_when_piped(trained):
     _, classifier, fcn = trained
     lines = classifier.stdout.splitlines()
@@ -524,6 +525,7 @@ def closed(*numbers):
     return close
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(1,), (2,), (1, 2), (0,)])
 def test_closed_streams(runs, numbers):
     Image.new("L", (84, 64)).save("small.png")
@@ -1241,6 +1243,7 @@ def assert_stopped(errors):
 LONG = ["train-cnn", "--epochs", "100", "--batch", "20", "--threads", "1", "--device", "cpu", "--out", "run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_run(data, number):
     process = start(*LONG, "--data-dir", data)
@@ -1294,6 +1297,7 @@ def test_training_goes_on_where_nobody_listens(data, tmp_path, output):
     assert Run(Path("runs/cnn-1")).result()["steps"] == 20
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_vanishes(data):
     process = start(*LONG, "--data-dir", data)
     assert any(line.startswith("step ") for line in iter(process.stdout.readline, ""))
@@ -1304,6 +1308,7 @@ def test_a_run_folder_that_vanishes(data):
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal(data):
     child, terminal = pty.fork()
     if child == 0:
@@ -1333,6 +1338,7 @@ def test_ctrl_c_on_a_terminal(data):
     assert_stopped(text.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_as_a_full_disk(data):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # the weights take 93 kB

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers.planting import line_of, plant
 
-from tinyfcn.bench.steps import Task, launches_of_step
 from tinyfcn.cli import main
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.kernel_source import KERNELS
@@ -20,6 +19,7 @@ from tinyfcn.study.examples import EXAMPLES
 from tinyfcn.study.formulas import FORMULAS
 from tinyfcn.study.kernels import sentence
 from tinyfcn.study.ladder import LADDER, rungs
+from tinyfcn.training.step import Task, launches_of_step
 
 
 def kernels(*arguments: str) -> Result:

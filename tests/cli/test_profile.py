@@ -74,6 +74,7 @@ def test_an_own_file_without_calls_is_told(tmp_path: Path) -> None:
     assert "nothing was launched, so nothing is counted" in result.output
 
 
+@pytest.mark.slow
 def test_fast_beside_naive(tmp_path: Path) -> None:
     result = profile("conv2d", "--layer", "dense32", "--against", "naive", "--blocks", "4")
     assert result.exit_code == 0, result.output
@@ -81,6 +82,7 @@ def test_fast_beside_naive(tmp_path: Path) -> None:
     assert float(row[-1]) > 2
 
 
+@pytest.mark.slow
 def test_fast_beside_a_rung_of_the_ladder() -> None:
     """Rung 1 is the naive kernel, so the counts are those of the naive form, but for its ReLU."""
     result = profile("conv2d", "--layer", "context", "--against", "1")
@@ -105,6 +107,24 @@ def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None
     rows = lines[first + 1 : lines.index("", first)]
     assert [row.split()[0] for row in rows] == [each["for"].split()[0] for each in found["launches"]]
     assert "the lines with the most bank conflicts" in result.output
+    model = found["model"]
+    assert [each["for"] for each in model["launches"]] == [each["for"] for each in found["launches"]]
+    assert {each["bound"] for each in model["launches"]} <= {"start", "issue", "shared", "l2", "waiting"}
+    longest = max(model["launches"], key=lambda each: each["seconds"])
+    first = next(number for number, line in enumerate(lines) if line.startswith("the longest launches by the model"))
+    assert "on an NVIDIA H200 SXM" in lines[first]
+    assert lines[first + 1].endswith(f" µs  {longest['for']}: {longest['bound']}")
+    assert f"{1e6 * model['step_seconds']:.0f} µs  the step" in result.output
+
+
+@pytest.mark.slow
+def test_the_launches_are_made_for_the_card(tmp_path: Path) -> None:
+    blocks = []
+    for card in ("h200", "t4"):
+        file = tmp_path / f"{card}.json"
+        assert profile("conv2d", "--layer", "context", "--card", card, "--json", str(file)).exit_code == 0
+        blocks.append(json.loads(file.read_text())["launches"][0]["blocks"])
+    assert blocks[0] > blocks[1]
 
 
 def test_the_batch_is_that_of_the_step(tmp_path: Path) -> None:
@@ -139,6 +159,7 @@ def test_the_batch_is_that_of_the_step(tmp_path: Path) -> None:
         (["relu", "--draw", "relu.cu:1"], "no request at relu.cu:1: there are some at relu.cu:27"),
         (["conv2d", "--kernel", "k"], "--kernel belongs to a file of your own: tinyfcn profile FILE.cu"),
         (["conv2d", "--grid", "4"], "--grid belongs to a file of your own: tinyfcn profile FILE.cu"),
+        (["none.cu", "--card", "t4"], "--card chooses the launches of tinyfcn's operations"),
     ],
 )
 def test_bad_usage_is_one_line(arguments: list[str], message: str) -> None:

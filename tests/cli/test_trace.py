@@ -77,6 +77,7 @@ def test_all_of_it(tmp_path: Path) -> None:
     assert again.exit_code == 0, "its own figures are drawn again"
 
 
+@pytest.mark.slow
 def test_the_classifier_and_its_windows() -> None:
     digit = run("trace", "runs/cnn-1", "--at", "0,0")
     assert digit.exit_code == 0 and "window 0,0" in digit.output and "reads" in digit.output
@@ -155,6 +156,7 @@ def test_other_designs_from_their_weights_alone(tmp_path: Path, design: Design, 
     assert "has no config.json beside it, which names its test images: name an IMAGE" in without.output
 
 
+@pytest.mark.slow
 def test_a_network_whose_relus_are_closed_has_no_gradient(tmp_path: Path) -> None:
     design = Design("corrected")
     state = saved(tmp_path, design)

@@ -48,6 +48,7 @@ IDX = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.sampled_from([*IDX]), st.booleans(), st.lists(changes, max_size=3), st.lists(changes, max_size=3))
 def test_idx(magic, packed, inside, outside):

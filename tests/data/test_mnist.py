@@ -322,6 +322,7 @@ BAD_ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_ANSWERS)
 def test_bad_answers_lead_to_the_next_mirror_and_leave_nothing(tmp_path, monkeypatch, mirrors, case):
     spoil, word = BAD_ANSWERS[case]

@@ -80,6 +80,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "emulator"
 
 
+@pytest.mark.slow
 def test_a_kernel_is_compiled_once_until_it_or_its_common_part_is_edited(tmp_path, empty_cache, monkeypatch):
     compiled = []
     run = build._run_compiler
@@ -268,6 +269,7 @@ def test_a_missing_compiler_is_an_error_with_the_command_that_installs_one(tmp_p
         Emulator(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "message"),
     [
@@ -291,6 +293,7 @@ def test_a_compiler_that_does_not_work_is_named(tmp_path, empty_cache, monkeypat
         scaled(folder_with(tmp_path / "kernels", scale=SCALE))
 
 
+@pytest.mark.slow
 def test_warnings_of_the_compiler_do_not_matter(tmp_path, own_cache, monkeypatch):
     command = shlex.join(build.compiler())
     (tmp_path / "compiler").write_text(f'#!/bin/sh\necho "warning: caf\\0351" >&2\nexec {command} "$@"\n')
@@ -315,6 +318,7 @@ def test_an_unknown_function_is_named_with_its_line(tmp_path: Path) -> None:
         launch(Emulator(folder_with(tmp_path, asin_of=text)), "asin_of", 1)
 
 
+@pytest.mark.slow
 def test_the_compiler_that_CXX_names_is_used(tmp_path, own_cache, monkeypatch):
     monkeypatch.setenv("CXX", shlex.join([*build.compiler(), "-DFACTOR=9"]))
     assert scaled(folder_with(tmp_path / "kernels", scale=SCALE)) == 9

@@ -284,6 +284,7 @@ def test_any_text_is_read_or_refused_with_a_line(text: str) -> None:
         assert str(error).startswith("file.cu:") and "\n" not in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ['"/* ', "/* ", "'", 'R"(', "{", "<", "#if 1\n", "#define B A A\n#define A B B\n", "a\\\n"]
 )

@@ -18,7 +18,6 @@ from helpers.instances import compile_for
 from helpers.tiny_digits import TRAIN, draw
 
 from tinyfcn.adam_state import AdamState
-from tinyfcn.bench.steps import Task, launches_of_step
 from tinyfcn.checks.conflicts import conflicts, launched_before
 from tinyfcn.data import Digits
 from tinyfcn.devices import cuda
@@ -30,6 +29,7 @@ from tinyfcn.operations import on
 from tinyfcn.ops import Operations
 from tinyfcn.training import ParallelNetwork, Trainer
 from tinyfcn.training.sources import Composed, Stored
+from tinyfcn.training.step import Task, launches_of_step
 
 DESIGNS = {
     "classifier": Design("classifier"),

@@ -29,6 +29,7 @@ extern "C" __global__ void endless_barriers(float* y, const float* x, int n) {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["endless", "endless_barriers"])
 @pytest.mark.parametrize("mode", ["trap", "check"])
 def test_ctrl_c_ends_an_endless_kernel(tmp_path: Path, kernel: str, mode: str) -> None:
@@ -42,6 +43,7 @@ def test_ctrl_c_ends_an_endless_kernel(tmp_path: Path, kernel: str, mode: str) -
     launch(device, kernel, 0)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_left_to_another_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training installs one, which lets the current step finish."""
     device = Emulator(folder_with(tmp_path, endless=ENDLESS.replace("x[0] * 0", "1.0f")))
@@ -56,6 +58,7 @@ def test_ctrl_c_is_left_to_another_handler(tmp_path: Path, monkeypatch: pytest.M
     assert (y[:64] == 5_000_000).all() and handled == [signal.SIGINT]
 
 
+@pytest.mark.slow
 def test_ctrl_c_goes_to_python_if_another_thread_launches(tmp_path: Path) -> None:
     device = Emulator(folder_with(tmp_path, endless=ENDLESS.replace("x[0] * 0", "1.0f")))
     with ThreadPoolExecutor(1) as pool:

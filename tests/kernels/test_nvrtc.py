@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyfcn.bench.steps import Task, launches_of_step
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import DeviceError, KernelError
+from tinyfcn.training.step import Task, launches_of_step
 
 pytestmark = pytest.mark.cupy
 

@@ -16,9 +16,7 @@ from helpers.tiny_digits import draw, write_tiny_digits
 from PIL import Image
 from standin import bridge
 
-from tinyfcn.bench import steps
 from tinyfcn.cli import main
-from tinyfcn.data import Digits
 from tinyfcn.devices.cuda import Cuda
 from tinyfcn.devices.device import Launch
 from tinyfcn.runs import Run
@@ -121,9 +119,8 @@ def test_ctrl_c_and_resume(folder: Path) -> None:
         np.testing.assert_array_equal(Run(folder / "stopped").load()[0][name], value, name)
 
 
-def test_bench(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "drawn_digits", lambda: Digits(*draw(60, 3, odd=False), "drawn"))
-    monkeypatch.setattr(steps, "MIN_IMAGES", 8)
+@pytest.mark.usefixtures("few_digits")
+def test_bench(folder: Path) -> None:
     result = run("bench", "--quick", "--device", "cuda", "--only", "steps", "--json", "bench.json")
     found = json.loads((folder / "bench.json").read_text())
     assert [step["equal_bits"] for step in found["steps"]] == [True, True], result.output

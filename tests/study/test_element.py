@@ -85,6 +85,7 @@ def test_the_owner_is_unique_and_the_element_is_what_the_formula_gives(operation
             assert found.unread == 0, (output.name, index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "stride"), [("conv2d", 2), ("conv2d", 3), ("conv_transpose2d", 1), ("max_pool2d", 1)]
 )
@@ -246,6 +247,7 @@ BY_HAND: dict[tuple[str, str], tuple[Callable[..., float], int, int]] = {  # wit
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operation", "name"), BY_HAND)
 def test_ten_elements_against_plain_loops(operation: str, name: str) -> None:
     by_hand, stride, padding = BY_HAND[operation, name]

@@ -227,6 +227,7 @@ def test_another_mistake_draws_no_sentence(folder: Folder) -> None:
     assert re.match(r"mean\[0\] is \S+, should be \S+: stored by mean_of at 10_order\.cu:\d+", found.message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "right", "wrong", "stage"),
     [
@@ -264,6 +265,7 @@ for (int step = 1; step < blockDim.x; step *= 2) {
     assert verdict(folder, each, each.filled(neighbours_first)).passed
 
 
+@pytest.mark.slow
 def test_another_waste_draws_no_sentence(folder: Folder) -> None:
     """Some of the mistakes that it is compared with cannot be counted: they read out of bounds."""
     each = exercise(11)
@@ -289,6 +291,7 @@ def test_a_fault_with_the_counted_sizes_is_told(folder: Folder) -> None:
     assert found.stage == "counters" and re.match(r"transpose in 13_banks\.cu: thread .* y\[6144\]", found.message)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_does_not_end_is_stopped(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exercise_check, "LIMIT", 1)
     each = exercise(8)

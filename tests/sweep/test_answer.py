@@ -57,6 +57,7 @@ def test_one_seed_cannot_tell():
     assert "one seed alone cannot tell" in in_words(made, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5, 8])
 def test_chance_is_called_a_difference_in_about_one_study_of_twenty(seeds):
     """Of two values that do the same. The better one is compared, so both ends of the interval can be wrong."""
@@ -66,6 +67,7 @@ def test_chance_is_called_a_difference_in_about_one_study_of_twenty(seeds):
     assert 0.02 < np.mean(wrong) < 0.085  # 0.05 with a standard error of 0.009
 
 
+@pytest.mark.slow
 def test_what_a_seed_does_to_all_configurations_is_no_difference_of_the_option():
     """Trainings with one seed are drawn together: nine pairs of three seeds are not nine observations."""
     made, random, wrong = grid(), np.random.default_rng(0), []

@@ -85,6 +85,7 @@ def test_every_training_of_a_study_is_a_run_like_any_other(finished):
         assert [line["test_accuracy"] for line in run.metrics()] == [*trial.intermediate_values.values()]
 
 
+@pytest.mark.slow
 def test_a_training_of_a_study_ends_in_the_bits_of_the_same_training_alone(finished, tmp_path):
     folder, result = finished
     expect_bits_of_it_alone(folder, saved_folder(folder).open().trials()[3], threads(result.stdout), tmp_path)

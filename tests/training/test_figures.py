@@ -105,6 +105,7 @@ def test_a_step_logged_twice_counts_once_and_gaps_are_left_out():
     assert figures._series([*records, {"step": 4}], "a") == ([1, 2], [0.1, 0.5])
 
 
+@pytest.mark.slow
 def test_mistakes_shows_the_surest_mistakes_and_nothing_else(tmp_path):
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (60, 28, 28)).astype(np.uint8)
@@ -159,6 +160,7 @@ def test_side_by_side_has_early_left_and_skip_right(maps, tmp_path):
     assert not find(page, grey(skip[0, 10]), 2)
 
 
+@pytest.mark.slow
 def test_score_map_puts_the_best_digit_in_the_middle_of_its_window(tmp_path):
     scores = np.full((10, 10, 15), 1e-3)
     scores[0] = 0.991

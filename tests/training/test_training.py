@@ -165,6 +165,7 @@ def test_the_same_seed_gives_the_same_classifier(data, tmp_path, threads):
     assert outcome(first) == outcome(second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_seed_gives_the_same_fcn(data, cnn, tmp_path, threads):
     settings = fcn(data, cnn, threads=threads, seed=3)
@@ -213,6 +214,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_stopped_and_resumed_ends_in_the_same_bits(data, cnn, m2nist, tmp_path, monkeypatch, name):
     settings = CASES[name](data, cnn, m2nist)
@@ -362,6 +364,7 @@ start(ClassifierSettings(data_dir=sys.argv[2], batch=20, epochs=2, threads=1, de
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["in a step", "between metrics and weights", "while writing weights"])
 def test_kill_9_and_resume(data, tmp_path, moment):
     folder = tmp_path / "killed"
@@ -757,6 +760,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", LEARNERS.values(), ids=LEARNERS)
 def test_an_fcn_learns(data, cnn, tmp_path, design):
     changes = {"design": design, "steps": 40, "evaluations": 4, "batch": 4, "learning_rate": 0.02, "warmup": 5}
@@ -1197,6 +1201,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a fork is not safe here")
 def test_workers_end_with_the_process_that_is_killed():
     process = subprocess.Popen([sys.executable, "-c", WITH_WORKERS], stdout=subprocess.PIPE, text=True)
@@ -1217,6 +1222,7 @@ def test_available_threads():
 # Evaluation
 
 
+@pytest.mark.slow
 def test_evaluating_a_run_gives_its_result_again(data, cnn, m2nist, tmp_path):
     fresh, _ = start(fcn(data, cnn), tmp_path / "fresh")
     early, _ = start(fcn(data, cnn, design=FROZEN), tmp_path / "early")
@@ -1311,6 +1317,7 @@ def test_a_recorded_step_is_the_step_to_the_bit(ops, data, cnn, monkeypatch, nam
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 def test_a_training_that_replays_may_be_stopped_and_resumed(ops, tmp_path, monkeypatch):
     """To the same bits, although it records anew, and reads the losses at other steps."""
     for prefix, count in (("train", 8), ("t10k", 2)):
@@ -1371,6 +1378,7 @@ def test_an_fcns_figures_and_the_effect_of_pretraining(data, cnn, tmp_path):
     assert pngs(skip) == ["labels.png", "learning-curves.png", "masks.png"]  # no other run of this design
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 @pytest.mark.parametrize(
     "config",

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from tinyfcn.bench.agreement import COMPARED, Trace, trace_of
 from tinyfcn.bench.parts import Form
-from tinyfcn.bench.steps import BETA1, BETA2, COMPARED, EPSILON, RATE, Step, Trace, trace_of
 from tinyfcn.bench.timing import Run
 from tinyfcn.checks.parts import Part, changed
+from tinyfcn.training.step import BETA1, BETA2, EPSILON, RATE, Step
 
 torch: Any = None
 with contextlib.suppress(ImportError, OSError):
@@ -122,7 +123,7 @@ class TorchStep:
             made = torch.tensor(array, device=device)
             return made.contiguous(memory_format=layout) if made.dim() == 4 else made
 
-        self.sets = [(tensor(x), tensor(labels.astype(np.int64))) for x, labels in ours.batches()]
+        self.sets = [(tensor(x), tensor(labels.astype(np.int64))) for x, labels in ours.batches(COMPARED)]
         self.initial, self.mode, self.done = ours.initial, mode, 0
         # torch.compile knows that a Parameter stays where it is; another tensor it would copy before each step.
         self.parameters = {name: torch.nn.Parameter(tensor(value)) for name, value in self.initial.items()}

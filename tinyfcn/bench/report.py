@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyfcn.bench.roofline import MEASURED
+from tinyfcn.devices.cards import MEASURED
 from tinyfcn.errors import DataError
 from tinyfcn.files import new_file
 

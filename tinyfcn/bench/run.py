@@ -12,19 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.bench import pytorch, steps
-from tinyfcn.bench.model import predict_step
+from tinyfcn.bench import agreement, pytorch
 from tinyfcn.bench.parts import Form, time_parts
-from tinyfcn.bench.roofline import CARDS, Card, Peaks, measure_peaks
-from tinyfcn.bench.steps import Step, Task, parts_of
+from tinyfcn.bench.peaks import measure_peaks
 from tinyfcn.bench.timing import TimeBudget, Timing, fit_line, gpu_clock, in_turn, wall_clock
+from tinyfcn.checks.model import predict_step
 from tinyfcn.checks.parts import Part, kernel_resources
 from tinyfcn.devices import cuda
+from tinyfcn.devices.cards import CARDS, Card, Peaks
 from tinyfcn.errors import DeviceError, TinyfcnError
 from tinyfcn.machine import gpu, processor
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
 from tinyfcn.training.settings import available_threads
+from tinyfcn.training.step import Step, Task, launches_of_step, parts_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Bench:
         found: dict[str, Any] = {"design": task.design, "batch": task.batch, "equal_bits": None}
         if check_bits:
             self.say(f"{task}: two runs with one seed")
-            found["equal_bits"] = steps.same_bits(lambda: Step(task, self.ops, threads=self.threads))
+            found["equal_bits"] = agreement.same_bits(lambda: Step(task, self.ops, threads=self.threads))
         found |= self.side_by_side(task, self.modes, self.plan.for_steps, trained=True)
         ratios = {name: timing["seconds"] / found["ours"]["seconds"] for name, timing in found["torch"].items()}
         best = min(ratios, key=lambda name: ratios[name], default="")
@@ -118,15 +119,15 @@ class Bench:
             programs["trained"] = Step(task, self.ops, task.composed, self.threads)
         differences, failed = {}, {}
         with ours.parallel.computing():
-            expected = ours.trace()
+            expected = agreement.trace(ours)
             for mode in modes:
                 self.say(f"{task}: PyTorch, {mode.name}")
                 who = f"{task}: PyTorch ({mode.name})"
-                tolerances = steps.TF32_TOLERANCES if mode.tf32 else steps.TOLERANCES
+                tolerances = agreement.TF32_TOLERANCES if mode.tf32 else agreement.TOLERANCES
                 try:
                     pytorch.switch(mode, self.threads)
                     program = pytorch.TorchStep(ours, mode)
-                    differences[mode.name] = steps.expect_agreement(who, program.trace(), expected, tolerances)
+                    differences[mode.name] = agreement.expect_agreement(who, program.trace(), expected, tolerances)
                     programs[mode.name] = program
                 except Exception as error:  # a compiler or memory may be missing: the other modes are worth their time
                     failed[mode.name] = reason(error)
@@ -183,8 +184,9 @@ class Bench:
         """What the model says of each part and of the step; None for a card that it does not know, or no compiler."""
         if card is not None:
             self.say(f"{task}: counting what its kernels ask of memory, for the model of a {card.name}")
+            made_for = card.multiprocessors
             try:
-                return predict_step(task, card)
+                return predict_step(parts_of(task, on("cpu"), made_for), launches_of_step(task, made_for), card)
             except DeviceError as error:
                 self.say(f"no prediction: {error}")
         return repeat(None), None

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from tinyfcn.bench.roofline import Card
-from tinyfcn.bench.steps import Task, launches_of_step, parts_of
 from tinyfcn.checks.conflicts import launched_before
+from tinyfcn.checks.parts import Part
 from tinyfcn.checks.profile import Profiled, compile_parts, profile_part
+from tinyfcn.devices.cards import Card
 from tinyfcn.devices.device import Launch
 from tinyfcn.devices.emulator.profile import LANES, SAMPLE
 from tinyfcn.devices.launch import ceil_div
-from tinyfcn.operations import on
 
 # Fitted by least squares to the instructions and times of the 39 launches in docs/measured/h200-step.csv, whose counts
 # stand beside them: those of the kernels that were measured, which have changed since. A warp's
@@ -98,17 +97,14 @@ def predict(counts: Counts, card: Card) -> Prediction:
     )
 
 
-def predict_step(task: Task, card: Card) -> tuple[list[float], float]:
-    """The seconds that each part of a step should take, its launches one after another; and those of the step.
+def predict_step(parts: Sequence[Part], launches: Sequence[Launch], card: Card) -> tuple[list[float], float]:
+    """The seconds of each part of a step, its launches one after another, and of the step with these launches.
 
-    Raises DeviceError where there is no C++ compiler, which counting takes.
+    Both as a GPU with as many multiprocessors gets them. Raises DeviceError where there is no C++ compiler.
     """
-    multiprocessors = card.multiprocessors
-    parts = parts_of(task, on("cpu"), multiprocessors)
     compile_parts(parts)
-    profiled = [profile_part(part, False, SAMPLE, multiprocessors=multiprocessors) for part in parts]
-    of_parts = [sum(predict(counts_of(each), card).seconds for each in launches) for launches in profiled]
-    launches = launches_of_step(task, multiprocessors)
+    profiled = [profile_part(part, False, SAMPLE, multiprocessors=card.multiprocessors) for part in parts]
+    of_parts = [sum(predict(counts_of(each), card).seconds for each in found) for found in profiled]
     return of_parts, step_seconds(launches, [each for found in profiled for each in found], card)
 
 

@@ -8,7 +8,6 @@ from functools import cache, partial
 
 import numpy as np
 
-from tinyfcn.bench.steps import Task, launches_of_step
 from tinyfcn.checks.parts import Recorder
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.device import Launch
@@ -18,6 +17,7 @@ from tinyfcn.errors import DeviceError, KernelError
 from tinyfcn.ops import Operations
 from tinyfcn.study.examples import launches_of
 from tinyfcn.study.ladder import LADDER, inputs_on, rungs
+from tinyfcn.training.step import Task, launches_of_step
 
 STEP = Task("skip", 16)
 PLAIN, FAST = "plain", "fast"

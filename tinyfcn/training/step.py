@@ -1,26 +1,21 @@
-"""Whole training steps of ours, and the check that another program's steps do the same before any of them is timed.
+"""A training step as an object: run, recorded, timed, and taken apart into the calls of operations and their launches.
 
-Both sides begin with the same weights, see the same images in the same order, and have the same loss and optimiser, at
-a constant rate. Their batches differ, in PyTorch's favour: its batches lie on the device as it wants them, as floats
-and 64-bit labels; ours gathers them from bytes within the step. Few images are enough: a step touches a hundred times
-the memory of its batch.
+It trains with a constant rate on digits drawn by code, so that nothing has to be loaded. Few images are enough: a step
+touches a hundred times the memory of its batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 import numpy as np
 
 from tinyfcn.adam_state import AdamState
-from tinyfcn.checks.gradcheck import relative_error
 from tinyfcn.checks.parts import Part, Recorder, note_calls, split
 from tinyfcn.data import Digits
 from tinyfcn.data.builtin_digits import draw_digits
 from tinyfcn.devices.device import MULTIPROCESSORS, Launch
-from tinyfcn.errors import TinyfcnError
 from tinyfcn.networks import Design
-from tinyfcn.networks.network import views
 from tinyfcn.ops import Operations
 from tinyfcn.reference.compose_m2nist import compose_m2nist
 from tinyfcn.training.loop import training_step
@@ -29,18 +24,8 @@ from tinyfcn.training.sources import Composed, Stored, as_bytes
 
 SEED = 0
 RATE, BETA1, BETA2, EPSILON = 1e-4, 0.9, 0.999, 1e-8  # Adam's: their values make no step faster or slower
-COMPARED = 4  # steps
 DRAWN, DIGITS = 500, 60_000  # digits that are drawn, and repeated to be as many as MNIST's
 MIN_IMAGES = 256  # M2NIST images that batches are gathered from
-
-# The largest relative differences of two float32 programs that do the same, after the compared steps: of the losses, of
-# Adam's means of the gradients, and of the parameters' way from where they began. Found were at most a tenth of these.
-# A wrong sign, factor or missing term is 0.1 and more. TF32 keeps ten bits of each factor instead of 23.
-TOLERANCES = {"losses": 1e-5, "mean gradients": 1e-3, "parameters": 3e-2}
-TF32_TOLERANCES = {"losses": 1e-2, "mean gradients": 0.3, "parameters": 0.5}
-
-Arrays = Mapping[str, np.ndarray]  # by the names of the parameters
-Trace = Mapping[str, Sequence[np.ndarray]]  # what a program did in the compared steps, by the names in TOLERANCES
 
 
 @dataclass(frozen=True)
@@ -111,9 +96,9 @@ class Step:
     def __call__(self) -> None:
         self.run()
 
-    def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The batches of the compared steps on the host: float32 (N, 1, H, W), and int32 labels."""
-        steps = np.arange(COMPARED, dtype=np.int32)[:, None]
+    def batches(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The batches of the first `count` steps on the host: float32 (N, 1, H, W), and int32 labels."""
+        steps = np.arange(count, dtype=np.int32)[:, None]
         pairs = [self.source.batch(self.ops.asarray(step)) for step in steps]
         return [(self.ops.to_numpy(x), self.ops.to_numpy(labels)) for x, labels in pairs]
 
@@ -122,15 +107,6 @@ class Step:
         self.network.load(self.initial)
         for array in (self.state.m, self.state.v, self.state.step):
             self.ops.write(array, np.zeros(array.shape, array.dtype))
-
-    def trace(self, steps: int = COMPARED) -> Trace:
-        """What the first steps do."""
-        self.start_again()
-        with self.parallel.computing():
-            for _ in range(steps):
-                self()
-        means = views(self.ops.to_numpy(self.state.m), self.network.parameter_shapes())
-        return trace_of(self.initial, self.state.last_losses(self.ops, steps), means, self.network.numpy_parameters())
 
 
 def parts_of(task: Task, ops: Operations, multiprocessors: int = MULTIPROCESSORS) -> list[Part]:
@@ -157,42 +133,3 @@ def launches_of_step(task: Task, multiprocessors: int = MULTIPROCESSORS) -> list
     device.multiprocessors = multiprocessors
     step = Step(task, Operations(device), composed=task.composed)
     return step.ops.device.record(step.work).launches
-
-
-def trace_of(initial: Arrays, losses: np.ndarray, means: Arrays, parameters: Arrays) -> Trace:
-    """A trace from the losses of the steps, and Adam's means of the gradients and the parameters after them."""
-    way = [(parameters[name] - initial[name].astype(np.float64)).ravel() for name in initial]
-    return {
-        "losses": [losses],
-        "mean gradients": [means[name] for name in initial],
-        "parameters": [np.concatenate(way)],
-    }
-
-
-def expect_agreement(
-    who: str, found: Trace, expected: Trace, tolerances: Mapping[str, float] = TOLERANCES
-) -> dict[str, float]:
-    """The relative differences of a program's trace from ours.
-
-    Raises:
-        TinyfcnError: a difference is larger than its tolerance, or a value is not finite: they do not do the same work.
-    """
-    differences = {what: max(map(relative_error, found[what], expected[what])) for what in tolerances}
-    wrong = [
-        f"{what} by {differences[what]:.1e}, more than {tolerance:.0e}"
-        for what, tolerance in tolerances.items()
-        if not differences[what] <= tolerance
-    ]
-    if wrong:
-        problem = f"{who} and our step do not do the same, so neither is timed: after {COMPARED} steps they differ in "
-        raise TinyfcnError(problem + "; in ".join(wrong))
-    return differences
-
-
-def same_bits(make: Callable[[], Step], steps: int = COMPARED * 5) -> bool:
-    """Whether two runs of the step that `make` gives end in the same parameters, bit by bit."""
-    ends = set()
-    for step in (make(), make()):
-        step.trace(steps)
-        ends.add(step.ops.to_numpy(step.network.parameters).tobytes())
-    return len(ends) == 1
