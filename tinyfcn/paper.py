@@ -18,6 +18,7 @@ WINDOWS = (6, 1.45)  # the first window, wider than MNIST's thin strokes, and th
 WIDEST = 19  # at least, of the last window: no stroke of MNIST holds such a square
 PLATEAU, GRADUAL = 1.1, 1.6  # a window half as wide again finds so little more that the narrower one held the strokes
 LEAST = 0.02  # of the ink found by the widest window; less is noise, and the corners of wide strokes
+DARK = 0.5  # of the typical ink: what is lighter may be a shadow, and does not choose the window
 AS_DARK = 0.7  # of the ink: anything as dark and only a little wider than a stroke is ink as well
 SPREADS, BESIDE_INK = 3.5, 1.5  # standard deviations of the noise by which ink exceeds the background; beside other ink
 
@@ -108,12 +109,12 @@ def _widths(pixels: np.ndarray) -> list[int]:
 
 
 def _amount_of_ink(pixels: np.ndarray, smooth: np.ndarray, width: int, noise: float) -> float:
-    """How much ink stands out from the background that a window of this side gives. Wide windows skip pixels."""
+    """How much dark ink stands out from the background that a window of this side gives. Wide windows skip pixels."""
     step = max(1, width // 20)
     some = np.s_[::step, ::step]
     counts = _pairs(_opening(smooth[some], width // step), pixels[some])
-    _, is_ink = _ink(counts, noise)
-    return float((counts * _COVER**2)[is_ink].sum()) * step**2
+    strength, is_ink = _ink(counts, noise)
+    return float((counts * _COVER**2)[is_ink & (strength * DARK < _COVER)].sum()) * step**2
 
 
 def _ink(counts: np.ndarray, noise: float, spreads: float = SPREADS) -> tuple[float, np.ndarray]:
