@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tinyfcn.devices import kernel_source, nvrtc
+from tinyfcn.devices.cards import CARDS, Card
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.errors import DeviceError, KernelError
@@ -49,17 +50,16 @@ STEPS = [Task("skip", batch) for batch in (1, 2, 5, 16, 64, 200, 1024)] + [
     Task("classifier", 1),
     Task("classifier", 128),
 ]
-OLDEST_AND_HOPPER = ("sm_75", "sm_90")
+SMALL_AND_LARGE = CARDS["t4"], CARDS["h200"]  # sm_75 and sm_90
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", OLDEST_AND_HOPPER)
-def test_the_fast_kernels_of_steps_fit_a_multiprocessor_and_spill_nothing(architecture: str) -> None:
-    launches = {
-        each.kernel.expression: each for task in STEPS for each in launches_of_step(task) if each.kernel.template
-    }
+@pytest.mark.parametrize("card", SMALL_AND_LARGE, ids=lambda card: card.architecture)
+def test_the_fast_kernels_of_steps_fit_a_multiprocessor_and_spill_nothing(card: Card) -> None:
+    steps = [launches_of_step(task, card.multiprocessors) for task in STEPS]
+    launches = {each.kernel.expression: each for step in steps for each in step if each.kernel.template}
     assert {"fast_conv_forward", "fast_conv_backward_input"} <= {launch.kernel.name for launch in launches.values()}
-    found = nvrtc.compile_launched(launches.values(), architecture)
+    found = nvrtc.compile_launched(launches.values(), card.architecture)
     wrong = []
     for name, launch in launches.items():
         warps = ceil_div(int(np.prod(launch.block)), 32)
