@@ -229,3 +229,10 @@ def test_occupancy(
         kernel = nvrtc.Resources("", registers, shared - dynamic, 0)
         assert kernel.occupancy(architecture, threads, dynamic) == (blocks, share)
     assert {*nvrtc.ARCHITECTURES} <= {*nvrtc.MULTIPROCESSORS}
+
+
+def test_what_to_write_instead_of_a_name_of_the_host_is_said(tmp_path: Path) -> None:
+    (tmp_path / "common.cuh").write_text("")
+    (tmp_path / "least.cu").write_text('extern "C" __global__ void least(float* y) { y[0] = -INFINITY; }')
+    with pytest.raises(KernelError, match=r"INFINITY: NVRTC has no INFINITY and no NAN: write __int_as_float\(0x7f8"):
+        nvrtc.compile_for("least", "sm_90", tmp_path)

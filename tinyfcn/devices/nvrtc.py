@@ -30,6 +30,16 @@ WARP = 32
 # Of a multiprocessor's registers of 32 bits, each quarter has its own for its own warps, given out by the unit.
 REGISTERS_OF_QUARTER, REGISTER_UNIT, QUARTERS = 16384, 256, 4
 
+# Names that nvcc finds in the host's headers: what NVRTC takes instead.
+INSTEAD = {
+    **dict.fromkeys(
+        ("INFINITY", "NAN"),
+        "NVRTC has no INFINITY and no NAN: write __int_as_float(0x7f800000) and __int_as_float(0x7fc00000)",
+    ),
+    **dict.fromkeys(("FLT_MAX", "FLT_MIN", "FLT_EPSILON"), "NVRTC has no float.h: write the number, 3.402823466e+38f"),
+    **dict.fromkeys(("M_PI", "INT_MAX", "INT_MIN"), "NVRTC has no system headers: write the number"),
+}
+
 
 @dataclass(frozen=True)
 class Multiprocessor:
@@ -139,7 +149,9 @@ def _compiled(
         code = nvrtc.getCUBIN(program) + b"\0"  # CuPy takes the last byte for the end of a text
     except nvrtc.NVRTCError:
         log = nvrtc.getProgramLog(program)
-        raise KernelError(f"{operation}.cu does not compile for {architecture}:\n{log.strip()}") from None
+        undefined = dict.fromkeys(re.findall(r'identifier "(\w+)" is undefined', log))
+        hints = "".join(f"{name}: {INSTEAD[name]}\n" for name in undefined if name in INSTEAD)
+        raise KernelError(f"{operation}.cu does not compile for {architecture}:\n{hints}{log.strip()}") from None
     finally:
         nvrtc.destroyProgram(program)
     content = json.dumps({"log": log, "names": names, "code": base64.b64encode(code).decode()})

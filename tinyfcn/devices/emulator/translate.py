@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from tinyfcn.devices import kernel_source
+from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.declarations import Shared
 from tinyfcn.devices.kernel_source import Edit, edited
 from tinyfcn.devices.launch import is_structure
@@ -32,12 +32,6 @@ _MISSING = {
     **dict.fromkeys(("curandState", "curandState_t", "curand_init"), "the emulator has no cuRAND"),
     **dict.fromkeys(("cuda", "cub", "thrust"), "the emulator has none of the CUDA Core Compute Libraries"),
     **dict.fromkeys(("cudaMalloc", "cudaStream_t", "cudaDeviceSynchronize"), "a kernel launches no kernels here"),
-}
-_INFINITY = "NVRTC has no INFINITY and no NAN: write __int_as_float(0x7f800000) and __int_as_float(0x7fc00000)"
-_MISSING_IN_NVRTC = {
-    **dict.fromkeys(("INFINITY", "NAN"), _INFINITY),
-    **dict.fromkeys(("FLT_MAX", "FLT_MIN", "FLT_EPSILON"), "NVRTC has no float.h: write the number, 3.402823466e+38f"),
-    **dict.fromkeys(("M_PI", "INT_MAX", "INT_MIN"), "NVRTC has no system headers: write the number"),
 }
 # In double precision expf becomes exp, and 1.0f, .5f, 1e-8f, 0x1p-3f lose their f.
 _FLOAT_FUNCTION = re.compile(
@@ -181,7 +175,7 @@ def explained(source: kernel_source.Source, error: str) -> str:
     named = {*re.findall(r"\w+", error), "asm", "__asm__", "__asm"}  # compilers do not name the last ones
     undeclared = {*re.findall(r"\w+", "".join(line for line in error.splitlines() if "declared" in line))}
     for token in source.compiled:
-        what = _MISSING.get(token.text) or (not source.for_nvcc and _MISSING_IN_NVRTC.get(token.text))
+        what = _MISSING.get(token.text) or (not source.for_nvcc and nvrtc.INSTEAD.get(token.text))
         if what and token.text in named:
             found.setdefault(what, f"{source.place(token.start)}: {token.text}: {what}\n")
     for host in source.functions if source.for_nvcc else ():
