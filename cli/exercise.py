@@ -203,8 +203,9 @@ def _show(verdict: Verdict, folder: Folder) -> None:
             click.echo()
             _wrapped(verdict.mistake)
         _show_counts(verdict)
-        if verdict.stage not in ("file", "hole"):
-            click.echo(f"\n{folder.command(f'hint {chosen.number}')}")
+        if verdict.wrong and verdict.stage not in ("file", "hole"):
+            what = "hint" if verdict.wrong is chosen else "check"
+            click.echo(f"\n{folder.command(f'{what} {verdict.wrong.number}')}")
         return
     click.echo(f"\npassed ({verdict.seconds:.1f} s)")
     for line in verdict.asked:

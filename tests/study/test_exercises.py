@@ -66,7 +66,7 @@ def test_the_exercises_are_numbered_and_each_has_its_cases() -> None:
 
 @every_exercise
 def test_the_texts_are_complete(each: Exercise) -> None:
-    assert 2 <= len(each.hints) <= 3 and 2 <= len(each.mistakes) <= 4
+    assert 2 <= len(each.hints) <= 3 and 2 <= len(each.mistakes) <= 5
     assert 5 <= each.minutes <= 30 and each.read
     texts = [each.question, each.taught, *each.hints, *(mistake.says for mistake in each.mistakes)]
     assert all(texts)
@@ -433,12 +433,14 @@ def test_training_wants_the_other_two(folder: Folder, monkeypatch: pytest.Monkey
     assert re.match(
         "it trains on your exercise 3 too, which is not right yet: .*03_padding.cu is not there", found.message
     )
+    assert found.wrong == padding  # to which the command points, not to a hint of this one
     for other in (padding, dx):
         folder.start(other)
         folder.file(other).write_text(other.solution, encoding="utf-8")
     folder.file(dx).write_text(dx.filled(dx.mistakes[0].fill), encoding="utf-8")
     found = check(each, folder, "emulator", lambda line: None)
     assert found.stage == "training" and "exercise 6 too, which is not right yet: dx[" in found.message
+    assert found.wrong == dx
     folder.file(dx).write_text(dx.solution, encoding="utf-8")
     given: list[Path] = []
 
