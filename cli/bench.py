@@ -144,8 +144,11 @@ def bench(
         click.echo(f"\nthe kernels of a step, {kernels['task']}")
         print_rows(report.part_rows(kernels))
         click.echo(report.about_rooflines(kernels))
-        click.echo(f"\nwhat they use, compiled for {kernels['peaks']['architecture']}")
-        print_rows(report.used_rows(kernels["used"]))
+        if kernels["used"]:
+            click.echo(f"\nwhat they use, compiled for {kernels['peaks']['architecture']}")
+            print_rows(report.used_rows(kernels["used"]))
+        else:
+            click.echo(f"\nwhat they use of a GPU is NVRTC's to say: {kernels['used_not_known']}")
     if "growth" in parts:
         found["growth"] = measure.growth()
         keep()

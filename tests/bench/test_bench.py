@@ -17,6 +17,7 @@ from tinyfcn.bench import agreement, pytorch, report, run
 from tinyfcn.bench.timing import wall_clock
 from tinyfcn.checks.parts import Part
 from tinyfcn.cli import main
+from tinyfcn.errors import DeviceError
 from tinyfcn.training.step import Task
 
 USED = {"kernel": "relu<3>", "for": ["a dx", "b", "c"], "blocks": 1234, "threads": 256, "registers": 40}
@@ -212,6 +213,18 @@ def test_only_a_part(alone):
     assert re.search(r"conv2d dweight +context .*with dx +- +-\n", result.stdout)
     assert "3 of 21: conv2d_pool conv1" in result.stderr and "21 of 21: adam_step" in result.stderr
     assert not [*Path().iterdir()]
+
+
+@pytest.mark.slow
+def test_without_nvrtc_all_else_is_measured(alone, monkeypatch):
+    def missing(launches, architecture):
+        raise DeviceError("NVRTC cannot be loaded: pip install it")
+
+    monkeypatch.setattr(run, "kernel_resources", missing)
+    result = command("--quick", "--only", "kernels", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "all of them" in result.stdout
+    assert "what they use of a GPU is NVRTC's to say: NVRTC cannot be loaded: pip install it\n" in result.stdout
 
 
 @pytest.mark.slow

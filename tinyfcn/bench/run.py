@@ -20,7 +20,7 @@ from tinyfcn.checks.model import predict_step
 from tinyfcn.checks.parts import Part, kernel_resources
 from tinyfcn.devices import cuda
 from tinyfcn.devices.cards import CARDS, Card, Peaks
-from tinyfcn.errors import DeviceError, TinyfcnError
+from tinyfcn.errors import DeviceError, KernelError, TinyfcnError
 from tinyfcn.machine import gpu, processor
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
@@ -145,7 +145,7 @@ class Bench:
         Without a GPU, rooflines are those of a card in CARDS, and NumPy and PyTorch are timed, on one thread.
 
         Raises:
-            TinyfcnError: two forms of a part differ.
+            TinyfcnError: two forms of a part differ, or a kernel does not compile.
         """
         task, budget = Task("skip", self.plan.kernel_batch), self.plan.for_kernels
         self.free_memory()
@@ -162,7 +162,13 @@ class Bench:
             forms["torch"] = pytorch.TorchForm(self.ops)
         self.say(f"the kernels compiled for {peaks.architecture}")
         launches = [(f"{part.layer} {part.what}".strip(), launch) for part in parts for launch in part.launches]
-        used = kernel_resources(launches, peaks.architecture)  # first: where it fails, no measurement is lost
+        used, not_known = [], None
+        try:
+            used = kernel_resources(launches, peaks.architecture)
+        except KernelError:
+            raise
+        except DeviceError as error:  # without NVRTC the rest can still be measured
+            not_known = str(error)
         predicted, of_step = self.predicted(task, card)
         self.say(f"{task}: timing its parts, {', '.join(forms)}")
         pytorch.switch(pytorch.OPERATIONS, threads=1)
@@ -178,6 +184,7 @@ class Bench:
             "predicted_step": of_step,
             "predicted_for": card.name if card and of_step else None,
             "used": used,
+            "used_not_known": not_known,
         }
 
     def predicted(self, task: Task, card: Card | None) -> tuple[Iterable[float | None], float | None]:
