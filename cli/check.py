@@ -24,7 +24,12 @@ from tinyfcn.fields import shown
 from tinyfcn.operations import on
 
 ARCHITECTURE = nvrtc.ARCHITECTURES[0]
-HOST_NAMES = {"INFINITY", "NAN", "HUGE_VALF", "M_PI", "M_E", "M_SQRT2", "RAND_MAX", "uint8_t", "uint32_t", "int64_t"}
+# Errors that nvcc does not have: of names that it knows without an #include, and of code of the host.
+OF_NVRTC = re.compile(
+    r'identifier "(?:__\w+|INFINITY|NAN|HUGE_VALF|M_PI|M_E|M_SQRT2|RAND_MAX|u?int\d+_t|uint|ushort|ulong)" is undefined'
+    r"|^expected a|not allowed in JIT mode|--extended-lambda|more than one instance of overloaded function"
+)
+SHOWN_ERRORS = 3  # of these
 
 
 class WholeNumbers(click.ParamType):
@@ -173,10 +178,8 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
         outcome = own_file.check_calls(file, calls)
     instances = {call.kernel: own_file.instance(file, call) for call in calls}
     refused, nvrtc_says = _compiled(file.stem, file, [each for each in instances.values() if each])
-    source = kernel_source.source(file.stem, file)
-    if refused and (source.includes or _lacks_only_names_of_the_host(nvrtc_says)):
-        has = "the headers that the file includes" if source.includes else "the host's headers"
-        refused, nvrtc_says = False, f"{nvrtc_says}\n    nvcc may compile it, which has {has}"
+    if refused and kernel_source.source(file.stem, file).for_nvcc:
+        refused, nvrtc_says = _as_nvcc_would(nvrtc_says, bool(kernel_source.source(file.stem, file).includes))
     zeros = [name for name in own_file.constants_of(file) if not any(name in call.constants for call in calls)]
 
     is_right = not (outcome.findings or refused)
@@ -187,8 +190,11 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
         f"  results    {f'{compared} compared' if compared else 'not compared: --cases says what they should be'}"
     )
     for name, array in outcome.arrays.items():
-        bounds = f": from {array.min():g} to {array.max():g}" if array.size else ""
-        click.echo(f"    {name} {array.dtype} {array.shape}{bounds}")
+        for field, values, _ in own_file.fields_of(array, array):
+            bounds = (
+                f": from {values.min():g} to {values.max():g}" if values.size and values.dtype.kind in "fiu" else ""
+            )
+            click.echo(f"    {name}{field} {values.dtype} {values.shape}{bounds}")
     for note in outcome.notes:
         click.echo(f"  note       {note}")
     for name in zeros:
@@ -199,10 +205,26 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
     return is_right
 
 
-def _lacks_only_names_of_the_host(message: str) -> bool:
-    """Whether NVRTC refuses nothing but names such as INFINITY, for which nvcc needs no #include."""
-    undefined = re.findall(r'error: identifier "(\w+)" is undefined', message)
-    return len(undefined) == message.count(": error: ") and {*undefined} <= HOST_NAMES
+def _as_nvcc_would(message: str, has_headers: bool) -> tuple[bool, str]:
+    """Whether nvcc would refuse it too, as far as NVRTC's errors tell, and what to print of them.
+
+    NVRTC compiles for the GPU alone: it takes no code of the host, and has none of its headers.
+    """
+    errors = re.findall(r"^(\S+)\((\d+)\): (?:catastrophic )?error: (.*)", message, re.MULTILINE)
+    if not errors or not (has_headers or all(OF_NVRTC.search(what) for _, _, what in errors)):
+        return True, message
+    lines = [f"    {file}:{line}: {_briefly(what)}" for file, line, what in errors[:SHOWN_ERRORS]]
+    if len(errors) > SHOWN_ERRORS:
+        lines.append(f"    and {len(errors) - SHOWN_ERRORS} more")
+    return False, "\n".join(["refuses what nvcc may take, since it has no code and no headers of the host:", *lines])
+
+
+def _briefly(error: str) -> str:
+    """NVRTC's text; but of code of the host, what a person must know."""
+    code = re.match(r"A (function|namespace scope variable) without", error)
+    if code:
+        return f"a {code[1].split()[-1]} without __device__: kernels cannot use it"
+    return error.split(". ")[0]
 
 
 def _ask_nvrtc(operation: str) -> tuple[bool, str]:

@@ -52,7 +52,7 @@ int main() { twice<<<1, 1>>>(nullptr, 0); printf("done\\n"); return 0; }
     ("change", "says"),
     [
         ({}, "NVRTC      compiles own.cu for sm_75"),
-        ({"2.0f *": "FLT_MAX *"}, "nvcc may compile it, which has the headers that the file includes"),
+        ({"2.0f *": "FLT_MAX *"}, "refuses what nvcc may take, since it has no code and no headers of the host:"),
     ],
 )
 def test_a_file_with_host_code_and_headers_of_the_host(tmp_path: Path, change: dict[str, str], says: str) -> None:
@@ -273,9 +273,99 @@ def test_names_that_nvcc_knows_without_a_header_are_no_fault(tmp_path: Path) -> 
     file = tmp_path / "least.cu"
     file.write_text("__global__ void least(float* y) { y[0] = INFINITY; }")
     result = check(str(file), "--arg", "y=1")
-    assert result.exit_code == 0 and "nvcc may compile it, which has the host's headers" in result.output
+    assert result.exit_code == 0 and "refuses what nvcc may take" in result.output
     file.write_text("__global__ void least(float* y) { y[0] = INFINITY; std::min(1, 2); }")
     assert check(str(file), "--arg", "y=1").exit_code == 1
+
+
+@pytest.mark.cupy
+@pytest.mark.parametrize(
+    ("before", "value", "says"),
+    [
+        ("const float* reference = nullptr;", "x[i] + 1", ":1: a variable without __device__: kernels cannot use it"),
+        ("struct Timer { void start() { } };", "x[i] + 1", ":1: a function without __device__: kernels cannot use it"),
+        ("", "__reduce_add_sync(0xffffffffu, (unsigned)x[i])", ':2: identifier "__reduce_add_sync" is undefined'),
+        ("", "fmax(x[i], 0.0)", ":2: more than one instance of overloaded function"),
+        ("", "(uint)x[i]", ':2: identifier "uint" is undefined'),
+    ],
+)
+def test_what_nvrtc_alone_refuses_is_no_fault(tmp_path: Path, before: str, value: str, says: str) -> None:
+    text = f"{before}\n__global__ void k(float* x) {{ int i = threadIdx.x; x[i] = {value}; }}\n"
+    for includes in ("", "#include <cuda_runtime.h> "):  # the verdict is the same
+        file = tmp_path / "own.cu"
+        file.write_text(includes + "\n" * bool(includes) + text)
+        result = check(str(file), "--block", "32", "--arg", "x=ones:32")
+        assert result.exit_code == 0, result.output
+        assert includes or f"    own.cu{says}" in result.output
+
+
+@pytest.mark.cupy
+def test_many_errors_of_nvrtc_are_told_in_brief(tmp_path: Path) -> None:
+    file = tmp_path / "own.cu"
+    file.write_text(
+        "".join(f"const float* a{n} = nullptr;\n" for n in range(9)) + "__global__ void k(float* x) { x[0] = 1; }\n"
+    )
+    lines = check(str(file), "--arg", "x=1").stdout.splitlines()
+    assert lines[-1] == "    and 6 more" and len(lines) < 12
+
+
+def test_a_variable_that_may_have_no_value_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "own.cu"
+    file.write_text(
+        "__global__ void k(float* x, int n) {\n    float sum;\n"
+        "    for (int i = 0; i < n; ++i) sum += x[i];\n    x[0] = sum;\n}\n"
+    )
+    result = check(str(file), "--arg", "x=ones:4", "--arg", "n=4")
+    assert result.exit_code == 1
+    assert re.search(r"own.cu:\d: sum: it may be read before it has a value: give it one where", result.stderr)
+
+
+PARTICLES = """struct Particle { float x, v; };
+__global__ void push(Particle* p, int n, float dt) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) p[i].x += dt * p[i].v;
+}
+"""
+PARTICLES_CALLS = """import numpy as np
+from tinyfcn.checks.own_file import Call
+def calls(random):
+    p = np.zeros(100, np.dtype([("x", "f4"), ("v", "f4")]))
+    p["v"] = random.standard_normal(100)
+    right = p.copy()
+    right["x"] += np.float32(0.5) * p["v"]
+    yield Call("push", 1, 128, [p, 100, 0.5], expected={"p": right})
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("", ""), "    p.v float32 (100,): from "),
+        (("i < n", "i <= n"), "thread (100,0,0) reads (char*)p[800] ((char*)p has 800 elements) at own.cu:4"),
+        (("dt * p", "2 * dt * p"), "should be -1.1625154: stored by push at own.cu:4"),
+    ],
+)
+def test_arrays_of_structures(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    file = tmp_path / "own.cu"
+    file.write_text(PARTICLES.replace(*change))
+    file.with_suffix(".py").write_text(PARTICLES_CALLS)
+    result = check(str(file))
+    assert result.exit_code == (change != ("", "")) and says in result.output, result.output
+
+
+@pytest.mark.parametrize(
+    ("kernel", "arguments"),
+    [
+        ("template <typename T, typename U = float> __global__ void k(const T* a, U* c)", ["--template", "double"]),
+        ("template <typename T = double, typename U = T> __global__ void k(const T* a, U* c)", []),
+        ("__global__ void k(const float (*a)[16], float (*c)[16])", []),
+    ],
+)
+def test_default_types_and_pointers_to_rows(tmp_path: Path, kernel: str, arguments: list[str]) -> None:
+    file = tmp_path / "own.cu"
+    file.write_text(f"{kernel} {{ {'c[0][1] = a[0][1]' if '16' in kernel else 'c[1] = a[1]'}; }}")
+    result = check(str(file), *arguments, "--arg", "a=ones:2x16", "--arg", "c=zeros:2x16")
+    assert result.exit_code == 0 and " (2, 16): from 0 to 1" in result.output, result.output
 
 
 def test_kernels_in_a_header_that_is_missing(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ class Empty:
 class Call:
     """A launch of a kernel: `grid` blocks of `block` threads, each a number or up to three of them.
 
-    arguments: numbers, NumPy arrays (brought to the dtype of the parameter), `Empty`, or None. template: the values of
-    the parameters of a kernel that is a template. constants: what the host stores before in __constant__ variables, as
-    arrays of their dtypes. expected: what arrays hold afterwards, by the parameters' names, to
-    a relative error of `tolerance`, norm(found - expected) / norm(expected).
+    arguments: numbers, NumPy arrays (floats and integers are brought to the size that the parameter has), `Empty`, or
+    None. template: the values of the parameters of a kernel that is a template. constants: what the host stores before
+    in __constant__ variables, as arrays of their dtypes. expected: what arrays hold afterwards, by the parameters'
+    names, to a relative error of `tolerance`, norm(found - expected) / norm(expected).
     """
 
     kernel: str
@@ -240,7 +240,7 @@ def check_calls(file: Path, calls: Sequence[Call], orders: Sequence[str] = ORDER
                 if array.tobytes() == other[name].tobytes():
                     continue
                 differs = f"{call.kernel}: {name} depends on the order of threads ({order})"
-                if array.dtype.kind == "f" and relative_error(array, other[name]) <= call.tolerance:
+                if all(relative_error(*pair) <= call.tolerance for _, *pair in fields_of(array, other[name])):
                     outcome.notes.append(f"{differs}, but by rounding alone, as sums do that atomics add up")
                 else:
                     outcome.findings.append(differs)
@@ -280,10 +280,20 @@ def _run(device: Watched, calls: Sequence[Call]) -> Iterator[dict[str, np.ndarra
     for call, kernel, written in launch_calls(device, calls):
         copies = device.copies(written)
         for name, expected in call.expected.items():
-            expected = np.asarray(expected)
-            if not relative_error(copies[name], expected) <= call.tolerance:
-                raise Found(kernel, device.wrong(name, written[name], expected))
+            whole = written[name] if written[name].dtype.names else None
+            for field_, found, right in fields_of(written[name], np.asarray(expected)):
+                if not relative_error(found, right) <= call.tolerance:
+                    raise Found(kernel, device.wrong(f"{name}{field_}", found, right, whole))
         yield copies
+
+
+def fields_of(found: np.ndarray, expected: np.ndarray, name: str = "") -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The fields of two arrays of structures, such as (".x", found["x"], expected["x"]); other arrays as they are."""
+    if found.dtype.names is None or found.dtype.names != expected.dtype.names:
+        yield name, found, expected
+        return
+    for each in found.dtype.names:
+        yield from fields_of(found[each], expected[each], f"{name}.{each}")
 
 
 def _on_device(device: Device, parameter: Parameter, value: np.ndarray | Empty) -> Array:

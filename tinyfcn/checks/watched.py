@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyfcn.checks.case import Case
 from tinyfcn.checks.parts import Recorder
-from tinyfcn.devices.device import Launch
+from tinyfcn.devices.device import Launch, address
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.devices.kernel_source import Kernel
 from tinyfcn.errors import KernelError
@@ -66,14 +66,19 @@ class Watched(Emulator):
             text += f", from '{parameter.name}' stored by {source}" if source else ""
         return text
 
-    def wrong(self, name: str, array: np.ndarray, expected: np.ndarray) -> str:
-        """The worst element of a wrong array, its value, the right one, and the line that stored it."""
+    def wrong(self, name: str, array: np.ndarray, expected: np.ndarray, whole: np.ndarray | None = None) -> str:
+        """The worst element of a wrong array, its value, the right one, and the line that stored it.
+
+        whole: the array of structures of which `array` is a field, whose lines are kept by the byte.
+        """
         if array.shape != expected.shape:
             return f"{name} has the shape {array.shape}, should have {expected.shape}"
         worst = int(np.nan_to_num(np.abs(array - expected), nan=np.inf).argmax())
         should_be = array.dtype.type(expected.flat[worst] + 0)  # not -0
         values = f"is {array.flat[worst]!s}, should be {should_be!s}"
-        return f"{name}{index_text(worst, array.shape)} {values}: stored by {self.stored_by(array, worst)}"
+        first = worst if whole is None else worst * whole.itemsize + address(array) - address(whole)
+        stored = self.stored_by(array if whole is None else whole, first)
+        return f"{name}{index_text(worst, array.shape)} {values}: stored by {stored}"
 
 
 def launches_of(cases: Iterable[Case], kernels: Path) -> list[Launch]:

@@ -85,7 +85,7 @@ class Function:
     first: where its declaration starts. body: behind its opening brace. scope: the namespaces around it, "a::b::".
     is_c: whether it is extern "C". is_device: whether a GPU may call it: a kernel, or a function that is `__device__`
     or constexpr. bounds: text[start:end] is what __launch_bounds__ takes. For a kernel only: its parameters, the names
-    of its template parameters, and how many of these have no default.
+    of its template parameters, and the defaults of the last of these.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Function:
     bounds: tuple[int, int] | None
     parameters: tuple[Parameter, ...] = ()
     template: tuple[str, ...] = ()
-    required: int = 0
+    defaults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class Declarations:
                 self._bounds(statement),
                 tuple(self._parameters(opening, self._compared_with_null(brace))) if is_kernel else (),
                 tuple(name for name, _ in template),
-                sum(not has_default for _, has_default in template),
+                tuple(default for _, default in template if default),
             )
         )
 
@@ -288,13 +288,13 @@ class Declarations:
                 pointers > 0 and (name in optional or default in ([null] for null in _NULL)),
             )
 
-    def _template(self, indices: list[int]) -> Iterator[tuple[str, bool]]:
-        """The names in `template <int C, bool = false>` ("" for a parameter without one), and who has a default."""
+    def _template(self, indices: list[int]) -> Iterator[tuple[str, str]]:
+        """The names in `template <int C, bool = false>` ("" for a parameter without one), and the defaults, or ""."""
         if self.tokens[indices[0]].text != "template":
             return
         for part in self._parts(range(indices[1] + 1, indices[-1]), is_template=True):
             declared, default = _halves(part)
-            yield declared[-1] if len(declared) > 1 else "", bool(default)
+            yield declared[-1] if len(declared) > 1 else "", " ".join(default)
 
     def _parts(self, indices: range, is_template: bool = False) -> Iterator[list[str]]:
         """The texts between the commas of a list. A comma inside brackets, those of a template included, ends no part.
@@ -384,6 +384,8 @@ def _halves(texts: list[str]) -> tuple[list[str], list[str]]:
 
 def _declared(texts: list[str]) -> tuple[str, str, int, list[str]]:
     """The name that is declared ("" for none), its type, how often it is a pointer, and its sizes: ["[", "16", "]"]."""
+    if ["(", "*"] in map(list, pairwise(texts)) and texts[-1] == "]":  # float (*rows)[16] is a pointer to floats too
+        texts = [text for text in texts[: texts.index(")")] if text != "("]
     bracket = texts.index("[") if "[" in texts else len(texts)
     declared, sizes = texts[:bracket], texts[bracket:]
     words = [text for text in declared if text != "*" and not _QUALIFIER.fullmatch(text)]

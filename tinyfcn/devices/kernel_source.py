@@ -36,7 +36,7 @@ _LINE = re.compile(r'^#line (\d+) "((?:\\.|[^"\\\n])*)"\n', re.MULTILINE)
 class Kernel:
     """A `__global__` function: its name, its operation (the name of its file), its line, and its parameters.
 
-    `template` names the template parameters of a kernel that is a C++ template; the first `required` have no default.
+    `template` names the template parameters of a kernel that is a C++ template; the last ones have `defaults`.
     Such a kernel is compiled for each `instance`: the values of these parameters in a launch, in C++. `scope`: the
     namespaces around the kernel, "a::b::". `is_c`: whether it is an extern "C" function, which a compiled file calls by
     its plain name.
@@ -50,12 +50,23 @@ class Kernel:
     instance: tuple[str, ...] = ()
     scope: str = ""
     is_c: bool = True
-    required: int = 0
+    defaults: tuple[str, ...] = ()
+
+    @property
+    def required(self) -> int:
+        """How many template parameters have no default."""
+        return len(self.template) - len(self.defaults)
 
     def instantiated(self, template: Sequence[int | str]) -> "Kernel":
         """The instance of a template. Its parameters have the types that the template is given."""
         instance = tuple(str(each).lower() if isinstance(each, bool) else str(each) for each in template)
         types = dict(zip(self.template, instance, strict=False))
+        defaults = dict(zip(self.template[self.required :], self.defaults, strict=True))
+        for name in self.template[len(instance) :]:
+            default = defaults.get(name, name)
+            types[name] = types.get(default, default)  # typename U = T
+        if not instance:
+            instance = tuple(types.get(default, default) for default in self.defaults)
         parameters = tuple(replace(each, type=full_name(types.get(each.type, each.type))) for each in self.parameters)
         return replace(self, instance=instance, parameters=parameters)
 
@@ -140,7 +151,7 @@ class Source:
             function.template,
             scope=function.scope,
             is_c=function.is_c,
-            required=function.required,
+            defaults=function.defaults,
         )
 
     def _includes(self) -> Iterator[Include]:

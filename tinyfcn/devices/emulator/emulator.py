@@ -181,9 +181,9 @@ class Emulator(Device):
         given = zip(kernel.parameters, launch.arguments, strict=True)
         arrays = [(p, a) for p, a in given if p.is_array and a is not None]
         memory = [
-            Memory(p.name.encode(), a.ctypes.data, a.nbytes, unit, _fill_byte(a.dtype), False)
-            for p, a in arrays
-            for unit in [1 if a.dtype.kind == "V" else a.itemsize]
+            Memory(name.encode(), a.ctypes.data, a.nbytes, unit, _fill_byte(a.dtype), False)
+            for p, a in arrays  # of an array of structures, each byte
+            for name, unit in [(f"(char*){p.name}", 1) if a.dtype.kind == "V" else (p.name, a.itemsize)]
         ]
         library = self._library(kernel)
         variables, limit = library.shared_variables(kernel.name), MAX_SHARED * (1 + self.double)
