@@ -23,13 +23,13 @@ from tinyfcn.study.ladder import LADDER, Counts, Rung, counts, inputs_on, rungs
 
 
 @click.command(short_help="From the plainest kernel to the one that trains, one idea a rung.")
-@click.argument("name", required=False, metavar="[OPERATION", type=click.Choice([*LADDER]))
-@click.argument("number", required=False, metavar="[RUNG]]", type=Whole(1, 99))
+@click.argument("name", required=False, metavar="[LADDER]", type=click.Choice([*LADDER]))
+@click.argument("number", required=False, metavar="[RUNG]", type=Whole(1, 99))
 @click.option("--arch", type=click.Choice(nvrtc.ARCHITECTURES), default="sm_90", show_default=True, help="NVRTC's GPU.")
 def ladder(name: str | None, number: int | None, arch: str) -> None:
     """From the plainest kernel of an operation to the one that trains, one idea a rung, with what each idea saves.
 
-    Without OPERATION it lists the ladders. With one, it counts what the launches of each rung ask of a GPU's memory,
+    Without LADDER it lists the ladders. With one, it counts what the launches of each rung ask of a GPU's memory,
     for a layer of the network (see tinyfcn profile). With a RUNG it shows how that rung differs from the one before,
     and the counts of both.
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
@@ -70,9 +71,13 @@ class Against(click.ParamType):
 @click.option(
     "--against", type=Against(), help="Lay the counts beside those of the naive kernels, or of a rung of the ladder."
 )
-@click.option("--blocks", type=Whole(1, 1 << 30), help="Count at least so many blocks of each launch. [default: 16]")
+@click.option(
+    "--blocks",
+    type=Whole(1, 1 << 30),
+    help="Count so many blocks of each launch. [default: 16 and more, until the counts are certain]",
+)
 @click.option("--all", "every_block", is_flag=True, help="Count every block, which takes longer.")
-@click.option("--arch", type=click.Choice(nvrtc.ARCHITECTURES), default="sm_90", show_default=True, help="NVRTC's GPU.")
+@click.option("--arch", type=click.Choice(nvrtc.ARCHITECTURES), help="NVRTC's GPU. [default: that of --card]")
 @click.option(
     "--card",
     type=click.Choice([*CARDS]),
@@ -96,7 +101,7 @@ def profile(
     against: str | None,
     blocks: int | None,
     every_block: bool,
-    arch: str,
+    arch: str | None,
     card: str,
     draw: str | None,
     out: Path,
@@ -123,7 +128,16 @@ def profile(
     tinyfcn profile saxpy.cu --grid 4 --block 256 --arg n=1000 --arg a=2 --arg x=1000 --arg y=random:1000
     """
     if (name is None) != step:
-        raise click.UsageError("name an OPERATION or a FILE.cu, or ask for a whole step with --step")
+        both = ", not both" if step else ""
+        raise click.UsageError(f"name an OPERATION or a FILE.cu, or ask for a whole step with --step{both}")
+    if draw is not None and not re.fullmatch(r"[^:]+\.cuh?:\d+", draw):
+        raise click.UsageError(f"--draw {shown(draw)}: name a file and a line, such as fast_conv.cu:310")
+    if was_given(context, "out") and draw is None:
+        raise click.UsageError("-o is the picture of --draw FILE.cu:LINE")
+    if naive and against == "naive":
+        raise click.UsageError("--naive --against naive compares the naive kernels with themselves: leave one out")
+    if name is not None and Path(name).is_dir():
+        raise click.UsageError(f"{name} is a folder: name a file in it, or an operation")
     if every_block and blocks:
         raise click.UsageError("--all counts every block: leave out --blocks")
     sample = EVERY_BLOCK if every_block else Sample(blocks, accesses=0) if blocks else SAMPLE
@@ -137,6 +151,7 @@ def profile(
         flag = {"arguments": "--arg", "shared_bytes": "--shared"}.get(foreign[0], f"--{foreign[0]}")
         raise click.UsageError(f"{flag} belongs to a file of your own: tinyfcn profile FILE.cu")
 
+    arch = arch or CARDS[card].architecture
     show_each = None if step or against else _show_launch
     if is_own:
         calls = calls_of(Path(str(name)), cases, kernel, launch)
@@ -144,6 +159,8 @@ def profile(
     else:
         with status(f"a step of {design} runs, which tells its launches"):
             parts = _parts(name, Task(design, batch), layer, CARDS[card])
+        if not parts:
+            click.echo(f"a step of {design} has no {name}: the largest of some random inputs is taken", err=True)
         if against not in (None, "naive"):
             parts = _of_ladder(name, parts, design)
         profiled = [*_each(_profiles(name, parts, naive, sample, CARDS[card]), show_each)]
@@ -180,6 +197,8 @@ def profile(
         counted = [each.instructions for each in profiled if each.instructions is not None]
         sums["instructions"] = round(sum(counted)) if counted else None
     _show_totals(sums)
+    if blocks and blocks < SAMPLE.blocks:
+        click.echo(f"blocks of each launch that were counted: {blocks}; what only others access is missing")
     if json_file is not None:
         content = {"counted": COUNTED, "design": design, "batch": batch, "naive": naive, "total": sums}
         content |= {"launches": [each.as_json() for each in profiled], "kernels": used, "model": model}
@@ -212,8 +231,6 @@ def _parts(name: str | None, task: Task, layer: str | None, card: Card) -> list[
         raise click.UsageError(
             f"{name or task.design} has no layer named {layer}; {task.design} has {', '.join(layers) or 'none'}"
         )
-    if not chosen:
-        click.echo(f"a step of {task.design} has no {name}: the largest of some random inputs is taken", err=True)
     return chosen
 
 
@@ -295,7 +312,7 @@ def _show_launch(profiled: Profiled) -> None:
         click.echo("\n" * (not number) + f"{_place(line)}, {_access(line)}: {what_is_wrong(line)}")
         click.echo(f"    {_source_line(profiled, line)}")
 
-    arrays = table("bytes", "access", "size>", "by lanes>", "L1>", "L2>", "DRAM>", "by lanes>", "by blocks>")
+    arrays = table("bytes", "access", "size>", "by lanes>", "L1>", "L2>", "DRAM>", "lanes/size>", "blocks/size>")
     for traffic in profile.traffic:
         if traffic.is_shared:
             continue

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tinyfcn.checks.sanitize import counted
 from tinyfcn.cli.options import FILE, FOLDER, PATH, Whole
 from tinyfcn.cli.progress import Printer, main_figure
 from tinyfcn.cli.tables import print_rows
@@ -33,7 +34,8 @@ class SweepPrinter(Printer):
 
     def began(self, folder: "Folder", size: int, finished: int, workers: int, threads: int) -> None:
         done = f", {finished:,} of them finished" if finished else ""
-        self.say(f"{folder.path}: {size:,} trainings{done}, {workers} workers of {threads} threads")
+        of = f"{counted(workers, 'worker')} of {counted(threads, 'thread')}"
+        self.say(f"{folder.path}: {counted(size, 'training')}{done}, {of}")
         self.width = len(f"{size - 1:,}")
         self.start_bar(size, finished, "{task.completed:,.1f}/{task.total:,.0f} trainings", "{task.description}")
 
@@ -80,8 +82,14 @@ def run(
     """
     if resume and out:
         raise click.UsageError("--resume goes on in the study's own folder: leave out --out")
+    if space.is_dir() and not resume:
+        raise click.UsageError(f"{space} is a folder: tinyfcn sweep {space} --resume continues the study in it")
     click.echo(f"reading {space}", err=True)  # what is imported next takes a while
     study = _sweeps()
+    if storage and not resume:
+        from tinyfcn.sweep.study import open_storage
+
+        open_storage(storage)  # before a folder is made for nothing
     folder = study.folder_to_resume(space, storage) if resume else study.new_folder(space, storage, out)
     with SweepPrinter() as printer:
         study.run_study(folder, workers or study.default_workers(folder.space), trials, printer)

@@ -404,7 +404,7 @@ def test_what_depends_on_the_order_of_threads_is_a_finding_but_rounding_is_none(
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        ([], 1, "no value for n; for example: tinyfcn check .*saxpy.cu --kernel saxpy --grid 4 .* --arg n=1000"),
+        ([], 1, "no value for n; for example: --kernel saxpy --grid 4 --block 256 --arg n=1000"),
         (["--arg", "m=1"], 1, "no parameter m; for example"),
         (["--kernel", "k"], 1, "no kernel named k: choose one of saxpy with --kernel"),
         ([*ON_COMMAND_LINE, "--arg", "n=many"], 1, "n=many: int n takes a number"),

@@ -9,6 +9,7 @@ from helpers.planting import line_of
 from PIL import Image
 
 from tinyfcn.cli import main
+from tinyfcn.devices.cards import CARDS
 from tinyfcn.devices.kernel_source import KERNELS
 
 SAXPY = """extern "C" __global__ void saxpy(int n, float a, const float* x, float* y) {
@@ -122,8 +123,11 @@ def test_the_launches_are_made_for_the_card(tmp_path: Path) -> None:
     blocks = []
     for card in ("h200", "t4"):
         file = tmp_path / f"{card}.json"
-        assert profile("conv2d", "--layer", "context", "--card", card, "--json", str(file)).exit_code == 0
-        blocks.append(json.loads(file.read_text())["launches"][0]["blocks"])
+        result = profile("conv2d", "--layer", "context", "--card", card, "--json", str(file))
+        assert result.exit_code == 0 and f"compiled for {CARDS[card].architecture}\n" in result.output
+        found = json.loads(file.read_text())
+        blocks.append(found["launches"][0]["blocks"])
+        assert found["kernels"][0]["occupancy"] > 0
     assert blocks[0] > blocks[1]
 
 
@@ -140,7 +144,11 @@ def test_the_batch_is_that_of_the_step(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "name an OPERATION or a FILE.cu, or ask for a whole step with --step"),
-        (["conv2d", "--step"], "name an OPERATION or a FILE.cu, or ask for a whole step with --step"),
+        (["conv2d", "--step"], "name an OPERATION or a FILE.cu, or ask for a whole step with --step, not both"),
+        (["."], ". is a folder: name a file in it, or an operation"),
+        (["relu", "--draw", "relu.cu"], "--draw 'relu.cu': name a file and a line, such as fast_conv.cu:310"),
+        (["relu", "-o", "x.png"], "-o is the picture of --draw FILE.cu:LINE"),
+        (["relu", "--naive", "--against", "naive"], "compares the naive kernels with themselves: leave one out"),
         (["conv2dd"], "no operation or kernel named 'conv2dd'; did you mean conv2d"),
         (["conv2d", "--layer", "nix"], "conv2d has no layer named nix; skip has"),
         (["relu", "--layer", "context"], "relu has no layer named context; skip has none"),

@@ -16,6 +16,7 @@ from helpers.killing import Machine
 from helpers.studies import write_study
 from optuna.trial import TrialState
 
+from tinyfcn.checks.sanitize import counted
 from tinyfcn.cli import main
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.runs import Run
@@ -65,7 +66,7 @@ def finished(tmp_path_factory, forked):
 
 def threads(printed):
     """What each worker took: on a machine with more cores than workers, several."""
-    return int(re.search(r" workers of (\d+) threads", printed)[1])
+    return int(re.search(r" workers? of (\d+) threads?", printed)[1])
 
 
 @pytest.mark.slow
@@ -76,7 +77,7 @@ def test_every_training_of_a_study_is_a_run_like_any_other(finished):
     assert (
         len(re.findall(r"^trial \d  epochs \d, learning_rate 0.0+1, seed \d: test accuracy ", result.stdout, re.M)) == 8
     )
-    assert f"8 trainings, 2 workers of {threads(result.stdout)} threads" in result.stdout
+    assert f"8 trainings, 2 workers of {counted(threads(result.stdout), 'thread')}" in result.stdout
     for trial in study.trials():
         run = Run(folder / f"trial-{trial.number:04}")
         config = run.config()
@@ -297,7 +298,7 @@ def test_the_answer_of_several_objectives_has_a_pareto_front(tmp_path):
 def test_a_missing_classifier_is_reported_before_a_folder_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "newest.toml").write_text("[space]\nbatch = [8, 16]")
-    (tmp_path / "named.toml").write_text("[fixed]\ncnn = 'runs/none'")
+    (tmp_path / "named.toml").write_text("seeds = [0]\n[fixed]\ncnn = 'runs/none'")
     for name, says in (("newest", "there is no finished classifier in runs/"), ("named", "is no trained classifier")):
         result = sweep(f"{name}.toml")
         assert (result.exit_code, says in result.stderr) == (1, True), result.output
@@ -308,6 +309,7 @@ def test_a_missing_classifier_is_reported_before_a_folder_is_made(tmp_path, monk
 def test_errors_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_study(tmp_path, space="epochs = [1]")
+    (tmp_path / "empty.toml").touch()
     for arguments, code, says in (
         (["none.toml"], 1, "none.toml cannot be read (No such file or directory): name a file such as"),
         (["show", "."], 1, ". is no study of tinyfcn: it has no study.json"),
@@ -316,9 +318,18 @@ def test_errors_of_the_command(tmp_path, monkeypatch):
         ([path, "--storage", "nosql://x", "--out", "a"], 1, "the database nosql://x cannot be used"),
         ([path, "--workers", "0"], 2, "'0' is not a whole number from 1 to 1,024"),
         (["show", "."], 1, "is no study"),
+        (["."], 2, ". is a folder: tinyfcn sweep . --resume continues the study in it"),
+        (["empty.toml"], 1, "empty.toml: there is nothing to try: list options in [space], or seeds = [0, 1, 2]"),
     ):
         result = sweep(*arguments)
         assert (result.exit_code, says in result.stderr) == (code, True), result.output
+    assert not (tmp_path / "a").exists() and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_to_show_a_study_makes_no_database(finished, tmp_path):
+    result = sweep("show", finished[0], "--storage", f"sqlite:///{tmp_path}/none.db")
+    assert result.exit_code == 1 and "none.db is not there" in result.stderr and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def parse_call(
     missing = [name for name in names if name not in given]
     if wrong or missing:
         text = f"no parameter {wrong[0]}" if wrong else f"no value for {missing[0]}"
-        raise DataError(f"{text}; {usage(file, declared[kernel])}")
+        raise DataError(f"{text}; {usage(declared[kernel])}")
     takes = declared[kernel].template
     if not declared[kernel].required <= len(template) <= len(takes):
         raise DataError(f"{kernel} is a template of {len(takes)} parameters ({', '.join(takes)}): give --template")
@@ -189,11 +189,11 @@ def dtype_of(parameter: Parameter, dtypes: Mapping[str, np.dtype] = DTYPES) -> n
     return element_of(parameter.type, dtypes)[0] or np.dtype(np.uint8)
 
 
-def usage(file: Path, kernel: Kernel) -> str:
-    """A command that launches a kernel, for a person to fill in."""
+def usage(kernel: Kernel) -> str:
+    """The options that launch a kernel, for a person to fill in."""
     is_whole = {p.name: p.is_array or np.dtype(dtype_of(p)).kind in "iub" for p in kernel.parameters}
     arguments = (f"--arg {name}={'1000' if whole else '1.0'}" for name, whole in is_whole.items())
-    return f"for example: tinyfcn check {file} --kernel {kernel.name} --grid 4 --block 256 {' '.join(arguments)}"
+    return f"for example: --kernel {kernel.name} --grid 4 --block 256 {' '.join(arguments)}"
 
 
 def instance(file: Path, call: Call) -> str | None:

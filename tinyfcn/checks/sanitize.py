@@ -80,8 +80,8 @@ class Report:
 
 
 def counted(count: int, what: str) -> str:
-    """ "1 finding", "2 findings"."""
-    return f"{count} {what}{'s' * (count != 1)}"
+    """ "1 finding", "1,000 findings"."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def check(

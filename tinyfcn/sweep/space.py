@@ -181,6 +181,8 @@ def read_space(path: Path) -> Space:
     space = _parsed(path.stem, content, faults)
     if space is not None and not faults:
         faults += _refused(space)
+    if not (faults or content.get("space") or "seeds" in content):
+        faults.append("there is nothing to try: list options in [space], or seeds = [0, 1, 2]")
     if faults:
         raise TinyfcnError("\n".join(f"{path}: {fault}" for fault in dict.fromkeys(faults)))
     assert space is not None

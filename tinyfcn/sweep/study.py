@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -55,6 +56,17 @@ class Taken:
         return self.trial._trial_id
 
 
+def open_storage(url: str, patience: float = 5.0) -> RDBStorage:
+    """The database of a URL. Raises DataError if it cannot be used."""
+    try:
+        return patiently(lambda: _storage(url), patience)
+    except ImportError as error:
+        raise DataError(f"{shown_url(url)} needs a package: {error}; pip install -e '.[sweep]'") from None
+    except (StorageInternalError, SQLAlchemyError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise DataError(f"the database {shown_url(url)} cannot be used: {in_brief(cause)}") from None
+
+
 class Study:
     """A study in the database of a URL.
 
@@ -66,13 +78,10 @@ class Study:
         self.space, self.name = space, name
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, which is in Optuna since 2021
-        try:
-            self.storage = patiently(lambda: _storage(url), PATIENCE if not create else 5.0)
-        except ImportError as error:
-            raise DataError(f"{shown_url(url)} needs a package: {error}; pip install -e '.[sweep]'") from None
-        except (StorageInternalError, SQLAlchemyError, ValueError) as error:
-            cause = error.__cause__ or error
-            raise DataError(f"the database {shown_url(url)} cannot be used: {in_brief(cause)}") from None
+        file = url.removeprefix("sqlite:///")
+        if not create and file != url and not Path(file).is_file():
+            raise DataError(f"the database {url} is not there")
+        self.storage = open_storage(url, PATIENCE if not create else 5.0)
         self.is_new = False
         if create:
             try:

@@ -175,8 +175,9 @@ def explained(source: kernel_source.Source, error: str) -> str:
     named = {*re.findall(r"\w+", error), "asm", "__asm__", "__asm"}  # compilers do not name the last ones
     undeclared = {*re.findall(r"\w+", "".join(line for line in error.splitlines() if "declared" in line))}
     for place, name in re.findall(r"(\S+:\d+):\d+: error: .(\w+). (?:may be|is) used uninitialized", error):
-        what = "it may be read before it has a value: give it one where it is declared"
-        found.setdefault(name, f"{place}: {name}: {what}\n")
+        found.setdefault(
+            name, f"{place}: {name}: it may be read before it has a value: give it one where it is declared\n"
+        )
     for token in source.compiled:
         what = _MISSING.get(token.text) or (not source.for_nvcc and nvrtc.INSTEAD.get(token.text))
         if what and token.text in named:
