@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyfcn.cli.options import FOLDER, PATH, device_option, invert_option
 from tinyfcn.errors import DataError
-from tinyfcn.images import class_names, read_image, save_prediction
+from tinyfcn.images import MAX_STROKES, MNIST_STROKES, class_names, read_image, save_prediction, stroke_width
 from tinyfcn.model import load
 
 STDERR = 2  # the number of its file, which C libraries write to
@@ -73,6 +73,9 @@ def predict(run: Path, images: tuple[Path, ...], out: Path, invert: bool | None,
             if min(image.shape) < (side := model.network.receptive_field):
                 small = f"smaller than the {side}x{side} pixels that a label depends on, so padded with black"
                 click.echo(f"{path}: {small}", err=True)
+            if (strokes := stroke_width(image)) > MAX_STROKES:
+                wide = f"its strokes are about {strokes:.0f} pixels wide, and those of MNIST {MNIST_STROKES:g}"
+                click.echo(f"{path}: {wide}: scale it to {MNIST_STROKES / strokes:.0%} of its size", err=True)
             folder = save_prediction(out, path.stem, image, labels, masks)
             names = class_names(len(masks))
             present = [name for k, name in enumerate(names) if name != "background" and (labels == k).any()]

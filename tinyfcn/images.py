@@ -15,6 +15,7 @@ from tinyfcn.paper import is_clean, is_dark_on_light, remove_background
 
 LARGEST = 50_000_000  # pixels; the masks of such an image are 550 MB
 SMALLEST = 20  # pixels; the longer side of every MNIST digit's ink
+MNIST_STROKES, MAX_STROKES = 2.6, 7.0  # pixels: stroke_width of the median digit; the widest has 5.8
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
 TRAINED_AT = (64, 84)  # height and width of an M2NIST image
 MAX_FILE = 1 << 29  # bytes; LARGEST pixels of three 16-bit channels take 300 MB
@@ -103,6 +104,14 @@ def read_image(path: str | Path, invert: bool | None = None, notice: Callable[[s
     if changes:
         notice(f"{path}: {'; '.join(changes)}")
     return pixels
+
+
+def stroke_width(pixels: np.ndarray) -> float:
+    """How wide the strokes of an image, uint8 (H, W), white on black, are in pixels: twice their area by their edge."""
+    ink = np.pad(pixels > 127, 1)
+    middle = ink[1:-1, 1:-1]
+    inner = middle & ink[:-2, 1:-1] & ink[2:, 1:-1] & ink[1:-1, :-2] & ink[1:-1, 2:]
+    return float(2 * middle.sum() / max(1, (middle & ~inner).sum()))
 
 
 def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:

@@ -30,6 +30,7 @@ import tinyfcn
 from tinyfcn.cli import main, tables
 from tinyfcn.cli.status import status
 from tinyfcn.data import read_m2nist
+from tinyfcn.data.builtin_digits import draw_digits
 from tinyfcn.devices.emulator import Emulator, build
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.operations import DEVICES
@@ -431,6 +432,17 @@ def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
     assert "dark on white" not in overruled.stderr
     first, second = (np.asarray(Image.open(f"{out}/paper/overlay.png")) for out in "ab")
     assert first[0, 0].max() < second[0, 0].max()
+
+
+def test_predict_says_that_digits_are_too_large(runs):
+    digit = draw_digits(1, seed=0)[0][0]
+    for scale in (1, 8):
+        Image.fromarray(np.kron(digit, np.ones((scale, scale), np.uint8))).save("digit.png")
+        result = run("predict", "runs/fcn-1", "digit.png", "--out", "c", "--device", "cpu")
+        assert result.exit_code == 0
+        found = re.search(r"digit.png: its strokes are about (\d+) pixels wide, .*: scale it to (\d+)%", result.stderr)
+        assert bool(found) == (scale == 8)
+    assert found and 12 <= int(found[1]) <= 40 and 6 <= int(found[2]) <= 22
 
 
 def test_predict_says_that_it_pads_an_image_smaller_than_its_reach(runs):
