@@ -22,6 +22,12 @@ VALUES: dict[str, float] = {
     "rsqrtf(x) + rsqrt(x) + rsqrt(4.0) + __frsqrt_rn(x)": 3 / math.sqrt(1.75) + 0.5,
     "rcbrtf(8.0f) + normcdff(0.0f) + norm3df(2, 3, 6)": 0.5 + 0.5 + 7,
     "sinpif(0.5f) + cospif(1.0f)": 0,
+    "sinpi(0.25) + cospi(0.25) + sine_and_cosine_of_pi(0.25f)": 3 * math.sqrt(0.5) - math.sqrt(0.5),
+    "rcbrt(8.0) + normcdf(0.0) + norm3d(2.0, 3.0, 6.0) + rnorm3df(2, 3, 6)": 0.5 + 0.5 + 7 + 1 / 7,
+    "norm4df(1, 1, 1, 1) + rnorm4df(1, 1, 1, 1) + rhypotf(3, 4) + rhypot(3.0, 4.0)": 2 + 0.5 + 0.2 + 0.2,
+    "erfinvf(0.5f) + erfinv(-0.5) + erfinv(erf(1.75))": 1.75,
+    "erfcinvf(0.5f) + normcdfinvf(0.5f) + normcdfinv(0.9772498680518208)": 0.4769362762044699 + 2,
+    "erfcxf(x) + fdividef(x, 7)": math.exp(1.75**2) * math.erfc(1.75) + 0.25,
     "__fsqrt_rn(x) + __frcp_rn(x) + __fdiv_rn(x, 7) + __fdividef(x, 7)": math.sqrt(1.75) + 1 / 1.75 + 0.5,
     "__fadd_rn(x, 1) + __fsub_rn(x, 1) + __fmul_rn(x, 2) + __fmaf_rn(x, 2, 1)": 2.75 + 0.75 + 3.5 + 4.5,
     "__dadd_rn(x, 1) + __ddiv_rn(1, 4) + __dsqrt_rn(4) + __fma_rn(2, 3, 4)": 2.75 + 0.25 + 2 + 10,
@@ -43,6 +49,15 @@ VALUES: dict[str, float] = {
     "__mul24(i, 3) + __umul24(u, 2) + __mulhi(i, 4) + __umulhi(u, 16)": -15 + 6 - 1 + 15,
     "__sad(i, 3, 1) + __usad(2, 9, 1) + __hadd(i, 2) + __rhadd(i, 2)": 9 + 8 - 2 - 1,
     "__funnelshift_l(0x80000000, 1, 1) + __funnelshift_r(0x80000000, 1, 31)": 3 + 3,
+    "__funnelshift_lc(0x80000000, 1, 1) + __funnelshift_lc(7, 1, 40) + __funnelshift_rc(1, 9, 32)": 3 + 7 + 9,
+    "__mul64hi(-1, 1) + __mul64hi(1ll << 62, 8) + __uhadd(u, u) + __urhadd(2, 3)": -1 + 2 + 4026531843 + 3,
+    "llmax(i, 3) + llmin(i, 3) + ullmax(1, 5) + ullmin(1, 5)": 3 - 5 + 5 + 1,
+    "__vadd4(0x01ff0203, 0x01010101) == 0x02000304 && __vsub4(0x01000203, 0x01010101) == 0x00ff0102": 1,
+    "__vmaxu4(0x01800203, 0x02010302) == 0x02800303 && __vminu4(0x01800203, 0x02010302) == 0x01010202": 1,
+    "__vcmpeq4(0x01020304, 0x01ff03ff) == 0xff00ff00 && __vavgu4(0x00010203, 0x00030301) == 0x00020302": 1,
+    "__vabsdiffu4(0x01800203, 0x02010302) == 0x017f0101 ? __vsadu4(0x01800203, 0x02010302) : 0": 1 + 127 + 1 + 1,
+    "__dp4a(0x01ff0203, 0x02020304, 100) + __dp4a(0x01ff0203u, 0x02020304u, 100u)": (2 - 2 + 6 + 12 + 100)
+    + (2 + 510 + 18 + 100),
     "max(i, 3) + min(2.5, 3.0f) + umax(2u, u) + umin(2u, u)": 3 + 2.5 + 4026531843 + 2,
     "__ldcs(&numbers[0]) + __ldcg(&numbers[1]) + __ldca(&numbers[2]) + __ldg(&numbers[3])": 1 + 2 + 3 + 4,
     "stored_in_caches(numbers)": 4 + 5 + 6,
@@ -55,6 +70,12 @@ VALUES: dict[str, float] = {
 }
 FUNCTIONS = (
     """
+__device__ float sine_and_cosine_of_pi(float x) {
+    float sine, cosine;
+    sincospif(x, &sine, &cosine);
+    __builtin_assume(x > 0);
+    return sine - cosine;
+}
 __device__ float sine_and_cosine(float x) {
     float sine, cosine;
     __sincosf(x, &sine, &cosine);

@@ -34,12 +34,34 @@ template <typename T>
 T rsqrt(T x) {
     return 1 / sqrt(x);
 }
-inline float rcbrtf(float x) { return 1 / cbrt(x); }
-inline float normcdff(float x) { return 0.5 * erfc(-x * 0.70710678118654752); }
 inline float exp10f(float x) { return pow(10.0f, x); }
-inline float sinpif(float x) { return sin(3.14159265358979323846 * x); }
-inline float cospif(float x) { return cos(3.14159265358979323846 * x); }
-inline float norm3df(float x, float y, float z) { return sqrt(x * x + y * y + z * z); }
+inline float fdividef(float x, float y) { return x / y; }
+constexpr double EMULATOR_PI = 3.14159265358979323846;
+inline double erfinv(double y) {  // Winitzki's approximation, then Newton's steps
+    if (!(y > -1 && y < 1)) return y == 1 || y == -1 ? y * __builtin_huge_val() : __builtin_nan("");
+    const double log_rest = log(1 - y * y), t = 2 / (EMULATOR_PI * 0.147) + log_rest / 2;
+    double x = copysign(sqrt(sqrt(t * t - log_rest / 0.147) - t), y);
+    for (int step = 0; step < 4; step++) x -= (erf(x) - y) * sqrt(EMULATOR_PI) / 2 * exp(x * x);
+    return x;
+}
+// Each for float under a name that ends with f, and for double without.
+#define EMULATOR_REAL(type, f) \
+    inline type rcbrt##f(type x) { return 1 / cbrt(x); } \
+    inline type sinpi##f(type x) { return sin(EMULATOR_PI * x); } \
+    inline type cospi##f(type x) { return cos(EMULATOR_PI * x); } \
+    inline void sincospi##f(type x, type* sine, type* cosine) { *sine = sinpi##f(x), *cosine = cospi##f(x); } \
+    inline type normcdf##f(type x) { return 0.5 * erfc(-x * 0.70710678118654752); } \
+    inline type erfcinv##f(type y) { return erfinv(1 - double(y)); } \
+    inline type normcdfinv##f(type y) { return 1.4142135623730951 * erfinv(2 * double(y) - 1); } \
+    inline type erfcx##f(type x) { return exp(double(x) * x) * erfc(double(x)); } \
+    inline type rhypot##f(type x, type y) { return 1 / sqrt(x * x + y * y); } \
+    inline type norm3d##f(type x, type y, type z) { return sqrt(x * x + y * y + z * z); } \
+    inline type rnorm3d##f(type x, type y, type z) { return 1 / sqrt(x * x + y * y + z * z); } \
+    inline type norm4d##f(type x, type y, type z, type w) { return sqrt(x * x + y * y + z * z + w * w); } \
+    inline type rnorm4d##f(type x, type y, type z, type w) { return 1 / sqrt(x * x + y * y + z * z + w * w); }
+EMULATOR_REAL(float, f)
+EMULATOR_REAL(double, )
+inline float erfinvf(float y) { return erfinv(y); }
 inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }  // NaN becomes 0
 
 // --- Conversions ---
@@ -94,12 +116,19 @@ Common max(A a, B b) {
 }
 inline unsigned umin(unsigned a, unsigned b) { return a < b ? a : b; }
 inline unsigned umax(unsigned a, unsigned b) { return a > b ? a : b; }
+inline long long llmin(long long a, long long b) { return a < b ? a : b; }
+inline long long llmax(long long a, long long b) { return a > b ? a : b; }
+inline unsigned long long ullmin(unsigned long long a, unsigned long long b) { return a < b ? a : b; }
+inline unsigned long long ullmax(unsigned long long a, unsigned long long b) { return a > b ? a : b; }
 
 // --- Integers ---
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((1ull * a * b) >> 32); }
 inline int __mulhi(int a, int b) { return static_cast<int>((1ll * a * b) >> 32); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return static_cast<unsigned long long>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
+inline long long __mul64hi(long long a, long long b) {
+    return static_cast<long long>((static_cast<__int128>(a) * b) >> 64);
 }
 inline int __mul24(int a, int b) {  // the low 32 bits of the product of the low 24 bits
     return static_cast<int>(static_cast<unsigned>((a << 8 >> 8) * 1ll * (b << 8 >> 8)));
@@ -109,6 +138,8 @@ inline unsigned __sad(int a, int b, unsigned c) { return c + (a > b ? unsigned(a
 inline unsigned __usad(unsigned a, unsigned b, unsigned c) { return c + (a > b ? a - b : b - a); }
 inline int __hadd(int a, int b) { return static_cast<int>((1ll * a + b) >> 1); }
 inline int __rhadd(int a, int b) { return static_cast<int>((1ll * a + b + 1) >> 1); }
+inline unsigned __uhadd(unsigned a, unsigned b) { return static_cast<unsigned>((1ull * a + b) >> 1); }
+inline unsigned __urhadd(unsigned a, unsigned b) { return static_cast<unsigned>((1ull * a + b + 1) >> 1); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
@@ -138,6 +169,45 @@ inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned bits) {
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned bits) {
     return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) >> (bits & 31));
 }
+inline unsigned __funnelshift_lc(unsigned low, unsigned high, unsigned bits) {
+    return bits < 32 ? __funnelshift_l(low, high, bits) : low;
+}
+inline unsigned __funnelshift_rc(unsigned low, unsigned high, unsigned bits) {
+    return bits < 32 ? __funnelshift_r(low, high, bits) : high;
+}
+
+// --- The four bytes of a word, each by itself ---
+#define EMULATOR_BYTES(name, value) \
+    inline unsigned name(unsigned x, unsigned y) { \
+        unsigned result = 0; \
+        for (int shift = 0; shift < 32; shift += 8) { \
+            const unsigned a = x >> shift & 0xff, b = y >> shift & 0xff; \
+            result |= ((value) & 0xff) << shift; \
+        } \
+        return result; \
+    }
+EMULATOR_BYTES(__vadd4, a + b)
+EMULATOR_BYTES(__vsub4, a - b)
+EMULATOR_BYTES(__vavgu4, (a + b + 1) / 2)
+EMULATOR_BYTES(__vminu4, a < b ? a : b)
+EMULATOR_BYTES(__vmaxu4, a > b ? a : b)
+EMULATOR_BYTES(__vabsdiffu4, a > b ? a - b : b - a)
+EMULATOR_BYTES(__vcmpeq4, a == b ? 0xffu : 0u)
+inline unsigned __vsadu4(unsigned x, unsigned y) {
+    const unsigned all = __vabsdiffu4(x, y);
+    return (all & 0xff) + (all >> 8 & 0xff) + (all >> 16 & 0xff) + (all >> 24);
+}
+template <typename Byte, typename Word>
+Word emulator_dp4a(Word x, Word y, Word sum) {
+    for (int shift = 0; shift < 32; shift += 8) sum += Word(Byte(x >> shift)) * Byte(y >> shift);
+    return sum;
+}
+inline int __dp4a(int x, int y, int sum) { return emulator_dp4a<signed char>(x, y, sum); }
+inline unsigned __dp4a(unsigned x, unsigned y, unsigned sum) { return emulator_dp4a<unsigned char>(x, y, sum); }
+
+// --- Hints to the compiler and the profiler ---
+#define __builtin_assume(condition) static_cast<void>(0)
+#define __prof_trigger(counter) static_cast<void>(0)
 
 // --- Loads and stores that say what a cache should do: plain ones, so macros, which keep the line for check mode. ---
 #define __ldg(address) (*(address))
