@@ -164,7 +164,7 @@ def _is_right(operation: str, seeds: int) -> bool:
 def calls_of(file: Path, cases: Path | None, kernel: str | None, launch: dict[str, Any]) -> list[own_file.Call]:
     """The launches that the command line asks for, or a Python file. UsageError if there is no such file."""
     if not file.is_file():
-        raise click.UsageError(f"{file} does not exist")
+        raise click.UsageError(f"{file} is a folder: name a file" if file.is_dir() else f"{file} does not exist")
     beside = file.with_suffix(".py")
     if cases or (beside.is_file() and not launch["arguments"]):
         return own_file.read_calls(cases or beside)
@@ -191,9 +191,8 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
     )
     for name, array in outcome.arrays.items():
         for field, values, _ in own_file.fields_of(array, array):
-            bounds = (
-                f": from {values.min():g} to {values.max():g}" if values.size and values.dtype.kind in "fiu" else ""
-            )
+            has_bounds = values.size and values.dtype.kind in "fiu"
+            bounds = f": from {values.min():g} to {values.max():g}" if has_bounds else ""
             click.echo(f"    {name}{field} {values.dtype} {values.shape}{bounds}")
     for note in outcome.notes:
         click.echo(f"  note       {note}")

@@ -136,8 +136,6 @@ def profile(
         raise click.UsageError("-o is the picture of --draw FILE.cu:LINE")
     if naive and against == "naive":
         raise click.UsageError("--naive --against naive compares the naive kernels with themselves: leave one out")
-    if name is not None and Path(name).is_dir():
-        raise click.UsageError(f"{name} is a folder: name a file in it, or an operation")
     if every_block and blocks:
         raise click.UsageError("--all counts every block: leave out --blocks")
     sample = EVERY_BLOCK if every_block else Sample(blocks, accesses=0) if blocks else SAMPLE

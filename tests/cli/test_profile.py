@@ -145,7 +145,7 @@ def test_the_batch_is_that_of_the_step(tmp_path: Path) -> None:
     [
         ([], "name an OPERATION or a FILE.cu, or ask for a whole step with --step"),
         (["conv2d", "--step"], "name an OPERATION or a FILE.cu, or ask for a whole step with --step, not both"),
-        (["."], ". is a folder: name a file in it, or an operation"),
+        (["folder.cu"], "folder.cu is a folder: name a file"),
         (["relu", "--draw", "relu.cu"], "--draw 'relu.cu': name a file and a line, such as fast_conv.cu:310"),
         (["relu", "-o", "x.png"], "-o is the picture of --draw FILE.cu:LINE"),
         (["relu", "--naive", "--against", "naive"], "compares the naive kernels with themselves: leave one out"),
@@ -170,7 +170,11 @@ def test_the_batch_is_that_of_the_step(tmp_path: Path) -> None:
         (["none.cu", "--card", "t4"], "--card chooses the launches of tinyfcn's operations"),
     ],
 )
-def test_bad_usage_is_one_line(arguments: list[str], message: str) -> None:
+def test_bad_usage_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.cu").mkdir()
     result = profile(*arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output

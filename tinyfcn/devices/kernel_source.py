@@ -65,7 +65,7 @@ class Kernel:
         for name in self.template[len(instance) :]:
             default = defaults.get(name, name)
             types[name] = types.get(default, default)  # typename U = T
-        if not instance:
+        if not (instance or self.required):
             instance = tuple(types.get(default, default) for default in self.defaults)
         parameters = tuple(replace(each, type=full_name(types.get(each.type, each.type))) for each in self.parameters)
         return replace(self, instance=instance, parameters=parameters)
