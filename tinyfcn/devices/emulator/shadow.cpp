@@ -234,6 +234,9 @@ static void report_race(const Suspicion& race) {
     report("%s at ", verb(before.kind, true));
     report_line(before.code);
     report("; %s", between[how]);
+    const bool is_read = before.kind == READ || now.kind == READ;
+    const bool is_updated = before.kind == ATOMIC || now.kind == ATOMIC;
+    if (is_read && is_updated) report("; or read it by an atomic too, such as atomicAdd(address, 0)");
 }
 
 static void race_found(const Access& before, const Access& now, const Region& region, const char* address) {
