@@ -1,5 +1,6 @@
 """tinyfcn train-cnn"""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,18 @@ def start_run(out: Path | None, settings: Callable[[], ClassifierSettings | FcnS
     try:
         chosen = settings()
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_with_options(str(error))) from None
     with ProgressReporter() as reporter:
         run, result = start(chosen, out, reporter)
     reporter.lasting(lambda: print_result(run, result))
+
+
+def _with_options(text: str) -> str:
+    """A message that begins with the name of a setting, or of two, with the options in their place."""
+    options = {each.name: each.opts[0] for each in click.get_current_context().command.params}
+    return re.sub(
+        r"^(\w+)(?: and (\w+))?", lambda names: " and ".join(options.get(n, n) for n in names.groups() if n), text
+    )
 
 
 def resume_run(context: click.Context, folder: Path) -> None:

@@ -434,6 +434,18 @@ def test_predict_tells_what_it_converted_and_can_be_overruled(runs):
     assert first[0, 0].max() < second[0, 0].max()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("train-cnn", "--lr", "-1"), "Error: --learning-rate must be a number from "),
+        (("train-fcn", "--fixed", "3", "--m2nist", "x"), "Error: --fixed and --m2nist are two sources of images"),
+    ],
+)
+def test_a_setting_is_called_by_its_option(arguments, says):
+    result = run(*arguments)
+    assert result.exit_code == 2 and says in result.stderr
+
+
 def test_predict_says_that_digits_are_too_large(runs):
     digit = draw_digits(1, seed=0)[0][0]
     for scale in (1, 8):
@@ -915,8 +927,8 @@ USAGE = [
     ),
     *((["train-fcn", option, HUGE[0]], option) for option in ("--steps", "--evaluations", "--fixed", "--batch")),
     (["train-cnn", "--threads", "100000"], "threads.*from 1 to 1,024"),
-    (["train-cnn", "--lr", "1e400"], "learning_rate"),
-    (["train-cnn", "--lr", "1e31"], "learning_rate"),
+    (["train-cnn", "--lr", "1e400"], "learning-rate"),
+    (["train-cnn", "--lr", "1e31"], "learning-rate"),
     (["train-fcn", "--l2", "1e400"], "l2"),
     (["train-fcn", "--batch", "8193"], "batch"),
     (["sanitize", "--seeds", HUGE[0]], "seeds"),
