@@ -225,6 +225,10 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if path.suffix != Path(STATE).suffix:
+            raise CheckpointError(
+                f"{path} is no run: give a run folder that tinyfcn train-cnn or train-fcn made"
+            ) from None
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}): it may have been cut off; use another run"
         ) from None

@@ -399,6 +399,12 @@ NO_CHECKPOINTS = {
 }
 
 
+def test_an_image_is_no_run(tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG" + bytes(99))
+    with pytest.raises(CheckpointError, match=r"photo\.png is no run: give a run folder that tinyfcn train-cnn or"):
+        load_tensors(tmp_path / "photo.png")
+
+
 @pytest.mark.parametrize("content", NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
 def test_a_file_that_is_not_a_safetensors_file(tmp_path, content):
     path = tmp_path / STATE
