@@ -119,6 +119,7 @@ def test_a_step_shows_a_row_for_each_launch_and_its_sums(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.cupy
 def test_the_launches_are_made_for_the_card(tmp_path: Path) -> None:
     blocks = []
     for card in ("h200", "t4"):
