@@ -340,8 +340,9 @@ def calls(random):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("", ""), "    p.v float32 (100,): from "),
-        (("i < n", "i <= n"), "thread (100,0,0) reads (char*)p[800] ((char*)p has 800 elements) at own.cu:4"),
+        (("", ""), r"    p\.v float32 \(100,\): from "),
+        # The two fields are read in the compiler's order.
+        (("i < n", "i <= n"), r"reads \(char\*\)p\[80[04]\] \(\(char\*\)p has 800 elements\) at own.cu:4"),
         (("dt * p", "2 * dt * p"), "should be -1.1625154: stored by push at own.cu:4"),
     ],
 )
@@ -350,7 +351,7 @@ def test_arrays_of_structures(tmp_path: Path, change: tuple[str, str], says: str
     file.write_text(PARTICLES.replace(*change))
     file.with_suffix(".py").write_text(PARTICLES_CALLS)
     result = check(str(file))
-    assert result.exit_code == (change != ("", "")) and says in result.output, result.output
+    assert result.exit_code == (change != ("", "")) and re.search(says, result.output), result.output
 
 
 @pytest.mark.parametrize(

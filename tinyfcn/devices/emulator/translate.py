@@ -174,7 +174,7 @@ def explained(source: kernel_source.Source, error: str) -> str:
     found: dict[str, str] = {}
     named = {*re.findall(r"\w+", error), "asm", "__asm__", "__asm"}  # compilers do not name the last ones
     undeclared = {*re.findall(r"\w+", "".join(line for line in error.splitlines() if "declared" in line))}
-    for place, name in re.findall(r"(\S+:\d+):\d+: error: .(\w+). (?:may be|is) used uninitialized", error):
+    for place, name in re.findall(r"(\S+:\d+):\d+: error: (?:variable )?.(\w+). (?:may be|is) (?:used )?uninit", error):
         found.setdefault(
             name, f"{place}: {name}: it may be read before it has a value: give it one where it is declared\n"
         )
