@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyfcn.checks import gradcheck, own_file
 from tinyfcn.checks.pieces import LACKS, affected, cases_of, missing, operations, still_missing
-from tinyfcn.checks.sanitize import NEVER_LAUNCHED, check_after_edit, counted
+from tinyfcn.checks.sanitize import NEVER_LAUNCHED, check_after_edit
 from tinyfcn.checks.watched import launches_of
 from tinyfcn.cli.options import FILE, Whole
 from tinyfcn.cli.sanitize import echo_conflicts, echo_findings, expect_known, progress
@@ -20,7 +20,7 @@ from tinyfcn.cli.status import status
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.devices.kernel_source import KERNELS
 from tinyfcn.errors import DeviceError, KernelError
-from tinyfcn.fields import shown
+from tinyfcn.fields import counted, shown
 from tinyfcn.operations import on
 
 ARCHITECTURE = nvrtc.ARCHITECTURES[0]

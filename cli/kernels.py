@@ -7,13 +7,12 @@ from itertools import groupby
 
 import click
 
-from tinyfcn.checks.sanitize import counted
 from tinyfcn.cli.options import Whole
 from tinyfcn.cli.status import status
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source, nvrtc
 from tinyfcn.errors import KernelError
-from tinyfcn.fields import shown
+from tinyfcn.fields import counted, shown
 from tinyfcn.study.element import (
     Element,
     Neighbour,

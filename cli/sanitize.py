@@ -10,12 +10,13 @@ from rich.progress import track
 
 from tinyfcn.checks.pieces import cases_of, unknown
 from tinyfcn.checks.pieces import operations as all_operations
-from tinyfcn.checks.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, conflicts_in_steps, counted
+from tinyfcn.checks.sanitize import NEVER_LAUNCHED, NO_FINDING, Report, check, conflicts_in_steps
 from tinyfcn.cli.options import Whole
 from tinyfcn.cli.tables import show, table
 from tinyfcn.devices import kernel_source
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
 from tinyfcn.environment import is_terminal
+from tinyfcn.fields import counted
 
 
 @click.command(short_help="Check every kernel's memory accesses.")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyfcn.checks.sanitize import counted
 from tinyfcn.cli.options import FILE, FOLDER, PATH, Whole
 from tinyfcn.cli.progress import Printer, main_figure
 from tinyfcn.cli.tables import print_rows
+from tinyfcn.fields import counted
 from tinyfcn.files import new_file
 
 if TYPE_CHECKING:

@@ -18,6 +18,11 @@ def short(number: float, digits: int = 3) -> str:
     return f"{number:.0f}" if 1000 <= abs(number) < 1e6 else f"{number:.{digits}g}"
 
 
+def counted(count: int, what: str) -> str:
+    """ "1 finding", "1,000 findings"."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def expect_number(name: str, value: object, least: float, most: float) -> None:
     """ValueError unless `value` is a number from `least` to `most`: a whole one where the bounds are whole."""
     kinds, words = ((int,), "a whole number") if isinstance(least, int) else ((int, float), "a number")

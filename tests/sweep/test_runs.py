@@ -16,9 +16,9 @@ from helpers.killing import Machine
 from helpers.studies import write_study
 from optuna.trial import TrialState
 
-from tinyfcn.checks.sanitize import counted
 from tinyfcn.cli import main
 from tinyfcn.errors import TinyfcnError
+from tinyfcn.fields import counted
 from tinyfcn.runs import Run
 from tinyfcn.sweep import study as studies
 from tinyfcn.sweep.page import Answer

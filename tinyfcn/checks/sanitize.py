@@ -23,6 +23,7 @@ from tinyfcn.checks.watched import Found, Watched, index_text, launches_of
 from tinyfcn.devices.device import Array
 from tinyfcn.devices.emulator.emulator import ORDERS, Emulator, Statistics
 from tinyfcn.devices.kernel_source import KERNELS, Kernel
+from tinyfcn.fields import counted
 from tinyfcn.networks import DESIGNS, Design, Network
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
@@ -77,11 +78,6 @@ class Report:
         if any(finding.operation == kernel.operation for finding in self.findings.values()):
             return "not reached: a finding came first"
         return NEVER_LAUNCHED
-
-
-def counted(count: int, what: str) -> str:
-    """ "1 finding", "1,000 findings"."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def check(
