@@ -74,18 +74,21 @@ def remove_background(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
         chosen = len(widths) - 1
     background = _opening(smooth, widths[chosen])
     wider = _opening(smooth, widths[min(chosen + 1, len(widths) - 1)])
-    strength, _ = _ink(_pairs(background, pixels), noise)
+    counts = _pairs(background, pixels)
+    strength = _strength(counts, _stands_out(counts, noise))
     junctions = _look_up(AS_DARK * strength < _COVER, wider, background)
     background[junctions] = wider[junctions]
 
     counts = _pairs(background, pixels)
-    strength, is_ink = _ink(counts, noise)
-    strength = max(strength, 3 * SPREADS * noise / 255)  # noise on a blank sheet is not stretched to black ink
+    is_ink = _stands_out(counts, noise)
+    strength = max(
+        _strength(counts, is_ink), 3 * SPREADS * noise / 255
+    )  # noise on a blank sheet is not stretched to black ink
     levels = np.rint(np.minimum(255 / strength * _COVER, 255))
     levels[levels <= FAINT] = 0
     # Beside what is ink for certain, less is enough: hysteresis, as in Canny, "A computational approach to edge
     # detection" (1986). Elsewhere as little is noise.
-    _, may_be_ink = _ink(counts, noise, BESIDE_INK)
+    may_be_ink = _stands_out(counts, noise, BESIDE_INK)
     ink = _look_up((levels * may_be_ink).astype(np.uint8), background, pixels)
     is_certain = _look_up(is_ink, background, pixels) & (ink > 0)
     ink[~_slide(np.pad(is_certain, 1), 3, np.maximum)] = 0
@@ -113,16 +116,21 @@ def _amount_of_ink(pixels: np.ndarray, smooth: np.ndarray, width: int, noise: fl
     step = max(1, width // 20)
     some = np.s_[::step, ::step]
     counts = _pairs(_opening(smooth[some], width // step), pixels[some])
-    strength, is_ink = _ink(counts, noise)
-    return float((counts * _COVER**2)[is_ink & (strength * DARK < _COVER)].sum()) * step**2
+    is_ink = _stands_out(counts, noise)
+    is_dark = is_ink & (DARK * _strength(counts, is_ink) < _COVER)
+    return float((counts * _COVER**2)[is_dark].sum()) * step**2
 
 
-def _ink(counts: np.ndarray, noise: float, spreads: float = SPREADS) -> tuple[float, np.ndarray]:
-    """The typical share that ink covers, and which pairs of levels are ink, bool (256, 256), from _pairs' counts."""
+def _stands_out(counts: np.ndarray, noise: float, spreads: float = SPREADS) -> np.ndarray:
+    """Which pairs of levels exceed the background by more than its noise, bool (256, 256), from _pairs' counts."""
     # Paper is the lower half of the differences, since ink is the rarer; the opening of noise lies below its mean.
-    is_ink = (quantile(_ABOVE, counts, 0.3) + (spreads + 0.5) * noise) < _ABOVE
+    return (quantile(_ABOVE, counts, 0.3) + (spreads + 0.5) * noise) < _ABOVE
+
+
+def _strength(counts: np.ndarray, is_ink: np.ndarray) -> float:
+    """The typical share of a pixel that ink covers."""
     weights = np.where(is_ink, counts * _COVER**2, 0)  # squared: a few strokes outweigh much noise
-    return (quantile(_COVER, weights, 0.5) if weights.any() else 1.0), is_ink
+    return quantile(_COVER, weights, 0.5) if weights.any() else 1.0
 
 
 def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
