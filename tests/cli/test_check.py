@@ -354,6 +354,39 @@ def test_arrays_of_structures(tmp_path: Path, change: tuple[str, str], says: str
     assert result.exit_code == (change != ("", "")) and re.search(says, result.output), result.output
 
 
+BODIES = """struct Body { int id; float at[3]; };
+__global__ void move(Body* b, int n) {
+    int i = threadIdx.x;
+    if (i < n) for (int k = 0; k < 3; ++k)
+        if (k < 2) b[i].at[k] += 1;
+        else b[i].at[k] += 2;
+}
+"""
+BODIES_CALLS = """import numpy as np
+from tinyfcn.checks.own_file import Call
+def calls(random):
+    b = np.zeros(5, np.dtype([("id", "i4"), ("at", "f4", 3)]))
+    right = b.copy()
+    right["at"] += 1
+    yield Call("move", 1, 32, [b, 5], expected={"b": EXPECTED})
+"""
+
+
+@pytest.mark.parametrize(
+    ("expected", "says"),
+    [
+        ("right", "b.at[0, 2] is 2.0, should be 1.0: stored by move at own.cu:6"),
+        ("right['at']", "move: b has the fields id, at; expected gives none, since it is no array of structures"),
+    ],
+)
+def test_fields_of_several_numbers(tmp_path: Path, expected: str, says: str) -> None:
+    file = tmp_path / "own.cu"
+    file.write_text(BODIES)
+    file.with_suffix(".py").write_text(BODIES_CALLS.replace("EXPECTED", expected))
+    result = check(str(file))
+    assert result.exit_code == 1 and says in result.output, result.output
+
+
 @pytest.mark.parametrize(
     ("kernel", "arguments"),
     [

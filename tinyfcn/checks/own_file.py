@@ -280,8 +280,13 @@ def _run(device: Watched, calls: Sequence[Call]) -> Iterator[dict[str, np.ndarra
     for call, kernel, written in launch_calls(device, calls):
         copies = device.copies(written)
         for name, expected in call.expected.items():
-            whole = written[name] if written[name].dtype.names else None
-            for field_, found, right in fields_of(written[name], np.asarray(expected)):
+            expected = np.asarray(expected)
+            fields = [array.dtype.names for array in (written[name], expected)]
+            if fields[0] != fields[1]:
+                said = [", ".join(each) if each else "none, since it is no array of structures" for each in fields]
+                raise DataError(f"{call.kernel}: {name} has the fields {said[0]}; expected gives {said[1]}")
+            whole = written[name] if fields[0] else None
+            for field_, found, right in fields_of(written[name], expected):
                 if not relative_error(found, right) <= call.tolerance:
                     raise Found(kernel, device.wrong(f"{name}{field_}", found, right, whole))
         yield copies
@@ -289,7 +294,7 @@ def _run(device: Watched, calls: Sequence[Call]) -> Iterator[dict[str, np.ndarra
 
 def fields_of(found: np.ndarray, expected: np.ndarray, name: str = "") -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """The fields of two arrays of structures, such as (".x", found["x"], expected["x"]); other arrays as they are."""
-    if found.dtype.names is None or found.dtype.names != expected.dtype.names:
+    if found.dtype.names is None:
         yield name, found, expected
         return
     for each in found.dtype.names:

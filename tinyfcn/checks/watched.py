@@ -76,9 +76,11 @@ class Watched(Emulator):
         worst = int(np.nan_to_num(np.abs(array - expected), nan=np.inf).argmax())
         should_be = array.dtype.type(expected.flat[worst] + 0)  # not -0
         values = f"is {array.flat[worst]!s}, should be {should_be!s}"
-        first = worst if whole is None else worst * whole.itemsize + address(array) - address(whole)
-        stored = self.stored_by(array if whole is None else whole, first)
-        return f"{name}{index_text(worst, array.shape)} {values}: stored by {stored}"
+        kept, first = array, worst
+        if whole is not None:
+            index = np.unravel_index(worst, array.shape)
+            kept, first = whole, address(array) - address(whole) + int(np.dot(index, array.strides))
+        return f"{name}{index_text(worst, array.shape)} {values}: stored by {self.stored_by(kept, first)}"
 
 
 def launches_of(cases: Iterable[Case], kernels: Path) -> list[Launch]:
