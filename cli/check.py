@@ -178,8 +178,9 @@ def _is_own_file_right(file: Path, cases: Path | None, kernel: str | None, launc
         outcome = own_file.check_calls(file, calls)
     instances = {call.kernel: own_file.instance(file, call) for call in calls}
     refused, nvrtc_says = _compiled(file.stem, file, [each for each in instances.values() if each])
-    if refused and kernel_source.source(file.stem, file).for_nvcc:
-        refused, nvrtc_says = _as_nvcc_would(nvrtc_says, bool(kernel_source.source(file.stem, file).includes))
+    source = kernel_source.source(file.stem, file)
+    if refused and source.for_nvcc:
+        refused, nvrtc_says = _as_nvcc_would(nvrtc_says, bool(source.includes))
     zeros = [name for name in own_file.constants_of(file) if not any(name in call.constants for call in calls)]
 
     is_right = not (outcome.findings or refused)

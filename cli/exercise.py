@@ -203,9 +203,9 @@ def _show(verdict: Verdict, folder: Folder) -> None:
             click.echo()
             _wrapped(verdict.mistake)
         _show_counts(verdict)
-        if verdict.wrong and verdict.stage not in ("file", "hole"):
-            what = "hint" if verdict.wrong is chosen else "check"
-            click.echo(f"\n{folder.command(f'{what} {verdict.wrong.number}')}")
+        if verdict.stage not in ("file", "hole"):
+            next_ = f"check {verdict.other.number}" if verdict.other else f"hint {chosen.number}"
+            click.echo(f"\n{folder.command(next_)}")
         return
     click.echo(f"\npassed ({verdict.seconds:.1f} s)")
     for line in verdict.asked:

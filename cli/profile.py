@@ -80,6 +80,7 @@ class Against(click.ParamType):
 @click.option("--arch", type=click.Choice(nvrtc.ARCHITECTURES), help="NVRTC's GPU. [default: that of --card]")
 @click.option(
     "--card",
+    "card_name",
     type=click.Choice([*CARDS]),
     default="h200",
     show_default=True,
@@ -102,7 +103,7 @@ def profile(
     blocks: int | None,
     every_block: bool,
     arch: str | None,
-    card: str,
+    card_name: str,
     draw: str | None,
     out: Path,
     json_file: Path | None,
@@ -142,28 +143,29 @@ def profile(
     is_own = name is not None and name.endswith(".cu")
     if is_own and (naive or layer or against):
         raise click.UsageError("--naive, --layer and --against belong to the operations of tinyfcn, not to FILE.cu")
-    if is_own and was_given(context, "card"):
+    if is_own and was_given(context, "card_name"):
         raise click.UsageError("--card chooses the launches of tinyfcn's operations; of FILE.cu you say them yourself")
     foreign = [option for option in ("cases", "kernel", *launch) if not is_own and was_given(context, option)]
     if foreign:
         flag = {"arguments": "--arg", "shared_bytes": "--shared"}.get(foreign[0], f"--{foreign[0]}")
         raise click.UsageError(f"{flag} belongs to a file of your own: tinyfcn profile FILE.cu")
 
-    arch = arch or CARDS[card].architecture
+    task, card = Task(design, batch), CARDS[card_name]
+    arch = arch or card.architecture
     show_each = None if step or against else _show_launch
     if is_own:
         calls = calls_of(Path(str(name)), cases, kernel, launch)
         profiled = [*_each(profile_calls(Path(str(name)), calls, sample), show_each)]
     else:
         with status(f"a step of {design} runs, which tells its launches"):
-            parts = _parts(name, Task(design, batch), layer, CARDS[card])
+            parts = _parts(name, task, layer, card)
         if not parts:
             click.echo(f"a step of {design} has no {name}: the largest of some random inputs is taken", err=True)
         if against not in (None, "naive"):
             parts = _of_ladder(name, parts, design)
-        profiled = [*_each(_profiles(name, parts, naive, sample, CARDS[card]), show_each)]
+        profiled = [*_each(_profiles(name, parts, naive, sample, card), show_each)]
     if against == "naive":
-        _show_against(profiled, [*_profiles(name, parts, True, sample, CARDS[card])], "naive")
+        _show_against(profiled, [*_profiles(name, parts, True, sample, card)], "naive")
     elif against:
         _show_against(profiled, _rung(str(name), against, parts, sample), f"rung {against}")
     elif step:
@@ -188,9 +190,9 @@ def profile(
     model = None
     if step:
         with status("the step is recorded as a graph"):
-            graph = launches_of_step(Task(design, batch), CARDS[card].multiprocessors)
+            graph = launches_of_step(task, card.multiprocessors)
         if not (naive or layer):  # it knows the fast kernels, and a step has all of its launches
-            model = _show_model(profiled, graph, CARDS[card])
+            model = _show_model(profiled, graph, card)
         sums |= {"graph_nodes": len(graph), "graph_chain": chain(graph)}
         counted = [each.instructions for each in profiled if each.instructions is not None]
         sums["instructions"] = round(sum(counted)) if counted else None

@@ -433,14 +433,14 @@ def test_training_wants_the_other_two(folder: Folder, monkeypatch: pytest.Monkey
     assert re.match(
         "it trains on your exercise 3 too, which is not right yet: .*03_padding.cu is not there", found.message
     )
-    assert found.wrong == padding  # to which the command points, not to a hint of this one
+    assert found.other == padding  # to which the command points, not to a hint of this one
     for other in (padding, dx):
         folder.start(other)
         folder.file(other).write_text(other.solution, encoding="utf-8")
     folder.file(dx).write_text(dx.filled(dx.mistakes[0].fill), encoding="utf-8")
     found = check(each, folder, "emulator", lambda line: None)
     assert found.stage == "training" and "exercise 6 too, which is not right yet: dx[" in found.message
-    assert found.wrong == dx
+    assert found.other == dx
     folder.file(dx).write_text(dx.solution, encoding="utf-8")
     given: list[Path] = []
 

@@ -384,7 +384,7 @@ def _halves(texts: list[str]) -> tuple[list[str], list[str]]:
 
 def _declared(texts: list[str]) -> tuple[str, str, int, list[str]]:
     """The name that is declared ("" for none), its type, how often it is a pointer, and its sizes: ["[", "16", "]"]."""
-    if ["(", "*"] in map(list, pairwise(texts)) and texts[-1] == "]":  # float (*rows)[16] is a pointer to floats too
+    if ("(", "*") in pairwise(texts) and texts[-1] == "]":  # float (*rows)[16] is a pointer to floats too
         texts = [text for text in texts[: texts.index(")")] if text != "("]
     bracket = texts.index("[") if "[" in texts else len(texts)
     declared, sizes = texts[:bracket], texts[bracket:]

@@ -57,8 +57,8 @@ class Count:
 class Verdict:
     """What a check says. stage: where it stopped, one of STAGES. mistake: what the file does wrong, if that is known.
 
-    asked: what was checked, or why it was not, a line each. wrong: the exercise whose file is wrong; the last exercise
-    trains on those of others.
+    asked: what was checked, or why it was not, a line each. other: an exercise whose file is wrong
+    instead; the last one trains on those of others.
     """
 
     exercise: Exercise
@@ -68,7 +68,7 @@ class Verdict:
     seconds: float = 0.0
     counts: list[Count] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
-    wrong: Exercise | None = None
+    other: Exercise | None = None
 
     @property
     def passed(self) -> bool:
@@ -142,7 +142,7 @@ def check(exercise: Exercise, folder: Folder, device: str = "auto", notice: Call
     """
     begin = time.perf_counter()
     on_emulator, on_gpu = _devices(device)
-    verdict = Verdict(exercise, wrong=exercise)
+    verdict = Verdict(exercise)
     try:
         _check(folder, verdict, on_emulator, on_gpu)
         if exercise.name in OTHERS:
@@ -374,7 +374,7 @@ def _check_training(
             expect_right = _expect_right if on_emulator else _expect_right_on_gpu
             expect_right(_filled_file(folder, other), calls(other.name))
         except Wrong as wrong:
-            verdict.wrong = other
+            verdict.other = other
             raise Wrong(
                 "training", f"it trains on your exercise {other.number} too, which is not right yet: {wrong}"
             ) from None

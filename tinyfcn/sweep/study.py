@@ -58,6 +58,8 @@ class Taken:
 
 def open_storage(url: str, patience: float = 5.0) -> RDBStorage:
     """The database of a URL. Raises DataError if it cannot be used."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, which is in Optuna since 2021
     try:
         return patiently(lambda: _storage(url), patience)
     except ImportError as error:
@@ -76,8 +78,6 @@ class Study:
 
     def __init__(self, space: Space, url: str, name: str, create: bool = False) -> None:
         self.space, self.name = space, name
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, which is in Optuna since 2021
         file = url.removeprefix("sqlite:///")
         if not create and file != url and not Path(file).is_file():
             raise DataError(f"the database {url} is not there")
