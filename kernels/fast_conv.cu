@@ -10,7 +10,7 @@
 //
 //   array          shape             forward   data gradient   weight gradient
 //   x              (N,C,H,W)         in                        in
-//   weight         (O,C,KH,KW)       in        in
+//   packed         see "packed"      in        in                                the weight, in the order of reading
 //   bias           (O) or (C)        in        in                                may be null
 //   y              (N,O,OH,OW)       out
 //   dout           (N,O,OH,OW)                 in              in
@@ -28,7 +28,7 @@
 //   fast_conv_forward           images, tile rows, columns  see "a block"   both tiles, once a block   each output once
 //   fast_conv_backward_input    images, tile rows, columns  see "a block"   both tiles, once a block   each output once
 //   fast_conv_backward_weight   ceil(C/C_TILE), splits      see "block"     both tiles, once a block   1 a weight
-//   fast_conv_reduce_split_k    ceil(length/32)             512             splits / 16 a thread       1 for 16 threads
+//   fast_conv_reduce_split_k    ceil(length/32)             up to 512       about 8 a thread           32 a block
 //
 // Why the naive form is slow. A thread owns one output. For each multiply-add it loads an input and a weight from
 // global memory and tests whether the input lies in the image: two loads and some ten instructions for one useful one.
@@ -41,21 +41,25 @@
 //
 //   a block   TX threads of COLUMNS pixels along a row, TY threads of ROWS pixels along a column, GROUPS channel groups
 //             of CHANNELS = O / GROUPS channels (rounded up to 4), IMAGES images, SPLITS that share the input channels
-//   shared    CHANNEL_TILE input channels at a time: the input tile, 0 outside the image; and the weight tile, with the
-//             output channel last, so that a float4 holds one weight of 4 channels
+//   packed    the weight as (C,KH,KW,O), the output channel last, so that a float4 holds one weight of 4 channels; O is
+//             rounded up to 4 with zeros. gather.cu packs the weights of a whole network in one launch
+//   shared    CHANNEL_TILE input channels at a time: the input tile, 0 outside the image; and the weight tile
+//   a warp    has two channel groups side by side. So two neighbouring lanes read one float4 of the input, and every
+//             second lane one of the weights, for which shared memory needs half as many wavefronts as for 32 others
 //   stride    a line of the tile holds its even columns first, then its odd ones (with stride 2): threads that are
 //             neighbours read neighbouring float4s whatever the stride
-//   staging   copy_to_shared brings the input tile (cp.async), while transpose_to_shared loads the weights as float4s
+//   staging   by cp.async, so that all loads of a block are under way at once. A thread copies one position of the
+//             input tile in many channels, and computes where it lies once. Weights are copied four at a time
 //   split-K   each of SPLITS sets of threads sums its own input channels; reduce_splits adds the sets up
 //   epilogue  y = sum + bias + add, then the ReLU if `relu`, then 0 where relu_mask is not above 0
 //   pooling   with max_index and ROWS 2, the epilogue is ReLU and 2x2 max-pooling, with max_index as in max_pool2d.cu
 //
-// The layer `context` for 16 images, 3x3, 32 -> 32 channels, 14x19 outputs: a block of TX 5 * GROUPS 8 * SPLITS 4 = 160
-// threads computes one row (ROWS, TY and IMAGES are 1). CHANNEL_TILE is 16: each split sums 4 of 16 input channels.
+// The layer `context` for 16 images, 3x3, 32 -> 32 channels, 14x19 outputs: a block of TX 5 * TY 2 * GROUPS 8 * SPLITS 4
+// = 320 threads computes two rows (ROWS and IMAGES are 1). CHANNEL_TILE is 16: each split sums 4 of 16 input channels.
 //
 //   outputs, 4 channels a group      0123456789abcdefghi              each thread has COLUMNS = 4 pixels
 //   tx                               0   1   2   3   4
-//   tile of one input channel        ........................         3 lines (u) of 24 floats under those pixels
+//   tile of one input channel        ........................         4 lines of 24 floats, 3 (u) for each row
 //   a thread's window, of one row        wwwwwwww                     tx = 1: two float4s serve all v and 4 channels
 //   a thread's weights, for u and v      tttt                         one float4: this weight of its 4 channels
 //                                                                     sums[o][p] += t[o] * window[p + v]: 16 at a time
@@ -65,8 +69,10 @@
 // 6x6 with stride 2 is four phases of 3x3. A thread owns all column phases of COLUMNS positions of dout in one row
 // phase. With 4 positions, stride 2 and 8 channels that is 64 sums in registers.
 //
-//   pooling   with max_index, dout is the gradient of a 2x2 max-pooling's outputs. Loading the tile puts each gradient
-//             at its max index, so the full-size gradient, three quarters of it 0, never exists in global memory.
+//   packed    the weight as (O,KH,KW,C), KH rounded up to a multiple of STRIDE and C to one of 4, with zeros
+//   pooling   with max_index, for which POOLED is 1, dout is the gradient of a 2x2 max-pooling's outputs. Loading the
+//             tile puts each gradient at its max index, so the full-size gradient, three quarters of it 0, never exists
+//             in global memory.
 //
 // What the weight gradient does about it. The naive form loads dout C*KH*KW times and x O*KH*KW times. Here a block
 // loads a tile of both into shared memory once, and a thread owns O_EACH * C_EACH rows of KW weights, with the sums in
@@ -103,12 +109,37 @@ __device__ inline bool within(int index, int size) { return (unsigned int)index 
 // float4 may; and an odd one, so that 8 rows begin in 8 different banks of the 32.
 __device__ constexpr int pitch_of(int count) { return 4 * (ceil_div(count, 4) | 1); }
 
+// The distance between the even columns of a line and its odd ones, with stride 2: where 4 floats more suffice, such that
+// a warp, which stores 16 of each at once, meets all banks.
+__device__ constexpr int phase_pitch(int width, int stride) {
+    return stride == 2 && width % 32 > 8 && width % 32 <= 16 ? width / 32 * 32 + 16 : width;
+}
+
 // The distance between the lines of a tile, at least `width` floats: where there is one, such that the banks go on where
 // a warp's lanes go on in the next of `rows` rows of threads. A row reads `row` floats, and the next one `lines` lines on.
 __device__ constexpr int line_pitch(int width, int rows, int lines, int row) {
     for (int pitch = width; rows > 1 && pitch < width + 32; pitch += 4)
         if ((lines * pitch - row) % 32 == 0) return pitch;
     return width;
+}
+
+// How many sets of threads bring a tile, each its share of the channels: as many as there are threads for, of which each
+// takes one position.
+__device__ constexpr int sets_of(int threads, int positions, int channels) {
+    int sets = threads / positions;
+    return sets < 1 ? 1 : sets < channels ? sets : channels;
+}
+
+// The distance between the k-th sums of all `threads` and the next: such that the banks go on where the lanes of one
+// split, which read the k-th, are followed by those of the next, which read the next.
+__device__ constexpr int part_pitch(int threads, int split_threads) {
+    return threads + (split_threads - threads % 32 + 32) % 32;
+}
+
+// The distance between the lines of the data gradient's weights: where one warp reads weights of two phases, which lie KW
+// lines apart, they are in different banks.
+__device__ constexpr int weight_pitch(int count, int stride, int kernel_width) {
+    return stride == 1 ? pitch_of(count) : line_pitch(count, stride, kernel_width, count);
 }
 
 // Loads COUNT consecutive floats. BY_FOUR loads them as float4s; `from` must then be aligned to 16 bytes.
@@ -129,7 +160,7 @@ __device__ inline void load_row(float (&row)[COUNT], const float* from) {
 }
 
 // Copies *from to shared memory, or 0 if it is not there. From Ampere on this takes no register, so that all copies of a
-// thread are under way at once; wait_for_copies waits for them.
+// thread are under way at once; wait_for_copies waits for them. The L1 cache keeps what blocks of a multiprocessor share.
 __device__ inline void copy_to_shared(float* to, const float* from, bool is_there) {
 #if __CUDA_ARCH__ >= 800
     unsigned int address = static_cast<unsigned int>(__cvta_generic_to_shared(to));
@@ -140,71 +171,42 @@ __device__ inline void copy_to_shared(float* to, const float* from, bool is_ther
 #endif
 }
 
+// The same for four floats, at addresses that are multiples of 16 bytes.
+__device__ inline void copy_four_to_shared(float* to, const float* from, bool is_there) {
+#if __CUDA_ARCH__ >= 800
+    unsigned int address = static_cast<unsigned int>(__cvta_generic_to_shared(to));
+    int bytes = is_there ? 16 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+#else
+    *reinterpret_cast<float4*>(to) =
+        is_there ? *reinterpret_cast<const float4*>(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#endif
+}
+
 __device__ inline void wait_for_copies() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
 }
 
-// Brings BLOCKS * ROWS rows of COUNT weights to shared memory, transposed:
-//
-//   tile[(block * LINES + k) * PITCH + row] = weight[block * block_stride + row * row_stride + k]   0 where row >= rows
-//
-// The lines from COUNT on become 0. ROWS is a multiple of 4. Where it can, a thread loads four neighbours as a float4.
-template <int BLOCKS, int ROWS, int COUNT, int LINES, int PITCH, int THREADS>
-__device__ inline void transpose_to_shared(float* tile, const float* weight, int block_stride, int row_stride,
-                                           int rows) {
-    constexpr int REST = (LINES - COUNT) * ROWS;
-    for (int n = threadIdx.x; n < BLOCKS * REST; n += THREADS)
-        tile[(n / REST * LINES + COUNT + n % REST / ROWS) * PITCH + n % ROWS] = 0.0f;
-
-    bool is_aligned = reinterpret_cast<unsigned long long>(weight) % 16 == 0;
-    bool is_whole = rows == ROWS && row_stride == COUNT && block_stride == ROWS * COUNT;
-    if (COUNT % 4 == 0 && is_aligned && row_stride % 4 == 0) {
-        // All four are of one row. 16 rows stand side by side: a warp loads 8 weights of each, which are whole sectors,
-        // and what it stores at once lies in different banks.
-        constexpr int TOGETHER = ROWS % 16 == 0 ? 16 : ROWS, FOURS = COUNT / 4;
-#pragma unroll 2
-        for (int n = threadIdx.x; n < BLOCKS * ROWS * FOURS; n += THREADS) {
-            int row = n % TOGETHER + n / (TOGETHER * FOURS) % (ROWS / TOGETHER) * TOGETHER;
-            int k = n / TOGETHER % FOURS * 4, block = n / (ROWS * FOURS);
-            float four[4] = {};
-            if (row < rows) load_row<4, true>(four, weight + block * block_stride + row * row_stride + k);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) tile[(block * LINES + k + i) * PITCH + row] = four[i];
-        }
-    } else if (COUNT % 4 != 0 && is_aligned && is_whole) {
-#pragma unroll 2
-        for (int n = 4 * threadIdx.x; n < BLOCKS * ROWS * COUNT; n += 4 * THREADS) {
-            float four[4];
-            load_row<4, true>(four, weight + n);
-            if constexpr (COUNT == 1) {  // nothing to transpose: the four stay neighbours
-                *reinterpret_cast<float4*>(tile + n / ROWS * LINES * PITCH + n % ROWS) =
-                    make_float4(four[0], four[1], four[2], four[3]);
-                continue;
-            }
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                int k = (n + i) % COUNT, row = (n + i) / COUNT % ROWS, block = (n + i) / (COUNT * ROWS);
-                tile[(block * LINES + k) * PITCH + row] = four[i];
-            }
-        }
-    } else {
-#pragma unroll 2
-        for (int n = threadIdx.x; n < BLOCKS * ROWS * COUNT; n += THREADS) {
-            int k = n % COUNT, row = n / COUNT % ROWS, block = n / (COUNT * ROWS);
-            float one = row < rows ? weight[block * block_stride + row * row_stride + k] : 0.0f;
-            tile[(block * LINES + k) * PITCH + row] = one;
-        }
+// Copies LINES lines of COUNT packed weights to shared memory, PITCH apart, and 0 behind them, up to WIDTH floats a line.
+// COUNT and WIDTH are multiples of 4.
+template <int LINES, int COUNT, int WIDTH, int PITCH, int THREADS>
+__device__ inline void copy_weights_to_shared(float* tile, const float* packed) {
+#pragma unroll 4
+    for (int n = threadIdx.x; n < LINES * (WIDTH / 4); n += THREADS) {
+        int line = n / (WIDTH / 4), column = n % (WIDTH / 4) * 4;
+        copy_four_to_shared(tile + line * PITCH + column, packed + line * COUNT + column, column < COUNT);
     }
 }
 
 // Adds up the sums of SPLITS sets of threads that shared the terms: afterwards the threads of split 0 hold the totals.
-// The order of the additions is fixed. `thread` is the thread's number within its split, 0 .. SPLIT_THREADS - 1.
+// The order of the additions is fixed. `thread` is the thread's number within its split, 0 .. SPLIT_THREADS - 1. `parts`
+// is shared memory for (SPLITS - 1) * COUNT * SPLIT_THREADS floats.
 template <int SPLITS, int SPLIT_THREADS, int COUNT>
-__device__ inline void reduce_splits(float (&sums)[COUNT], int split, int thread) {
+__device__ inline void reduce_splits(float (&sums)[COUNT], float* parts, int split, int thread) {
     if constexpr (SPLITS > 1) {
-        __shared__ float parts[(SPLITS - 1) * COUNT * SPLIT_THREADS];
+        __syncthreads();  // until all threads have read the tiles, where the sums go
         if (split > 0)
 #pragma unroll
             for (int k = 0; k < COUNT; ++k) parts[((split - 1) * COUNT + k) * SPLIT_THREADS + thread] = sums[k];
@@ -223,50 +225,57 @@ __device__ inline float rectified(float sum, int relu, bool is_open) {
 
 // The epilogue for COUNT neighbouring pixels of a row of `width`; the first lies in column `left`, and the row may end
 // before the last or begin after the first. It stores sum + bias (+ add), through a ReLU if `relu`, and 0 where
-// relu_mask is not above 0. add and relu_mask may be null. All pointers point to the first pixel; add, relu_mask and y
-// have one shape, and each begins where a float4 may.
+// relu_mask is not above 0. `element` is the first pixel's in y, add and relu_mask; the last two may be null. Each array
+// begins where a float4 may.
 template <int COUNT>
 __device__ inline void store_row(const float* sums, float bias, const float* add, const float* relu_mask, int relu,
-                                 float* y, int left, int width) {
+                                 float* y, int element, int left, int width) {
     if (COUNT % 4 == 0 && left % 4 == 0 && width % 4 == 0) {
 #pragma unroll
         for (int k = 0; k + 3 < COUNT; k += 4) {
             if (!within(left + k, width)) continue;
             float added[4] = {}, mask[4] = {1.0f, 1.0f, 1.0f, 1.0f}, values[4];
-            if (add) load_row<4, true>(added, add + k);
-            if (relu_mask) load_row<4, true>(mask, relu_mask + k);
+            if (add) load_row<4, true>(added, add + element + k);
+            if (relu_mask) load_row<4, true>(mask, relu_mask + element + k);
 #pragma unroll
             for (int i = 0; i < 4; ++i) values[i] = rectified(sums[k + i] + bias + added[i], relu, mask[i] > 0.0f);
-            *reinterpret_cast<float4*>(y + k) = make_float4(values[0], values[1], values[2], values[3]);
+            *reinterpret_cast<float4*>(y + element + k) = make_float4(values[0], values[1], values[2], values[3]);
         }
         return;
     }
 #pragma unroll
     for (int k = 0; k < COUNT; ++k)
         if (within(left + k, width))
-            y[k] = rectified(sums[k] + bias + (add ? add[k] : 0.0f), relu, !relu_mask || relu_mask[k] > 0.0f);
+            y[element + k] = rectified(sums[k] + bias + (add ? add[element + k] : 0.0f), relu,
+                                       !relu_mask || relu_mask[element + k] > 0.0f);
 }
 
 template <int O, int C, int KH, int KW, int STRIDE, int ROWS, int COLUMNS, int TX, int TY, int GROUPS, int IMAGES,
           int SPLITS, int CHANNEL_TILE>
 __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once(TX * TY * GROUPS * IMAGES * SPLITS))
-    fast_conv_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y, int N,
+    fast_conv_forward(const float* __restrict__ x, const float* __restrict__ packed, float* __restrict__ y, int N,
                       int H, int W, int OH, int OW, int padding, int relu, const float* __restrict__ bias = nullptr,
                       const float* __restrict__ add = nullptr, const float* __restrict__ relu_mask = nullptr,
                       int* __restrict__ max_index = nullptr) {
     constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
     constexpr int CHANNELS = round_up(ceil_div(O, GROUPS), 4);  // output channels of a thread
+    constexpr int SIDE = GROUPS % 2 == 0 ? 2 : 1;  // channel groups side by side in a warp
     constexpr int PITCH = pitch_of(GROUPS * CHANNELS);
     constexpr int WINDOW = round_up(COLUMNS + ceil_div(KW, STRIDE) - 1, 4);  // inputs of a phase under a thread's pixels
-    constexpr int PHASE_W = (TX - 1) * COLUMNS + WINDOW;
+    constexpr int PHASE_W = phase_pitch((TX - 1) * COLUMNS + WINDOW, STRIDE);
     constexpr int TILE_H = (TY * ROWS - 1) * STRIDE + KH, TILE_W = STRIDE * PHASE_W;
     constexpr int LINE = line_pitch(TILE_W, TY, ROWS * STRIDE, TX * COLUMNS);
-    __shared__ __align__(16) float tile[IMAGES * CHANNEL_TILE * TILE_H * LINE];
-    __shared__ __align__(16) float weight_tile[CHANNEL_TILE * KH * KW * PITCH];
+    constexpr int POSITIONS = IMAGES * TILE_H * TILE_W;  // of a channel's tile
+    constexpr int SETS = sets_of(THREADS, POSITIONS, CHANNEL_TILE);
+    constexpr int WEIGHTS = CHANNEL_TILE * KH * KW * PITCH, TILES = WEIGHTS + IMAGES * CHANNEL_TILE * TILE_H * LINE;
+    constexpr int PARTS = (SPLITS - 1) * CHANNELS * ROWS * COLUMNS * SPLIT_THREADS;
+    __shared__ __align__(16) float shared[TILES > PARTS ? TILES : PARTS];  // first the tiles, at the end the sums
+    float* weight_tile = shared;
+    float* tile = shared + WEIGHTS;
 
-    int tx = threadIdx.x % TX;  // 0 .. TX - 1
-    int ty = threadIdx.x / TX % TY;  // 0 .. TY - 1
-    int group = threadIdx.x / (TX * TY) % GROUPS;  // 0 .. GROUPS - 1
+    int tx = threadIdx.x / SIDE % TX;  // 0 .. TX - 1
+    int ty = threadIdx.x / (SIDE * TX) % TY;  // 0 .. TY - 1
+    int group = threadIdx.x / (SIDE * TX * TY) % (GROUPS / SIDE) * SIDE + threadIdx.x % SIDE;  // 0 .. GROUPS - 1
     int image = threadIdx.x / (TX * TY * GROUPS) % IMAGES;  // 0 .. IMAGES - 1
     int split = threadIdx.x / SPLIT_THREADS;  // 0 .. SPLITS - 1
     int n = blockIdx.x * IMAGES + image;  // 0 .. N - 1, and the last block's surplus
@@ -275,18 +284,22 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
     float sums[CHANNELS * ROWS * COLUMNS] = {};
     for (int first = 0; first < C; first += CHANNEL_TILE) {
         __syncthreads();  // until all threads have read the previous channels
-#pragma unroll 8
-        for (int k = threadIdx.x; k < IMAGES * CHANNEL_TILE * TILE_H * TILE_W; k += THREADS) {
-            int line = k / TILE_W, column = k % TILE_W, plane = line / TILE_H;
-            int from = blockIdx.x * IMAGES + (IMAGES > 1 ? plane / CHANNEL_TILE : 0);
-            int c = first + (IMAGES > 1 ? plane % CHANNEL_TILE : plane);
-            int h = top * STRIDE - padding + line % TILE_H, w = left * STRIDE - padding + column;
+        for (int k = threadIdx.x; k < SETS * POSITIONS; k += THREADS) {
+            int line = k / TILE_W % TILE_H, column = k % TILE_W, of_block = k / (TILE_W * TILE_H) % IMAGES;
+            int set = k / POSITIONS;  // 0 .. SETS - 1
+            int from = blockIdx.x * IMAGES + of_block;  // the image
+            int h = top * STRIDE - padding + line, w = left * STRIDE - padding + column;
             bool is_there = from < N && within(h, H) && within(w, W);
-            copy_to_shared(tile + line * LINE + column % STRIDE * PHASE_W + column / STRIDE,
-                           x + ((from * C + c) * H + h) * W + w, is_there);
+            const float* there = x + ((from * C + first + set) * H + h) * W + w;
+            float* to = tile + ((of_block * CHANNEL_TILE + set) * TILE_H + line) * LINE + column % STRIDE * PHASE_W +
+                        column / STRIDE;
+#pragma unroll
+            for (int c = 0; c < CHANNEL_TILE; c += SETS)
+                if (CHANNEL_TILE % SETS == 0 || c + set < CHANNEL_TILE)
+                    copy_to_shared(to + c * TILE_H * LINE, there + c * H * W, is_there);
         }
-        transpose_to_shared<1, GROUPS * CHANNELS, CHANNEL_TILE * KH * KW, CHANNEL_TILE * KH * KW, PITCH, THREADS>(
-            weight_tile, weight + first * KH * KW, 0, C * KH * KW, O);
+        copy_weights_to_shared<CHANNEL_TILE * KH * KW, round_up(O, 4), GROUPS * CHANNELS, PITCH, THREADS>(
+            weight_tile, packed + first * KH * KW * round_up(O, 4));
         wait_for_copies();
         __syncthreads();  // until all threads have loaded their share
 
@@ -318,7 +331,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
                 }
             }
     }
-    reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);
+    reduce_splits<SPLITS, SPLIT_THREADS>(sums, shared, split, threadIdx.x % SPLIT_THREADS);
     if (split > 0 || n >= N) return;
 
 #pragma unroll
@@ -350,34 +363,40 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
         for (int r = 0; r < ROWS; ++r) {
             if (i + r >= OH) continue;
             int element = ((n * O + channel) * OH + i + r) * OW + j;
-            store_row<COLUMNS>(sums + (o * ROWS + r) * COLUMNS, each, add ? add + element : nullptr,
-                               relu_mask ? relu_mask + element : nullptr, relu, y + element, j, OW);
+            store_row<COLUMNS>(sums + (o * ROWS + r) * COLUMNS, each, add, relu_mask, relu, y, element, j, OW);
         }
     }
 }
 
 template <int O, int C, int KH, int KW, int STRIDE, int COLUMNS, int TX, int TY, int GROUPS, int IMAGES, int SPLITS,
-          int CHANNEL_TILE>
+          int CHANNEL_TILE, int POOLED>
 __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once(TX * TY * GROUPS * IMAGES * SPLITS))
-    fast_conv_backward_input(const float* __restrict__ dout, const float* __restrict__ weight, float* __restrict__ dx,
+    fast_conv_backward_input(const float* __restrict__ dout, const float* __restrict__ packed, float* __restrict__ dx,
                              int N, int H, int W, int OH, int OW, int padding, int relu,
                              const float* __restrict__ bias = nullptr, const float* __restrict__ add = nullptr,
                              const float* __restrict__ relu_mask = nullptr,
                              const int* __restrict__ max_index = nullptr) {
     constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
     constexpr int CHANNELS = round_up(ceil_div(C, GROUPS), 4);  // channels of dx of a thread
-    constexpr int PITCH = pitch_of(GROUPS * CHANNELS);
+    constexpr int SIDE = GROUPS % 2 == 0 ? 2 : 1;  // channel groups side by side in a warp
+    constexpr int PITCH = weight_pitch(GROUPS * CHANNELS, STRIDE, KW);
     constexpr int PHASE_KH = ceil_div(KH, STRIDE), PHASE_KW = ceil_div(KW, STRIDE);  // the kernel of one phase
     constexpr int WINDOW = round_up(COLUMNS + PHASE_KW - 1, 4);  // positions of a row of dout that a thread reads
     constexpr int TILE_H = TY / STRIDE + PHASE_KH - 1, TILE_W = (TX - 1) * COLUMNS + WINDOW;
     constexpr int LINE = line_pitch(TILE_W, TY / STRIDE, 1, TX * COLUMNS);
-    __shared__ __align__(16) float tile[IMAGES * CHANNEL_TILE * TILE_H * LINE];
-    __shared__ __align__(16) float weight_tile[CHANNEL_TILE * PHASE_KH * STRIDE * KW * PITCH];
+    constexpr int POSITIONS = IMAGES * TILE_H * TILE_W;  // of a channel's tile
+    constexpr int SETS = sets_of(THREADS, POSITIONS, CHANNEL_TILE);
+    constexpr int LINES = PHASE_KH * STRIDE * KW;  // of an output channel's weights; those from KH * KW on are 0
+    constexpr int WEIGHTS = CHANNEL_TILE * LINES * PITCH, TILES = WEIGHTS + IMAGES * CHANNEL_TILE * TILE_H * LINE;
+    constexpr int PARTS = (SPLITS - 1) * CHANNELS * COLUMNS * STRIDE * SPLIT_THREADS;
+    __shared__ __align__(16) float shared[TILES > PARTS ? TILES : PARTS];  // first the tiles, at the end the sums
+    float* weight_tile = shared;
+    float* tile = shared + WEIGHTS;
 
-    int tx = threadIdx.x % TX;  // 0 .. TX - 1
-    int ty = threadIdx.x / TX % (TY / STRIDE);  // 0 .. TY/STRIDE - 1: rows of one phase stand side by side,
-    int phase = threadIdx.x / (TX * (TY / STRIDE)) % STRIDE;  // 0 .. STRIDE - 1, so that a warp reads the same weights
-    int group = threadIdx.x / (TX * TY) % GROUPS;  // 0 .. GROUPS - 1
+    int tx = threadIdx.x / SIDE % TX;  // 0 .. TX - 1
+    int ty = threadIdx.x / (SIDE * TX) % (TY / STRIDE);  // 0 .. TY/STRIDE - 1: rows of one phase stand side by side,
+    int phase = threadIdx.x / (SIDE * TX * (TY / STRIDE)) % STRIDE;  // 0 .. STRIDE - 1: a warp reads the same weights
+    int group = threadIdx.x / (SIDE * TX * TY) % (GROUPS / SIDE) * SIDE + threadIdx.x % SIDE;  // 0 .. GROUPS - 1
     int image = threadIdx.x / (TX * TY * GROUPS) % IMAGES;  // 0 .. IMAGES - 1
     int split = threadIdx.x / SPLIT_THREADS;  // 0 .. SPLITS - 1
     int n = blockIdx.x * IMAGES + image;  // 0 .. N - 1, and the last block's surplus
@@ -386,26 +405,25 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
     float sums[CHANNELS * COLUMNS * STRIDE] = {};
     for (int first = 0; first < O; first += CHANNEL_TILE) {
         __syncthreads();  // until all threads have read the previous channels
-#pragma unroll 4
-        for (int k = threadIdx.x; k < IMAGES * CHANNEL_TILE * TILE_H * TILE_W; k += THREADS) {
-            int line = k / TILE_W, column = k % TILE_W, plane = line / TILE_H;
-            int from = blockIdx.x * IMAGES + (IMAGES > 1 ? plane / CHANNEL_TILE : 0);
-            int o = first + (IMAGES > 1 ? plane % CHANNEL_TILE : plane);
-            int i = top - (PHASE_KH - 1) + line % TILE_H, j = left - (PHASE_KW - 1) + column;
-            if (!max_index) {
-                bool is_there = from < N && within(i, OH) && within(j, OW);
-                copy_to_shared(tile + line * LINE + column, dout + ((from * O + o) * OH + i) * OW + j, is_there);
-                continue;
-            }
-            float value = 0.0f;
-            if (from < N && within(i, OH / 2 * 2) && within(j, OW / 2 * 2)) {
-                int pooled = ((from * O + o) * (OH / 2) + i / 2) * (OW / 2) + j / 2;
-                if (max_index[pooled] == i * OW + j) value = dout[pooled];
-            }
-            tile[line * LINE + column] = value;
+        for (int k = threadIdx.x; k < SETS * POSITIONS; k += THREADS) {
+            int line = k / TILE_W % TILE_H, column = k % TILE_W, of_block = k / (TILE_W * TILE_H) % IMAGES;
+            int set = k / POSITIONS;  // 0 .. SETS - 1
+            int from = blockIdx.x * IMAGES + of_block;  // the image
+            int i = top - (PHASE_KH - 1) + line, j = left - (PHASE_KW - 1) + column;
+            bool is_there = from < N && within(i, POOLED ? OH / 2 * 2 : OH) && within(j, POOLED ? OW / 2 * 2 : OW);
+            int plane = POOLED ? (OH / 2) * (OW / 2) : OH * OW;
+            int at = (from * O + first + set) * plane + (POOLED ? i / 2 * (OW / 2) + j / 2 : i * OW + j);
+            float* to = tile + ((of_block * CHANNEL_TILE + set) * TILE_H + line) * LINE + column;
+#pragma unroll
+            for (int o = 0; o < CHANNEL_TILE; o += SETS)
+                if (CHANNEL_TILE % SETS == 0 || o + set < CHANNEL_TILE) {
+                    int element = at + o * plane;
+                    copy_to_shared(to + o * TILE_H * LINE, dout + element,
+                                   is_there && (!POOLED || max_index[element] == i * OW + j));
+                }
         }
-        transpose_to_shared<CHANNEL_TILE, GROUPS * CHANNELS, KH * KW, PHASE_KH * STRIDE * KW, PITCH, THREADS>(
-            weight_tile, weight + first * C * KH * KW, C * KH * KW, KH * KW, C);
+        copy_weights_to_shared<CHANNEL_TILE * LINES, round_up(C, 4), GROUPS * CHANNELS, PITCH, THREADS>(
+            weight_tile, packed + first * LINES * round_up(C, 4));
         wait_for_copies();
         __syncthreads();  // until all threads have loaded their share
 
@@ -431,7 +449,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
                 }
             }
     }
-    reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);
+    reduce_splits<SPLITS, SPLIT_THREADS>(sums, shared, split, threadIdx.x % SPLIT_THREADS);
     int h = (top + ty) * STRIDE + phase - padding;  // -padding .. H - 1, and the last block's surplus
     if (split > 0 || n >= N || h < 0 || h >= H) return;
 
@@ -441,9 +459,8 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
         int channel = group * CHANNELS + c;  // 0 .. C - 1, and the last group's surplus
         if (channel >= C) continue;
         int element = ((n * C + channel) * H + h) * W + w;
-        store_row<COLUMNS * STRIDE>(sums + c * COLUMNS * STRIDE, bias ? bias[channel] : 0.0f,
-                                    add ? add + element : nullptr, relu_mask ? relu_mask + element : nullptr, relu,
-                                    dx + element, w, W);
+        store_row<COLUMNS * STRIDE>(sums + c * COLUMNS * STRIDE, bias ? bias[channel] : 0.0f, add, relu_mask, relu, dx,
+                                    element, w, W);
     }
 }
 
@@ -464,10 +481,10 @@ __device__ inline float sum_of_share(const float* tile, int thread, int rows, in
 }
 
 constexpr int BIAS_OF_DOUT = 1, BIAS_OF_X = 2;  // the array whose sums are dbias; 0: no bias
-constexpr int REDUCED_ELEMENTS = 32, REDUCERS = 16;  // fast_conv_reduce_split_k: elements a block, threads an element
+constexpr int REDUCED_ELEMENTS = 32, MAX_REDUCERS = 16;  // fast_conv_reduce_split_k: elements a block, threads an element
 
 template <int KH, int KW, int STRIDE, int O_EACH, int C_EACH, int O_THREADS, int C_THREADS, int SPLITS_X, int SPLITS_Y,
-          int IMAGES, int ROWS, int COLUMNS>
+          int IMAGES, int ROWS, int COLUMNS, int POOLED>
 __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y,
                                   blocks_at_once(O_THREADS * C_THREADS * KH * SPLITS_X * SPLITS_Y))
     fast_conv_backward_weight(const float* __restrict__ dout, const float* __restrict__ x,
@@ -483,7 +500,8 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y,
     constexpr int POSITIONS = IMAGES * ROWS * COLUMNS, DOUT_PLANE = pitch_of(POSITIONS);
     constexpr int TILES = O_TILE * DOUT_PLANE + C_TILE * X_PLANE;
     // At the end the block adds up SUMS sums of each thread over the splits, and a part of the bias's sum of each thread.
-    constexpr int SUMS = O_EACH * C_EACH * KW, SPLIT_THREADS = THREADS / SPLITS, PARTS = (SUMS + 1) * THREADS;
+    constexpr int SUMS = O_EACH * C_EACH * KW, SPLIT_THREADS = THREADS / SPLITS;
+    constexpr int PART_PITCH = part_pitch(THREADS, SPLIT_THREADS), PARTS = (SUMS + 1) * PART_PITCH;
     __shared__ __align__(16) float shared[TILES > PARTS ? TILES : PARTS];  // first the tiles, at the end the sums
     float* dout_tile = shared;
     float* x_tile = shared + O_TILE * DOUT_PLANE;
@@ -496,7 +514,7 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y,
     int split = threadIdx.x / (KH * C_THREADS * O_THREADS);  // 0 .. SPLITS - 1
     int first_c = blockIdx.x * C_TILE;  // 0 .. C - 1
     int down = ceil_div(OH, ROWS), across = ceil_div(OW, COLUMNS), tiles = ceil_div(N, IMAGES) * down * across;
-    int plane = max_index ? (OH / 2) * (OW / 2) : OH * OW;  // floats of a channel of dout
+    int plane = POOLED ? (OH / 2) * (OW / 2) : OH * OW;  // floats of a channel of dout
 
     float sums[SUMS] = {};  // of O_EACH x C_EACH x KW weights
     float bias = 0.0f;  // the thread's share of one channel's sum
@@ -507,12 +525,12 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y,
         __syncthreads();  // until all threads have read the previous tile
         for (int k = threadIdx.x; k < POSITIONS; k += THREADS) {
             int j = left + k % COLUMNS, i = top + k / COLUMNS % ROWS, n = first_n + k / (COLUMNS * ROWS);
-            bool is_there = n < N && i < OH && j < OW && !(max_index && (i / 2 >= OH / 2 || j / 2 >= OW / 2));
-            int from = is_there ? n * O * plane + (max_index ? i / 2 * (OW / 2) + j / 2 : i * OW + j) : 0;
+            bool is_there = n < N && i < OH && j < OW && !(POOLED && (i / 2 >= OH / 2 || j / 2 >= OW / 2));
+            int from = is_there ? n * O * plane + (POOLED ? i / 2 * (OW / 2) + j / 2 : i * OW + j) : 0;
 #pragma unroll 8
-            for (int o = 0; o < O_TILE; ++o)
-                copy_to_shared(dout_tile + o * DOUT_PLANE + k, dout + from + o * plane,
-                               is_there && o < O && (!max_index || max_index[from + o * plane] == i * OW + j));
+            for (int o = 0; o < O_TILE; ++o, from += plane)
+                copy_to_shared(dout_tile + o * DOUT_PLANE + k, dout + from,
+                               is_there && o < O && (!POOLED || max_index[from] == i * OW + j));
         }
         for (int k = threadIdx.x; k < LINES * TILE_W; k += THREADS) {
             int line = k / TILE_W, n = first_n + line / TILE_H;
@@ -520,9 +538,8 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y,
             bool is_there = n < N && within(h, H) && within(w, W);
             int from = is_there ? ((n * C + first_c) * H + h) * W + w : 0;
 #pragma unroll 8
-            for (int c = 0; c < C_TILE; ++c)
-                copy_to_shared(x_tile + c * X_PLANE + line * PITCH + k % TILE_W, x + from + c * H * W,
-                               is_there && first_c + c < C);
+            for (int c = 0; c < C_TILE; ++c, from += H * W)
+                copy_to_shared(x_tile + c * X_PLANE + line * PITCH + k % TILE_W, x + from, is_there && first_c + c < C);
         }
         wait_for_copies();
         __syncthreads();  // until all threads have loaded their share
@@ -562,9 +579,9 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y,
 
     __syncthreads();  // until all threads have read the tiles, whose memory the sums take
     float* parts = shared;  // SUMS x SPLITS x SPLIT_THREADS
-    float* bias_parts = shared + SUMS * THREADS;
+    float* bias_parts = shared + SUMS * PART_PITCH;
 #pragma unroll
-    for (int k = 0; k < SUMS; ++k) parts[k * THREADS + threadIdx.x] = sums[k];
+    for (int k = 0; k < SUMS; ++k) parts[k * PART_PITCH + threadIdx.x] = sums[k];
     bias_parts[threadIdx.x] = bias;
     __syncthreads();  // until all threads have written their sums
     int biases = bias_of == BIAS_OF_DOUT ? O : bias_of == BIAS_OF_X ? C : 0;
@@ -573,13 +590,14 @@ __global__ void __launch_bounds__(O_THREADS* C_THREADS* KH* SPLITS_X* SPLITS_Y,
     for (int k = split; k < SUMS; k += SPLITS) {  // each split adds up some of the sums
         float total = 0.0f;
 #pragma unroll 8
-        for (int part = 0; part < SPLITS; ++part) total += parts[k * THREADS + part * SPLIT_THREADS + thread];
+        for (int part = 0; part < SPLITS; ++part) total += parts[k * PART_PITCH + part * SPLIT_THREADS + thread];
         mine[(blockIdx.x * SUMS + k) * SPLIT_THREADS + thread] = total;
     }
     int channels = bias_of == BIAS_OF_DOUT ? O_TILE : C_TILE;
     int channel = bias_of == BIAS_OF_DOUT ? threadIdx.x : first_c + threadIdx.x;
     if (threadIdx.x < channels && channel < biases && (bias_of == BIAS_OF_X || blockIdx.x == 0)) {
         float total = 0.0f;
+#pragma unroll 8
         for (int part = threadIdx.x; part < THREADS / channels * channels; part += channels) total += bias_parts[part];
         mine[gridDim.x * SUMS * SPLIT_THREADS + channel] = total;
     }
@@ -589,23 +607,28 @@ extern "C" __global__ void __launch_bounds__(512)
     fast_conv_reduce_split_k(const float* __restrict__ workspace, float* __restrict__ dweight, int splits, int blocks,
                              int O, int C, int KH, int KW, int o_each, int c_each, int o_threads, int c_threads,
                              int biases, float* __restrict__ dbias = nullptr) {
-    __shared__ float partial[REDUCERS][REDUCED_ELEMENTS];
+    __shared__ float partial[MAX_REDUCERS][REDUCED_ELEMENTS];
+    int reducers = blockDim.x / REDUCED_ELEMENTS;  // 1 .. MAX_REDUCERS
     int lane = threadIdx.x % REDUCED_ELEMENTS;  // 0 .. REDUCED_ELEMENTS - 1
-    int reducer = threadIdx.x / REDUCED_ELEMENTS;  // 0 .. REDUCERS - 1
+    int reducer = threadIdx.x / REDUCED_ELEMENTS;  // 0 .. reducers - 1
     int element = blockIdx.x * REDUCED_ELEMENTS + lane;  // 0 .. length - 1, and the last block's surplus
     int threads = o_threads * c_threads * KH, sums = o_each * c_each * KW;
     int weights = blocks * sums * threads, length = weights + biases;
     float sum = 0.0f;
-    if (element < length)
-#pragma unroll 8
-        for (int split = reducer; split < splits; split += REDUCERS) sum += workspace[split * length + element];
+    for (int first = reducer; first < splits; first += 8 * reducers) {
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {  // all eight loads are under way at once
+            int split = first + k * reducers;
+            sum += element < length && split < splits ? workspace[split * length + element] : 0.0f;
+        }
+    }
     partial[reducer][lane] = sum;
     __syncthreads();  // until every reducer has written its part
     if (reducer > 0 || element >= length) return;
 
     float total = 0.0f;
-#pragma unroll
-    for (int part = 0; part < REDUCERS; ++part) total += partial[part][lane];
+#pragma unroll 8
+    for (int part = 0; part < reducers; ++part) total += partial[part][lane];
     if (element >= weights) {
         dbias[element - weights] = total;
         return;

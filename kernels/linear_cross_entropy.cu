@@ -58,9 +58,9 @@ __global__ void __launch_bounds__(LOSS_THREADS, 1)  // registers enough that non
             for (int k = 0; k < CLASSES; k += 4) {
                 float4 w = weights[c * FOURS + k / 4];
                 logit[k] += w.x * value;
-                logit[k + 1] += w.y * value;
-                logit[k + 2] += w.z * value;
-                logit[k + 3] += w.w * value;
+                if (k + 1 < K) logit[k + 1] += w.y * value;
+                if (k + 2 < K) logit[k + 2] += w.z * value;
+                if (k + 3 < K) logit[k + 3] += w.w * value;
             }
         }
         mine += loss_and_gradient<K>(logit, dlogit, labels[position], ignore_index, unlabelled, positions);
@@ -72,7 +72,10 @@ __global__ void __launch_bounds__(LOSS_THREADS, 1)  // registers enough that non
 #pragma unroll
             for (int k = 0; k < CLASSES; k += 4) {
                 float4 again = weights[c * FOURS + k / 4];
-                sum += again.x * dlogit[k] + again.y * dlogit[k + 1] + again.z * dlogit[k + 2] + again.w * dlogit[k + 3];
+                sum += again.x * dlogit[k];
+                if (k + 1 < K) sum += again.y * dlogit[k + 1];
+                if (k + 2 < K) sum += again.z * dlogit[k + 2];
+                if (k + 3 < K) sum += again.w * dlogit[k + 3];
             }
             bool is_open = !through_relu || !(x[pixel + c * S] <= 0.0f);  // a NaN passes
             dx[pixel + c * S] = is_open ? sum : 0.0f;

@@ -49,47 +49,35 @@ def profiled(design: str, batch: int) -> list[Profiled]:
 
 # What a launch's requests to one array may cost, beyond the fewest sectors or wavefronts, in the steps below. A new
 # conflict is either mended, or gets a reason here.
-ROWS = "rows of the image begin within sectors, and tiles are narrower than rows"
 STRIDED = "each thread stores 4 pixels of a row of 19 or 85, whose rows do not begin where a float4 may"
 NEIGHBOURS = "threads of a row store 8 pixels each: a float4 of one and the next are 32 bytes apart"
-WINDOWS = "windows of a warp's rows of threads lie in banks that do not follow each other"
-LINES = "a warp stores the end of one line of the tile, and the beginning of the next"
-ODD = "four neighbours of a kernel of 3x3 or 5x5 weights lie in two rows, or there are too few for float4s"
-UNALIGNED = "a row of 36 weights does not begin where a sector does"
-FEW = "lanes of different splits add up different sums, which lie a multiple of 32 floats apart"
-GROUPS = "members of the warp belong to rows of threads that are narrower than 32"
+TILES = "where rows have 5 threads, the lanes of two rows, or the ends of two lines, share banks"
+GROUPS = "a warp holds several groups of channels, for which it reads 4 bytes each"
 DENSE = "an image is one pixel here, and its channels lie apart from those of the next"
 SUMS = "sums lie as the threads have them, and neighbouring threads have weights that are KW apart; it is done once"
+ONCE = "weights are read class after class and stored channel after channel, once"
 BUDGETS: dict[str, tuple[float, str]] = {
     "compose_m2nist read digits": (2.3, "a row of a digit is 28 bytes, of which an image takes those within a row"),
     "fast_conv_backward_input read add": (2.0, NEIGHBOURS),
-    "fast_conv_backward_input read relu_mask": (4.8, STRIDED),
-    "fast_conv_backward_input read tile": (1.4, WINDOWS),
-    "fast_conv_backward_input read weight": (1.7, UNALIGNED),
-    "fast_conv_backward_input read weight_tile": (1.2, "a warp has threads of several channel groups"),
-    "fast_conv_backward_input write dx": (4.8, STRIDED),
-    "fast_conv_backward_input write parts": (1.9, GROUPS),
-    "fast_conv_backward_input write tile": (2.0, LINES),
-    "fast_conv_backward_input write weight_tile": (4.0, ODD),
+    "fast_conv_backward_input read bias": (2.0, GROUPS),
+    "fast_conv_backward_input read relu_mask": (4.5, STRIDED),
+    "fast_conv_backward_input read shared": (1.6, TILES),
+    "fast_conv_backward_input write dx": (4.5, STRIDED),
+    "fast_conv_backward_input write shared": (2.0, TILES),
     "fast_conv_backward_weight read dout": (8.0, DENSE),
-    "fast_conv_backward_weight read max_index": (1.6, ROWS),
-    "fast_conv_backward_weight read shared": (3.6, f"a plane's pitch is a multiple of 4, for float4s; or {FEW}"),
+    "fast_conv_backward_weight read shared": (2.0, "a plane's pitch is a multiple of 4, for float4s"),
     "fast_conv_backward_weight read x": (8.0, DENSE),
-    "fast_conv_backward_weight write shared": (2.0, LINES),
-    "fast_conv_forward read bias": (4.0, "a warp holds several groups of channels, for which it reads 4 bytes each"),
-    "fast_conv_forward read relu_mask": (4.8, STRIDED),
-    "fast_conv_forward read tile": (3.0, f"{WINDOWS}; or {DENSE}"),
-    "fast_conv_forward write max_index": (2.5, "a thread stores 2 pooled pixels"),
-    "fast_conv_forward write parts": (1.9, GROUPS),
-    "fast_conv_forward write tile": (2.0, LINES),
-    "fast_conv_forward write weight_tile": (3.3, ODD),
-    "fast_conv_forward write y": (4.8, STRIDED),
+    "fast_conv_backward_weight write shared": (2.0, TILES),
+    "fast_conv_forward read bias": (4.0, GROUPS),
+    "fast_conv_forward read relu_mask": (4.5, STRIDED),
+    "fast_conv_forward read shared": (3.4, f"{TILES}; or {DENSE}"),
+    "fast_conv_forward write max_index": (2.6, "a thread stores 2 pooled pixels"),
+    "fast_conv_forward write shared": (2.0, TILES),
+    "fast_conv_forward write y": (4.5, STRIDED),
     "fast_conv_reduce_split_k write dweight": (6.0, SUMS),
+    "gather read values": (6.0, "a weight's channels lie far apart, which is why they are gathered, once"),
     "gather_batch read images": (1.6, "an image begins within a sector"),
-    "linear_cross_entropy read weight": (
-        2.8,
-        "weights are read class after class and stored channel after channel, once",
-    ),
+    "linear_cross_entropy read weight": (2.8, ONCE),
     "linear_cross_entropy read x": (8.0, DENSE),
     "linear_cross_entropy write dlogits": (8.0, DENSE),
     "linear_cross_entropy write dx": (8.0, DENSE),
@@ -119,21 +107,23 @@ def test_no_line_of_a_fast_kernel_costs_more_than_its_budget():
 
 
 @pytest.mark.slow
-def test_a_step_has_no_more_conflicts_than_today():
+def test_a_step_costs_no_more_than_today():
+    """In wavefronts of shared memory, those that are conflicts among them, and sectors that are not needed."""
     sums = total(profiled("skip", 16))
-    assert 1 - sums["shared_wavefronts_ideal"] / sums["shared_wavefronts"] < 0.09
-    assert 1 - sums["sectors_ideal"] / sums["sectors"] < 0.18
+    assert sums["shared_wavefronts"] < 9.55e6
+    assert sums["shared_wavefronts"] - sums["shared_wavefronts_ideal"] < 0.865e6
+    assert 1 - sums["sectors_ideal"] / sums["sectors"] < 0.183
 
 
 @pytest.mark.slow
 def test_an_edit_that_adds_a_conflict_is_named(tmp_path: Path):
-    """Neighbouring lanes stage neighbouring weights of one channel, not of neighbouring channels."""
-    one_row = {"ROWS % 16 == 0 ? 16 : ROWS": "1"}
-    kernels = plant("transpose_to_shared", one_row, tmp_path / "kernels")
-    (part,) = (part for part in parts("skip", 16) if str(part) == CONTEXT)
+    """At an even distance, lines of the tile begin in the same banks."""
+    name, change = "fast_conv_backward_weight", {"PITCH = pitch_of(TILE_W)": "PITCH = (TILE_W + 31) / 32 * 32"}
+    kernels = plant(name, change, tmp_path / "kernels")
+    (part,) = (part for part in parts("skip", 16) if str(part) == "conv2d_backward dweight context")
     found = over_budget(profile_part(part, naive=False, sample=SAMPLE, kernels=kernels))
-    place = line_of("k + i) * PITCH + row] = four[i];", "fast_conv", kernels)
-    assert found == [f"{CONTEXT}: {place}, write weight_tile: 144 floats apart: 2 of 32 banks"]
+    place = line_of("float4 four = *reinterpret_cast<const float4*>(from", "fast_conv", kernels)
+    assert len(found) == 1 and found[0].startswith(f"{part}: {place}, read shared: "), found
 
 
 # --- What is said ---
@@ -179,7 +169,7 @@ def test_a_picture_of_memory_has_a_row_for_each_wavefront_and_the_sectors_of_eac
 def test_the_numbers_of_a_launch_are_scaled_to_all_blocks_and_written_as_json():
     (part,) = (part for part in parts("skip", 16) if str(part) == CONTEXT)
     (some,) = profile_part(part, naive=False, sample=Sample(28, 0))
-    assert (some.profile.blocks, some.profile.block_count, some.scale) == (28, 224, 8)
+    assert (some.profile.blocks, some.profile.block_count, some.scale) == (28, 112, 4)
     found = json.loads(json.dumps(some.as_json()))
     assert found["kernel"].startswith("fast_conv_forward<32, 32, 3, 3")
     assert found["total"]["multiply_adds"] == 36_044_800
@@ -187,9 +177,9 @@ def test_the_numbers_of_a_launch_are_scaled_to_all_blocks_and_written_as_json():
     assert found["total"]["shared_wavefronts"] == pytest.approx(
         sum(line["wavefronts"] for line in shared), abs=len(shared)
     )
-    weight = next(array for array in found["arrays"] if array["array"] == "weight")
+    weight = next(array for array in found["arrays"] if array["array"] == "packed")
     # every block reads all weights, and they come from memory once
-    assert (weight["l2_bytes"], weight["dram_bytes"], weight["size"]) == (224 * 36_864, 36_864, 36_864)
+    assert (weight["l2_bytes"], weight["dram_bytes"], weight["size"]) == (112 * 36_864, 36_864, 36_864)
 
 
 def test_a_naive_layer_reads_an_input_for_each_product():

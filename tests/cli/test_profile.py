@@ -45,8 +45,8 @@ def test_an_operation_shows_its_lines_its_arrays_and_what_is_wrong(tmp_path: Pat
     place = line_of("+ thread] = sums[k];", "fast_conv", KERNELS)
     result = profile("conv2d", "--layer", "context", "--json", str(file), "--draw", place, "-o", str(picture))
     assert result.exit_code == 0, result.output
-    assert f"{place} < " in result.output and "write parts: 32 words: 24 of 32 banks" in result.output
-    assert "224 blocks of 160 threads, 16 of them counted" in result.output
+    assert f"{place} < " in result.output and "write shared: 32 words: 16 of 32 banks" in result.output
+    assert "112 blocks of 320 threads, 16 of them counted" in result.output
     assert "36,044,800 multiply-adds; for each one of a warp" in result.output
     assert "no time was measured" in result.output
     found = json.loads(file.read_text())
@@ -89,7 +89,7 @@ def test_fast_beside_a_rung_of_the_ladder() -> None:
     result = profile("conv2d", "--layer", "context", "--against", "1")
     assert result.exit_code == 0, result.output
     rows = {line.split()[0]: line.split() for line in result.output.splitlines() if line.startswith("requests ")}
-    assert 7 < float(rows["requests"][-1]) < 9
+    assert 11 < float(rows["requests"][-1]) < 13
     assert "conv2d_backward" not in result.output
 
 

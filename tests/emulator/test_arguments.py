@@ -10,6 +10,7 @@ from tinyfcn import on
 from tinyfcn.adam_state import AdamState
 from tinyfcn.operations import ReferenceOperations, operation_names
 from tinyfcn.ops import Operations
+from tinyfcn.packed_weight import PackedWeight, orders
 from tinyfcn.reference.softmax_cross_entropy import softmax_cross_entropy
 
 
@@ -245,6 +246,20 @@ def test_every_operation_has_a_check_of_its_own_arguments() -> None:
         launcher, reference = getattr(Operations, name), getattr(ReferenceOperations, name)
         assert launcher.check is reference.check, name
         assert {*inspect.signature(launcher.check).parameters} <= {*inspect.signature(launcher).parameters}, name
+
+
+def test_a_packed_weight_of_another_weight_is_refused(either: Operations) -> None:
+    for ops in (either, on("cpu")):
+        x, w, b = map(ops.asarray, (X, W, B))
+        y = ops.conv2d(x, w, b)
+        forward, backward = (ops.asarray(np.zeros(order.size, np.float32)) for order in orders(W.shape, 1))
+        ops.conv2d(x, w, b, packed=PackedWeight(forward, backward))
+        with pytest.raises(ValueError, match=rf"conv2d: packed.forward must have shape \({forward.size}\), got "):
+            ops.conv2d(x, w, b, packed=PackedWeight(forward[:-4], backward))
+        with pytest.raises(ValueError, match=r"conv2d_backward: packed.backward_input must have shape"):
+            ops.conv2d_backward(y, x, w, packed=PackedWeight(forward, backward[:-4]))
+        with pytest.raises(ValueError, match=r"conv_transpose2d: packed.backward_input must have shape"):
+            ops.conv_transpose2d(y, w, ops.asarray(np.zeros(W.shape[1], np.float32)), packed=PackedWeight(forward, y))
 
 
 def test_a_wrong_call_is_reported_as_by_any_function(either: Operations) -> None:

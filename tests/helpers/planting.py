@@ -38,7 +38,8 @@ COMMON_FUNCTIONS = {
 DEVICE_FUNCTIONS = {
     "load_row": {"fast_conv_forward", "fast_conv_backward_input"},
     "copy_to_shared": {"fast_conv_forward", "fast_conv_backward_input"},
-    "transpose_to_shared": {"fast_conv_forward", "fast_conv_backward_input"},
+    "copy_four_to_shared": {"fast_conv_forward", "fast_conv_backward_input"},
+    "copy_weights_to_shared": {"fast_conv_forward", "fast_conv_backward_input"},
     "reduce_splits": {"fast_conv_forward", "fast_conv_backward_input"},
     "store_row": {"fast_conv_forward", "fast_conv_backward_input"},
 }

@@ -37,7 +37,10 @@ from tinyfcn.ops.tiles import (
     backward_weight_tiles,
     forward_tiles,
     line_pitch,
+    part_pitch,
+    phase_pitch,
     pitch_of,
+    weight_pitch,
 )
 
 reference = on("cpu")
@@ -78,7 +81,7 @@ def test_images_of_many_sizes_in_double(instance: Instance, number: int) -> None
 def test_the_instances_cover_the_corner_cases() -> None:
     for kernel, instances in (("fast_conv_forward", FORWARD), ("fast_conv_backward_input", BACKWARD_INPUT)):
         names = kernel_source.kernels()[kernel].template[5:]
-        tiles = [dict(zip(names, tiles, strict=True)) for _, _, tiles in instances]
+        tiles = [dict(zip(names, tiles, strict=False)) for _, _, tiles in instances]  # POOLED is none of them
         for name, values in {"COLUMNS": {1, 2, 4}, "GROUPS": {1, 2}, "IMAGES": {1, 2}, "SPLITS": {1, 2, 4}}.items():
             assert {each[name] for each in tiles} >= values, name
         assert {stride for _, stride, _ in instances} == {1, 2, 3}
@@ -166,7 +169,7 @@ def test_where_no_tiles_fit_the_naive_kernels_run(ops: Operations) -> None:
 
 
 def test_the_fast_kernels_run_unless_the_device_is_naive(ops: Operations, naive_ops: Operations) -> None:
-    for each, names in ((ops, {"fast_conv_forward"}), (naive_ops, {"conv2d_forward_naive", "relu_forward"})):
+    for each, names in ((ops, {"gather", "fast_conv_forward"}), (naive_ops, {"conv2d_forward_naive", "relu_forward"})):
         given = on_device(each, *(np.ones(shape, np.float32) for shape in ((1, 2, 5, 5), (3, 2, 3, 3), (3,))))
         assert kernels_of(each, lambda each=each, given=given: each.conv2d(*given, relu=True)) == names
 
@@ -180,7 +183,7 @@ def check_tiles(kernel: str, c: int, o: int, kernel_size: tuple[int, int], strid
     """Checks the limits of a block on a GPU, and the requirements of the kernel, computed as in the kernel."""
     names = kernel_source.kernels()[kernel].template
     assert names[:5] == ("O", "C", "KH", "KW", "STRIDE")
-    t = dict(zip(names[5:], tiles, strict=True))
+    t = dict(zip(names[5:], tiles, strict=False))  # POOLED is none of them
     assert min(tiles) >= 1
     threads = t["TX"] * t["TY"] * t["GROUPS"] * t["IMAGES"] * t["SPLITS"]
     assert threads <= 1024
@@ -190,19 +193,19 @@ def check_tiles(kernel: str, c: int, o: int, kernel_size: tuple[int, int], strid
     height, width = kernel_size
     if kernel == "fast_conv_forward":
         window = 4 * ceil_div(t["COLUMNS"] + ceil_div(width, stride) - 1, 4)
-        line = stride * ((t["TX"] - 1) * t["COLUMNS"] + window)
+        line = stride * phase_pitch((t["TX"] - 1) * t["COLUMNS"] + window, stride)
         lines = (t["TY"] * t["ROWS"] - 1) * stride + height
         tile = lines * line_pitch(line, t["TY"], t["ROWS"] * stride, t["TX"] * t["COLUMNS"])
-        weights, sums = height * width, outputs * t["ROWS"] * t["COLUMNS"]
+        weights, sums = height * width * pitch_of(outputs * t["GROUPS"]), outputs * t["ROWS"] * t["COLUMNS"]
     else:
         assert t["TY"] % stride == 0
         window = 4 * ceil_div(t["COLUMNS"] + ceil_div(width, stride) - 1, 4)
         line, columns = (t["TX"] - 1) * t["COLUMNS"] + window, t["TX"] * t["COLUMNS"]
         tile = (t["TY"] // stride + ceil_div(height, stride) - 1) * line_pitch(line, t["TY"] // stride, 1, columns)
-        weights, sums = ceil_div(height, stride) * stride * width, outputs * t["COLUMNS"] * stride
+        pitch = weight_pitch(outputs * t["GROUPS"], stride, width)
+        weights, sums = ceil_div(height, stride) * stride * width * pitch, outputs * t["COLUMNS"] * stride
     parts = (t["SPLITS"] - 1) * sums * threads // t["SPLITS"]
-    floats = t["CHANNEL_TILE"] * (t["IMAGES"] * tile + weights * pitch_of(outputs * t["GROUPS"])) + parts
-    assert 4 * floats <= 48 * 1024
+    assert 4 * max(t["CHANNEL_TILE"] * (t["IMAGES"] * tile + weights), parts) <= 48 * 1024
     assert sums <= 64
     return t
 
@@ -292,18 +295,24 @@ def test_an_empty_batch_has_no_tiles() -> None:
 def test_launcher_and_kernels_compute_the_same_pitches(tmp_path: Path) -> None:
     (tmp_path / COMMON).write_text((KERNELS / COMMON).read_text())
     text = """
-extern "C" __global__ void pitches(int* pitch, int* line) {
+extern "C" __global__ void pitches(int* pitch, int* line, int* phase, int* weight, int* part) {
     pitch[threadIdx.x] = pitch_of(threadIdx.x);
+    phase[threadIdx.x] = phase_pitch(threadIdx.x, threadIdx.x % 3 + 1);
+    weight[threadIdx.x] = weight_pitch(threadIdx.x / 8 * 4, threadIdx.x % 3 + 1, threadIdx.x % 7 + 1);
+    part[threadIdx.x] = part_pitch(threadIdx.x * 5, threadIdx.x);
     line[threadIdx.x] = line_pitch(threadIdx.x / 8 * 4, threadIdx.x % 3, threadIdx.x % 8 / 2 + 1, threadIdx.x % 13 * 4);
 }"""
     (tmp_path / "pitches.cu").write_text((KERNELS / "fast_conv.cu").read_text() + text)
     ops = Operations(Emulator(tmp_path))
-    found, lines = (ops.device.empty((200,), np.int32) for _ in range(2))
-    ops.device.launch("pitches", 1, 200, (found, lines))
+    found, lines, phases, weights, parts = (ops.device.empty((200,), np.int32) for _ in range(5))
+    ops.device.launch("pitches", 1, 200, (found, lines, phases, weights, parts))
     assert ops.to_numpy(found).tolist()[1:] == [pitch_of(floats) for floats in range(1, 200)]
     assert all(pitch % 4 == 0 and pitch // 4 % 2 and pitch >= floats for floats, pitch in enumerate(found))
     assert lines.tolist() == [line_pitch(k // 8 * 4, k % 3, k % 8 // 2 + 1, k % 13 * 4) for k in range(200)]
     assert any(pitch > k // 8 * 4 for k, pitch in enumerate(lines.tolist()))
+    assert phases.tolist() == [phase_pitch(k, k % 3 + 1) for k in range(200)]
+    assert weights.tolist() == [weight_pitch(k // 8 * 4, k % 3 + 1, k % 7 + 1) for k in range(200)]
+    assert parts.tolist() == [part_pitch(5 * k, k) for k in range(200)]
 
 
 @pytest.mark.parametrize(
@@ -315,8 +324,9 @@ extern "C" __global__ void pitches(int* pitch, int* line) {
     ],
 )
 def test_tiles_have_the_names_of_the_template_parameters(kernel, tiles):
-    names = tuple(name.upper() for name in tiles._fields)
-    assert kernel_source.kernels()[kernel].template[-len(names) :] == names
+    names = [name.upper() for name in tiles._fields]
+    declared = [name for name in kernel_source.kernels()[kernel].template if name != "POOLED"]
+    assert declared[-len(names) :] == names
 
 
 def check_forward(ops: Operations) -> None:
@@ -335,6 +345,25 @@ def check_backward_weight(ops: Operations) -> None:
         check_sizes(ops, backward_weight, number)
 
 
+def check_reduction(ops: Operations) -> None:
+    """Also of more partial sums than the threads of an element add up at once: ones are counted."""
+    check_backward_weight(ops)
+    ones = ops.asarray(np.ones((1, 1, 70, 70), np.float32))
+    dweight = ops.device.empty((1, 1, 1, 1))
+    _, _, tiles = BACKWARD_WEIGHT[3]
+    recording = ops.device.record(
+        lambda: fast_conv.backward_weight(ops.device, ones, ones, dweight, None, 1, 0, tiles=tiles)
+    )
+    recording.replay()
+    splits = recording.launches[1].arguments[2]
+    assert splits > fast_conv.REDUCED_SPLITS * fast_conv.MAX_REDUCERS
+    assert ops.to_numpy(dweight).item() == 70 * 70
+
+
+def test_many_partial_sums_are_added(ops: Operations) -> None:
+    check_reduction(ops)
+
+
 def check_splits(ops: Operations) -> None:
     for number in (0, 2):  # two splits and four
         check_sizes(ops, forward, number, shapes=20)
@@ -348,8 +377,8 @@ def check_rows(ops: Operations) -> None:
 def check_staging(ops: Operations) -> None:
     check_forward(ops)
     check_backward_input(ops)
-    check_sizes(ops, forward, 5, shapes=10)  # more than 16 output channels
-    check_sizes(ops, backward_input, 4, shapes=10)  # 1x1
+    check_sizes(ops, forward, 5, shapes=10)  # the groups have more channels than the packed weight
+    check_sizes(ops, backward_input, 4, shapes=10)
 
 
 def check_epilogue(ops: Operations) -> None:
@@ -379,7 +408,7 @@ PLANTED = {
         check_backward_weight,
         [
             ("the row of the weight is forgotten", "row % ROWS * STRIDE + u", "row % ROWS * STRIDE"),
-            ("pixels other than the max index count too", "max_index[from + o * plane] == i * OW + j", "true"),
+            ("pixels other than the max index count too", "max_index[from] == i * OW + j", "true"),
             ("the padding has the wrong sign", "top * STRIDE - padding", "top * STRIDE + padding"),
             ("the last split is left out", "part < SPLITS;", "part < SPLITS - 1;"),
             ("rows shared by two tiles are added twice", "top + ROWS < OH ? ROWS * STRIDE : TILE_H", "TILE_H"),
@@ -387,11 +416,12 @@ PLANTED = {
         ],
     ),
     "fast_conv_reduce_split_k": Planted(
-        check_backward_weight,
+        check_reduction,
         [
-            ("every reducer sums the same splits", "split = reducer;", "split = 0;"),
+            ("every reducer sums the same splits", "first = reducer;", "first = 0;"),
             ("all biases are written to the first", "dbias[element - weights]", "dbias[0]"),
-            ("every second split is left out", "split += REDUCERS", "split += 2 * REDUCERS"),
+            ("every second split is left out", "first + k * reducers", "first + 2 * k * reducers"),
+            ("only the first eight splits of a reducer count", "first += 8 * reducers", "first += splits"),
         ],
     ),
     "fast_conv_backward_input": Planted(
@@ -401,8 +431,8 @@ PLANTED = {
             ("the rows of the weight are not reversed", "ty + PHASE_KH - 1 - a", "ty + a"),
             ("the columns of the weight are not reversed", "p + PHASE_KW - 1 - v / STRIDE", "p + v / STRIDE"),
             ("the padding has the wrong sign", "* STRIDE + phase - padding", "* STRIDE + phase + padding"),
-            ("pixels other than the max index get the gradient too", "if (max_index[pooled] == i * OW + j) ", ""),
-            ("the weights are those of the first channels", "weight + first * C * KH * KW", "weight"),
+            ("pixels other than the max index get the gradient too", "max_index[element] == i * OW + j", "true"),
+            ("the weights are those of the first channels", "packed + first * LINES * round_up(C, 4)", "packed"),
         ],
     ),
     "reduce_splits": Planted(
@@ -420,11 +450,11 @@ PLANTED = {
     "store_row": Planted(
         check_epilogue,
         [
-            ("add is forgotten before a ReLU", "(add ? add[k] : 0.0f), relu,", "(add && !relu ? add[k] : 0.0f), relu,"),
-            ("relu_mask lets 0 pass", "relu_mask[k] > 0.0f", "relu_mask[k] >= 0.0f"),
+            ("add is forgotten before a ReLU", "(add ? add[element + k]", "(add && !relu ? add[element + k]"),
+            ("relu_mask lets 0 pass", "relu_mask[element + k] > 0.0f", "relu_mask[element + k] >= 0.0f"),
             ("relu_mask lets 0 pass for four outputs at once", "mask[i] > 0.0f", "mask[i] >= 0.0f"),
             ("add is forgotten for four outputs at once", "bias + added[i]", "bias"),
-            ("every output gets the first element of add", "add[k]", "add[0]"),
+            ("every output gets the first element of add", "add[element + k] :", "add[element] :"),
             ("the bias is forgotten", "sums[k] + bias", "sums[k]"),
         ],
     ),
@@ -435,23 +465,27 @@ PLANTED = {
             ("nothing is copied", "is_there ? *from", "is_there ? 0.0f"),
         ],
     ),
-    "transpose_to_shared": Planted(
+    "copy_four_to_shared": Planted(
         check_staging,
         [
+            ("what is there is not copied", "is_there ? *reinterpret", "!is_there ? *reinterpret"),
             (
-                "four neighbours of a row are in the wrong order",
-                "+ row] = four[i];\n        }\n    } else",
-                "+ row] = four[3 - i];\n        }\n    } else",
+                "the first four are copied each time",
+                "reinterpret_cast<const float4*>(from)",
+                "reinterpret_cast<const float4*>(from - threadIdx.x % 2 * 4)",
             ),
-            ("the rows after the first 16 are those again", "% (ROWS / TOGETHER) * TOGETHER", "% 1"),
-            ("four neighbours of two rows are of one", "row = (n + i) / COUNT % ROWS", "row = n / COUNT % ROWS"),
-            ("two weights of a 1x1 kernel are one", "make_float4(four[0], four[1]", "make_float4(four[0], four[0]"),
+        ],
+    ),
+    "copy_weights_to_shared": Planted(
+        check_staging,
+        [
+            ("each line is the first", "packed + line * COUNT", "packed"),
             (
-                "a row's weights are those of the next k",
-                "row_stride + k] : 0.0f",
-                "row_stride + (k + 1) % COUNT] : 0.0f",
+                "four neighbours are those before them",
+                "line * COUNT + column, column < COUNT",
+                "line * COUNT, column < COUNT",
             ),
-            ("the lines of zeros hold ones", "% ROWS] = 0.0f", "% ROWS] = 1.0f"),
+            ("the last line is left out", "n < LINES * (WIDTH / 4)", "n < (LINES - 1) * (WIDTH / 4)"),
         ],
     ),
     "load_row": Planted(
@@ -468,14 +502,17 @@ ZOO = {
         Bug("pixels outside the image are read", {"is_there ? *from : 0.0f": "*from"},
             "check", OUTSIDE, ("*to = *from;",)),
     ],
-    "transpose_to_shared": [
+    "copy_four_to_shared": [
+        Bug("weights behind the end of a line are read", {"is_there ? *reinterpret": "true ? *reinterpret"},
+            "check", OUTSIDE, ("true ? *reinterpret_cast<const float4*>(from)",)),
+    ],
+    "copy_weights_to_shared": [
         Bug("weights of surplus channels of the last group are not set to 0",
-            {"for (int i = 0; i < 4; ++i) tile[": "for (int i = 0; i < 4; ++i) if (row < rows) tile["},
+            {"n < LINES * (WIDTH / 4); n += THREADS": "n < LINES * (COUNT / 4); n += THREADS",
+             "n / (WIDTH / 4), column = n % (WIDTH / 4) * 4": "n / (COUNT / 4), column = n % (COUNT / 4) * 4"},
             "check", UNWRITTEN, ("float4 four = *reinterpret_cast<const float4*>(from",)),
-        Bug("weights of surplus channels are read past the end", {"float one = row < rows ?": "float one = true ?"},
-            "check", OUTSIDE, ("float one = true ?",)),
-        Bug("the lines of zeros of the last phase are left out", {"n < BLOCKS * REST;": "n < 0;"},
-            "check", UNWRITTEN, ("float4 four = *reinterpret_cast<const float4*>(from",)),
+        Bug("weights of surplus channels are read past the end", {"column, column < COUNT": "column, true"},
+            "check", OUTSIDE, ("? *reinterpret_cast<const float4*>(from)",)),
     ],
     "load_row": [
         Bug("float4 loads from rows that are not aligned",
@@ -488,31 +525,36 @@ ZOO = {
             "check", RACE, ("parts[((split - 1) * COUNT + k)", "sums[k] += parts["), "racecheck"),
         Bug("the first split stores its sums at a negative index",
             {"if (split > 0)": ""},
-            "trap", "the index -", ("parts[((split - 1) * COUNT + k)",), "memcheck"),
-        Bug("only the other splits wait", {"__syncthreads();": "if (split > 0) __syncthreads();"},
+            "check", OUTSIDE, ("parts[((split - 1) * COUNT + k)",), "memcheck"),
+        Bug("the sums overwrite tiles that others still read",
+            {"__syncthreads();  // until all threads have read": "// until all threads have read"},
+            "check", RACE, ("parts[((split - 1) * COUNT + k)",), "racecheck"),
+        Bug("only the other splits wait",
+            {"__syncthreads();  // until the other": "if (split > 0) __syncthreads();  // until the other"},
             "trap", "have exited", ("__syncthreads();  // until the other splits",)),
     ],
     "store_row": [
         Bug("float4 stores to rows that are not aligned", {" && left % 4 == 0 && width % 4 == 0": ""},
-            "trap", "which is not a multiple of its size", ("reinterpret_cast<const float4*>(from + k);",), "memcheck"),
+            "trap", "which is not a multiple of its size", ("make_float4(values[0]",), "memcheck"),
         Bug("each row also writes the first output of the next row",
             {"if (within(left + k, width))": "if (within(left + k, width + 1))"},
-            "check", RACE, ("y[k] = rectified(",)),
+            "check", RACE, ("y[element + k] = rectified(",)),
     ],
     "fast_conv_forward": [
         Bug("the next channel tile is loaded while others still read the last",
             {"__syncthreads();  // until all threads have read": "// until all threads have read"},
-            "check", RACE, ("k + i) * PITCH + row] = four[i];",), "racecheck"),
+            "check", RACE, ("*to = is_there ? *from : 0.0f;",), "racecheck"),
         Bug("a barrier in a branch of the first split",
             {"__syncthreads();  // until all threads have loaded":
              "if (split == 0) __syncthreads();  // the first split's"},
             "trap", "wait at __syncthreads", ("// the first split's",), "synccheck"),
-        Bug("the tile is a row short", {"* STRIDE + KH, TILE_W": "* STRIDE + KH - 1, TILE_W"},
-            "check", OUTSIDE, ("float4 four = *reinterpret_cast<const float4*>(from",)),
+        Bug("the tile is a row short",
+            {"+ IMAGES * CHANNEL_TILE * TILE_H * LINE;": "+ IMAGES * CHANNEL_TILE * (TILE_H - 1) * LINE;"},
+            "check", OUTSIDE, ("*to = is_there ? *from : 0.0f;",)),
         Bug("surplus channels of the last group are written", {"if (channel >= O) continue;": ""},
             "check", OUTSIDE, ("float each = bias",), "memcheck"),
         Bug("every channel group reads the weights of the first", {"* PITCH + group * CHANNELS": "* PITCH"},
-            "double", WRONG, ("y[k] = rectified(",)),
+            "double", WRONG, ("y[element + k] = rectified(",)),
     ],
     "fast_conv_backward_weight": [
         Bug("the tiles are not declared to be aligned",
@@ -526,23 +568,23 @@ ZOO = {
         Bug("the first reducer reads sums that others are still writing",
             {"__syncthreads();  // until every reducer": "// until every reducer"},
             "check", RACE, ("partial[reducer][lane] = sum;", "total += partial[part][lane];"), "racecheck"),
-        Bug("surplus threads read past the end of the workspace", {"if (element < length)": ""},
-            "check", OUTSIDE, ("sum += workspace[split * length + element];",), "memcheck"),
+        Bug("surplus threads read past the end of the workspace", {"element < length && split": "split"},
+            "check", OUTSIDE, ("workspace[split * length + element]",), "memcheck"),
         Bug("weights of surplus channels are written", {"if (o < O && c < C) dweight": "dweight"},
             "check", RACE, ("KW + v] = total;",)),
     ],
     "fast_conv_backward_input": [
         Bug("threads above the image return before the barrier",
-            {"reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);": "",
+            {"reduce_splits<SPLITS, SPLIT_THREADS>(sums, shared, split, threadIdx.x % SPLIT_THREADS);": "",
              "if (split > 0 || n >= N || h < 0 || h >= H) return;":
              """if (n >= N || h < 0 || h >= H) return;
-    reduce_splits<SPLITS, SPLIT_THREADS>(sums, split, threadIdx.x % SPLIT_THREADS);
+    reduce_splits<SPLITS, SPLIT_THREADS>(sums, shared, split, threadIdx.x % SPLIT_THREADS);
     if (split > 0) return;"""},
-            "trap", "have exited", ("__syncthreads();  // until the other splits",)),
+            "trap", "have exited", ("// until all threads have read the tiles, where",)),
         Bug("no thread waits until all channels are loaded",
             {"__syncthreads();  // until all threads have loaded": "// until all threads have loaded"},
             "check", RACE, ("*to = is_there ? *from : 0.0f;",), "racecheck"),
         Bug("surplus images of the last block are written", {" || n >= N": ""},
-            "check", OUTSIDE, ("y[k] = rectified(",), "memcheck"),
+            "check", OUTSIDE, ("y[element + k] = rectified(",), "memcheck"),
     ],
 }  # fmt: skip

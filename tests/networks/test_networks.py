@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,14 @@ from helpers.instances import compile_for
 
 from tinyfcn.adam_state import AdamState
 from tinyfcn.checks import gradcheck
+from tinyfcn.checks.conflicts import launched_before
 from tinyfcn.devices.emulator import Emulator
 from tinyfcn.networks import DESIGNS as KNOWN_DESIGNS
 from tinyfcn.networks import OPTIONS, Design, Early, Network
 from tinyfcn.networks.network import LAST_LAYER
 from tinyfcn.operations import on
 from tinyfcn.ops import Operations
+from tinyfcn.training.step import Task, launches_of_step
 
 CPU = on("cpu")
 NAIVE_DOUBLE = Operations(Emulator(precision="double", naive=True))
@@ -215,6 +218,36 @@ def test_backward_twice_gives_equal_bits(design: Design) -> None:
     assert_equal(again.gradients, network.gradients, "gradients")
 
 
+@pytest.mark.parametrize("name", KNOWN_DESIGNS)
+def test_weights_packed_in_one_launch_give_equal_bits(ops: Operations, name: str) -> None:
+    """The convolutions then pack none, and those that pack their own find the same. Twice: weights change meanwhile."""
+    design = Design(name)
+    network = design.build(ops, seed=3)
+    x, labels = batch(design)
+    for _ in range(2):
+        found = []
+        for at_once in (False, True):
+            with network.packed_weights() if at_once else nullcontext(), launched_names(ops.device) as names:
+                network.backward(loss_and_gradient(network, design, x, labels)[1])
+            assert ("gather" in names) != at_once
+            assert not network.packed, "no later pass may find weights that have changed"
+            found.append([ops.to_numpy(array) for array in (network.gradients, *network.outputs.values())])
+        for own, packed in zip(*found, strict=True):
+            assert_equal(packed, own)
+        ops.write(network.parameters, ops.to_numpy(network.parameters) * np.float32(0.9))
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN_DESIGNS if name != "classifier"])
+def test_a_training_step_packs_its_weights_once_and_beside_its_images(name: str) -> None:
+    launches = launches_of_step(Task(name, 2))
+    names = [launch.kernel.name for launch in launches]
+    assert names.count("gather") == 1
+    packing, composing = names.index("gather"), names.index("compose_m2nist")
+    before = launched_before(launches)
+    assert packing not in before[composing] and composing not in before[packing]
+    assert all(packing in before[names.index(kernel)] for kernel in ("fast_conv_forward", "fast_conv_backward_input"))
+
+
 @all_designs
 def test_the_gradients_of_frozen_layers_are_not_written(design: Design) -> None:
     x, labels = batch(design)
@@ -354,7 +387,7 @@ def test_initial_weights_are_hes(design: Design) -> None:
     """
     network = random_start(design).build(CPU, seed=0, dtype=np.float64)
     for layer in {name.split(".")[0] for name in network.parameter}:
-        weight, bias = network.weights(layer)
+        weight, bias = (network.parameter[f"{layer}.{name}"] for name in ("weight", "bias"))
         assert not bias.any()
         stride = network.strides.get(layer)
         if stride:
@@ -375,7 +408,8 @@ def test_the_loss_of_equal_logits_is_ln_of_the_classes(design: Design) -> None:
     x, labels = batch(design)
     labels %= design.classes  # all labelled
     network.forward(x.astype(np.float32))
-    weight, bias = network.weights(list(network.outputs)[-1])
+    layer = list(network.outputs)[-1]
+    weight, bias = (network.parameter[f"{layer}.{name}"] for name in ("weight", "bias"))
     weight[...] = bias[...] = 0
     loss, _ = loss_and_gradient(network, design, x, labels)
     assert_close(loss, np.array([math.log(design.classes)]), "one kernel")

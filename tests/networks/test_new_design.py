@@ -37,18 +37,18 @@ class Toy(Network):
     def forward(self, x):
         ops, out = self.ops, self.outputs
         out["x"] = x
-        out["down"] = ops.conv2d(x, *self.weights("down"), stride=4, relu=True)
-        out["up"] = ops.conv_transpose2d(out["down"], *self.weights("up"), stride=4)
+        out["down"] = ops.conv2d(x, **self.weights("down"), stride=4, relu=True)
+        out["up"] = ops.conv_transpose2d(out["down"], **self.weights("up"), stride=4)
         return out["up"]
 
     def backward(self, dlogits):
         ops, out, d = self.ops, self.outputs, self.output_gradients
         d["up"] = dlogits
         d["down"], _, _ = ops.conv_transpose2d_backward(
-            dlogits, out["down"], self.parameter["up.weight"], stride=4, out=self.gradient_out("up"), through_relu=True
+            dlogits, out["down"], **self.backward_weights("up"), stride=4, through_relu=True
         )
         ops.conv2d_backward(
-            d["down"], out["x"], self.parameter["down.weight"], stride=4, need_dx=False, out=self.gradient_out("down")
+            d["down"], out["x"], **self.backward_weights("down"), stride=4, need_dx=False
         )
 '''
 

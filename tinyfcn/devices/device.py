@@ -95,6 +95,7 @@ class Device(ABC):
         self.naive = naive
         self._declared = kernel_source.kernels(self.kernels)
         self._thread = ThreadState()
+        self._constants: dict[int, tuple[np.ndarray, Any]] = {}
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make another device like this one. Another machine has its own folder of kernels."""
@@ -114,6 +115,16 @@ class Device(ABC):
     @abstractmethod
     def asarray(self, array: np.ndarray) -> Any:
         """A C-contiguous copy on the device."""
+
+    def constant(self, array: np.ndarray) -> Any:
+        """The copy on the device of an array that nobody changes, made once. A recording may use it."""
+        if id(array) not in self._constants:
+            recording, self._thread.recording = self._thread.recording, None  # a replay finds the same values
+            try:
+                self._constants[id(array)] = array, self.asarray(array)
+            finally:
+                self._thread.recording = recording
+        return self._constants[id(array)][1]
 
     @abstractmethod
     def write(self, array: Any, values: np.ndarray) -> None:

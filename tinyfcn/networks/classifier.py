@@ -42,14 +42,13 @@ class Classifier(LinearHead):
     def forward_features(self, x: Array) -> Array:
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
-        out["dense32"] = ops.conv2d(pool2, *self.weights("dense32"), relu=True)
+        out["dense32"] = ops.conv2d(pool2, **self.weights("dense32"), relu=True)
         return out["dense32"]
 
     def backward_features(self, dfeatures: Array) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
-        parameter, gradient_out = self.parameter, self.gradient_out
         d["dense32"] = dfeatures
         dpool2, _, _ = ops.conv2d_backward(
-            d["dense32"], out["pool2"], parameter["dense32.weight"], out=gradient_out("dense32"), through_relu=True
+            d["dense32"], out["pool2"], **self.backward_weights("dense32"), through_relu=True
         )
         encode_backward(self, dpool2)

@@ -71,22 +71,21 @@ class Early(Network):
     def forward(self, x: Array) -> Array:
         ops, out, relu = self.ops, self.outputs, self.decoder_relu
         pool2 = encode(self, x)
-        out["hidden"] = y = ops.conv2d(pool2, *self.weights("hidden"), relu=True)
+        out["hidden"] = y = ops.conv2d(pool2, **self.weights("hidden"), relu=True)
         if self.reduce_first:
-            out["reduce"] = y = ops.conv2d(y, *self.weights("reduce"), relu=True)
-        out["up1"] = y = ops.conv_transpose2d(y, *self.weights("up1"), stride=self.strides["up1"], relu=relu)
+            out["reduce"] = y = ops.conv2d(y, **self.weights("reduce"), relu=True)
+        out["up1"] = y = ops.conv_transpose2d(y, **self.weights("up1"), stride=self.strides["up1"], relu=relu)
         if self.article_skip:
-            skip1 = ops.conv2d(out["pool1"], *self.weights("skip1"))
+            skip1 = ops.conv2d(out["pool1"], **self.weights("skip1"))
             out["skip1"] = y = ops.add(y, skip1, scale=0.5)
         if "up2" in self.strides:
-            out["up2"] = y = ops.conv_transpose2d(y, *self.weights("up2"), stride=2, relu=relu)
+            out["up2"] = y = ops.conv_transpose2d(y, **self.weights("up2"), stride=2, relu=relu)
         if not self.reduce_first:
-            out["reduce"] = y = ops.conv2d(y, *self.weights("reduce"))
+            out["reduce"] = y = ops.conv2d(y, **self.weights("reduce"))
         return y
 
     def backward(self, dlogits: Array) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
-        parameter, gradient_out = self.parameter, self.gradient_out
         last_up = "up2" if "up2" in self.strides else "up1"
         before_up2 = "skip1" if self.article_skip else "up1"
         before_up1 = "reduce" if self.reduce_first else "hidden"
@@ -96,7 +95,7 @@ class Early(Network):
         if not self.reduce_first:
             d["reduce"] = dy
             dy, _, _ = ops.conv2d_backward(
-                dy, out[last_up], parameter["reduce.weight"], out=gradient_out("reduce"), through_relu=self.decoder_relu
+                dy, out[last_up], **self.backward_weights("reduce"), through_relu=self.decoder_relu
             )
         elif self.decoder_relu:
             dy = ops.relu_backward(dy, out[last_up])
@@ -105,9 +104,8 @@ class Early(Network):
             dy, _, _ = ops.conv_transpose2d_backward(
                 dy,
                 out[before_up2],
-                parameter["up2.weight"],
+                **self.backward_weights("up2"),
                 stride=2,
-                out=gradient_out("up2"),
                 through_relu=self.decoder_relu,
             )
         dpool1 = None
@@ -115,29 +113,25 @@ class Early(Network):
             d["skip1"] = dy
             dy = ops.add_backward(dy, scale=0.5)  # the gradient of both summands
             dpool1, _, _ = ops.conv2d_backward(
-                dy, out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=gradient_out("skip1")
+                dy, out["pool1"], **self.backward_weights("skip1"), need_dx=train_encoder
             )
         d["up1"] = dy
         dy, _, _ = ops.conv_transpose2d_backward(
             dy,
             out[before_up1],
-            parameter["up1.weight"],
+            **self.backward_weights("up1"),
             stride=self.strides["up1"],
-            out=gradient_out("up1"),
             through_relu=True,
         )
         if self.reduce_first:
             d["reduce"] = dy
-            dy, _, _ = ops.conv2d_backward(
-                dy, out["hidden"], parameter["reduce.weight"], out=gradient_out("reduce"), through_relu=True
-            )
+            dy, _, _ = ops.conv2d_backward(dy, out["hidden"], **self.backward_weights("reduce"), through_relu=True)
         d["hidden"] = dy
         dpool2, _, _ = ops.conv2d_backward(
             dy,
             out["pool2"],
-            parameter["hidden.weight"],
+            **self.backward_weights("hidden"),
             need_dx=train_encoder,
-            out=gradient_out("hidden"),
             through_relu=True,
         )
         if train_encoder:

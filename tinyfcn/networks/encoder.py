@@ -17,8 +17,8 @@ def encode(network: Network, x: Array) -> Array:
     """pool2 (N, 8, h, w) from x (N, 1, H, W); h = ((H - 4) // 2 - 2) // 2. Keeps the outputs for `encode_backward`."""
     ops, out = network.ops, network.outputs
     out["x"] = x
-    out["pool1"], out["max_index1"] = ops.conv2d_pool(x, *network.weights("conv1"))
-    out["pool2"], out["max_index2"] = ops.conv2d_pool(out["pool1"], *network.weights("conv2"))
+    out["pool1"], out["max_index1"] = ops.conv2d_pool(x, **network.weights("conv1"))
+    out["pool2"], out["max_index2"] = ops.conv2d_pool(out["pool1"], **network.weights("conv2"))
     return out["pool2"]
 
 
@@ -29,17 +29,15 @@ def encode_backward(network: Network, dpool2: Array, dpool1_from_skip: Array | N
     gradient through conv2.
     """
     ops, out, d = network.ops, network.outputs, network.output_gradients
-    parameter, gradient_out = network.parameter, network.gradient_out
     d["pool2"] = dpool2
     d["pool1"], _, _ = ops.conv2d_pool_backward(
         d["pool2"],
         out["max_index2"],
         out["pool1"],
-        parameter["conv2.weight"],
-        out=gradient_out("conv2"),
+        **network.backward_weights("conv2"),
         through_relu=True,
         add=dpool1_from_skip,
     )
     ops.conv2d_pool_backward(
-        d["pool1"], out["max_index1"], out["x"], parameter["conv1.weight"], need_dx=False, out=gradient_out("conv1")
+        d["pool1"], out["max_index1"], out["x"], **network.backward_weights("conv1"), need_dx=False
     )

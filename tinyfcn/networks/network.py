@@ -4,7 +4,8 @@ import copy
 import inspect
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,6 +15,7 @@ import numpy as np
 from tinyfcn.devices.device import Array
 from tinyfcn.networks.options import LABELS, OPTIONS, UNLABELLED, Option
 from tinyfcn.ops import Operations
+from tinyfcn.packed_weight import FlatWeight, PackedWeight, packed_index, unpacked
 
 if TYPE_CHECKING:
     from tinyfcn.networks.design import Design
@@ -125,6 +127,8 @@ class Network(ABC):
         flat = np.concatenate([value.ravel() for value in values.values()]).astype(dtype)
         self.parameters = ops.asarray(flat)
         self.gradients = ops.asarray(np.zeros_like(flat))
+        self.packed_index = ops.asarray(packed_index(self._flat_weights()))
+        self.packs = ops.device.runs_kernels and not ops.device.naive
         self._name_parts()
 
     def _name_parts(self) -> None:
@@ -133,10 +137,11 @@ class Network(ABC):
         self.gradient = views(self.gradients, self.parameter_shapes())
         self.outputs: dict[str, Array] = {}
         self.output_gradients: dict[str, Array] = {}
+        self.packed: dict[str, PackedWeight] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the views, which would become arrays of their own, and the outputs."""
-        derived = {"parameter", "gradient", "outputs", "output_gradients"}
+        derived = {"parameter", "gradient", "outputs", "output_gradients", "packed"}
         return {name: value for name, value in vars(self).items() if name not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -157,6 +162,14 @@ class Network(ABC):
             for layer, (weight, channels) in self.shapes.items()
             for name, shape in ((f"{layer}.weight", weight), (f"{layer}.bias", (channels,)))
         }
+
+    def _flat_weights(self) -> list[FlatWeight]:
+        """Where each layer's weight stands in `parameters`."""
+        found, start = [], 0
+        for layer, (shape, channels) in self.shapes.items():
+            found.append(FlatWeight(start, shape, self.strides.get(layer, 1)))
+            start += prod(shape) + channels
+        return found
 
     def first_trained(self, freeze: bool) -> int:
         """The index in `parameters` of the first one that training changes: the pretrained layers stand first."""
@@ -183,13 +196,36 @@ class Network(ABC):
         self.backward(dlogits.reshape(*dlogits.shape, *[1] * (4 - dlogits.ndim)))
         return loss
 
-    def weights(self, layer: str) -> tuple[Array, Array]:
-        """A layer's weight and bias."""
-        return self.parameter[f"{layer}.weight"], self.parameter[f"{layer}.bias"]
+    @contextmanager
+    def packed_weights(self) -> Iterator[None]:
+        """Packs all weights for the fast convolutions in one launch, on a side stream: join it before `forward`.
 
-    def gradient_out(self, layer: str) -> tuple[Array, Array]:
-        """The views of `gradients` that take a layer's dweight and dbias."""
-        return self.gradient[f"{layer}.weight"], self.gradient[f"{layer}.bias"]
+        Elsewhere each convolution packs its own weight. The parameters must not change inside.
+        """
+        if self.packs:
+            with self.ops.side_stream():
+                flat = self.ops.gather(self.parameters, self.packed_index)
+            self.packed = dict(zip(self.shapes, unpacked(flat, self._flat_weights()), strict=True))
+        try:
+            yield
+        finally:
+            self.packed = {}
+
+    def weights(self, layer: str) -> dict[str, Any]:
+        """A layer's weight, bias and packed weight: the arguments of its convolution."""
+        return {
+            "weight": self.parameter[f"{layer}.weight"],
+            "bias": self.parameter[f"{layer}.bias"],
+            "packed": self.packed.get(layer),
+        }
+
+    def backward_weights(self, layer: str) -> dict[str, Any]:
+        """A layer's weight, where its gradients go, and its packed weight: the arguments of its backward pass."""
+        return {
+            "weight": self.parameter[f"{layer}.weight"],
+            "out": (self.gradient[f"{layer}.weight"], self.gradient[f"{layer}.bias"]),
+            "packed": self.packed.get(layer),
+        }
 
     def numpy_parameters(self) -> dict[str, np.ndarray]:
         """All parameters by name, on the host."""
@@ -233,26 +269,27 @@ class LinearHead(Network):
 
     def forward(self, x: Array) -> Array:
         features = self.forward_features(x)
-        self.outputs[self.head] = self.ops.conv2d(features, *self.weights(self.head))
+        self.outputs[self.head] = self.ops.conv2d(features, **self.weights(self.head))
         return self.outputs[self.head]
 
     def backward(self, dlogits: Array) -> None:
         self.output_gradients[self.head] = dlogits
-        features, weight = self.outputs[self.features], self.parameter[f"{self.head}.weight"]
-        out = self.gradient_out(self.head)
-        dfeatures, _, _ = self.ops.conv2d_backward(dlogits, features, weight, out=out, through_relu=True)
+        features = self.outputs[self.features]
+        dfeatures, _, _ = self.ops.conv2d_backward(
+            dlogits, features, **self.backward_weights(self.head), through_relu=True
+        )
         assert dfeatures is not None  # it was asked for
         self.backward_features(dfeatures)
 
     def loss(self, x: Array, labels: Array, ignore_index: int | None = None, unlabelled: str = "zero") -> Array:
         ops, features = self.ops, self.forward_features(x)
-        weight, bias = self.weights(self.head)
+        weight, bias = self.parameter[f"{self.head}.weight"], self.parameter[f"{self.head}.bias"]
         labels = labels.reshape(features.shape[:1] + features.shape[2:])
         loss, dlogits, dfeatures = ops.linear_cross_entropy(
             features, weight, bias, labels, ignore_index, unlabelled, through_relu=True
         )
         self.output_gradients[self.head] = dlogits
-        ops.conv2d_backward(dlogits, features, weight, need_dx=False, out=self.gradient_out(self.head))
+        ops.conv2d_backward(dlogits, features, **self.backward_weights(self.head), need_dx=False)
         self.backward_features(dfeatures)
         return loss
 

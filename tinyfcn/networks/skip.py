@@ -67,52 +67,48 @@ class Skip(LinearHead):
         ops, out = self.ops, self.outputs
         pool2 = encode(self, x)
         with ops.side_stream():  # the skip connections' summands are not needed before up1 and up2
-            skip1 = ops.conv2d(out["pool1"], *self.weights("skip1"))
-            skip0 = ops.conv2d(x, *self.weights("skip0"))
-        out["dense32"] = ops.conv2d(pool2, *self.weights("dense32"), padding=2, relu=True)
-        out["context"] = ops.conv2d(out["dense32"], *self.weights("context"), padding=1, relu=True)
+            skip1 = ops.conv2d(out["pool1"], **self.weights("skip1"))
+            skip0 = ops.conv2d(x, **self.weights("skip0"))
+        out["dense32"] = ops.conv2d(pool2, **self.weights("dense32"), padding=2, relu=True)
+        out["context"] = ops.conv2d(out["dense32"], **self.weights("context"), padding=1, relu=True)
         ops.join()
         for name, y, skip in (("up1", "context", skip1), ("up2", "up1", skip0)):
             out[name] = ops.conv_transpose2d(
-                out[y], *self.weights(name), stride=2, padding=self.paddings[name], add=skip, relu=True
+                out[y], **self.weights(name), stride=2, padding=self.paddings[name], add=skip, relu=True
             )
         return out["up2"]
 
     def backward_features(self, dfeatures: Array) -> None:
         ops, out, d = self.ops, self.outputs, self.output_gradients
-        parameter, gradient_out = self.parameter, self.gradient_out
         train_encoder = not self.freeze
         d["up2"] = dfeatures
         d["up1"], _, _ = ops.conv_transpose2d_backward(
             d["up2"],
             out["up1"],
-            parameter["up2.weight"],
+            **self.backward_weights("up2"),
             stride=2,
             padding=self.paddings["up2"],
-            out=gradient_out("up2"),
             through_relu=True,
         )
         dpool1, _, _ = ops.conv2d_backward(
-            d["up1"], out["pool1"], parameter["skip1.weight"], need_dx=train_encoder, out=gradient_out("skip1")
+            d["up1"], out["pool1"], **self.backward_weights("skip1"), need_dx=train_encoder
         )
         # The gradient of a sum is the gradient of each summand.
-        ops.conv2d_backward(d["up2"], out["x"], parameter["skip0.weight"], need_dx=False, out=gradient_out("skip0"))
+        ops.conv2d_backward(d["up2"], out["x"], **self.backward_weights("skip0"), need_dx=False)
         d["context"], _, _ = ops.conv_transpose2d_backward(
             d["up1"],
             out["context"],
-            parameter["up1.weight"],
+            **self.backward_weights("up1"),
             stride=2,
             padding=self.paddings["up1"],
-            out=gradient_out("up1"),
             through_relu=True,
         )
         ddense32, _, _ = ops.conv2d_backward(
             d["context"],
             out["dense32"],
-            parameter["context.weight"],
+            **self.backward_weights("context"),
             padding=1,
             need_dx=train_encoder,
-            out=gradient_out("context"),
             through_relu=True,
         )
         if self.freeze:
@@ -121,9 +117,8 @@ class Skip(LinearHead):
         dpool2, _, _ = ops.conv2d_backward(
             d["dense32"],
             out["pool2"],
-            parameter["dense32.weight"],
+            **self.backward_weights("dense32"),
             padding=2,
-            out=gradient_out("dense32"),
             through_relu=True,
         )
         encode_backward(self, dpool2, dpool1)

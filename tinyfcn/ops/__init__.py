@@ -12,6 +12,7 @@ from tinyfcn.ops.compose_m2nist import ComposeM2nist
 from tinyfcn.ops.conv2d import Conv2d
 from tinyfcn.ops.conv2d_pool import Conv2dPool
 from tinyfcn.ops.conv_transpose2d import ConvTranspose2d
+from tinyfcn.ops.gather import Gather
 from tinyfcn.ops.gather_normalise import GatherNormalise
 from tinyfcn.ops.linear_cross_entropy import LinearCrossEntropy
 from tinyfcn.ops.max_pool2d import MaxPool2d
@@ -27,6 +28,7 @@ class Operations(
     Conv2d,
     Conv2dPool,
     ConvTranspose2d,
+    Gather,
     GatherNormalise,
     LinearCrossEntropy,
     MaxPool2d,

@@ -5,18 +5,27 @@ from tinyfcn.ops import fast_conv
 from tinyfcn.ops.checks import checked, expect_array, expect_integer, expect_positive
 from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 from tinyfcn.ops.relu import Relu
+from tinyfcn.packed_weight import PackedWeight, orders
 
 
-def check_conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int) -> None:
+def check_conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, packed: PackedWeight | None) -> None:
     _sizes(x, weight, stride, padding)
     expect_array("conv2d: bias", bias, weight.shape[:1], x.dtype)
+    check_packed("conv2d", packed, weight, stride)
 
 
 def check_conv2d_backward(
-    dout: Array, x: Array, weight: Array, stride: int, padding: int, out: tuple[Array, Array] | None
+    dout: Array,
+    x: Array,
+    weight: Array,
+    stride: int,
+    padding: int,
+    out: tuple[Array, Array] | None,
+    packed: PackedWeight | None,
 ) -> None:
     expect_array("conv2d_backward: dout", dout, output_shape(x, weight, stride, padding), x.dtype)
     check_gradient_out("conv2d_backward", out, weight, weight.shape[0])
+    check_packed("conv2d_backward", packed, weight, stride)
 
 
 def check_gradient_out(operation: str, out: tuple[Array, Array] | None, weight: Array, channels: int) -> None:
@@ -24,6 +33,13 @@ def check_gradient_out(operation: str, out: tuple[Array, Array] | None, weight: 
     if out is not None:
         expect_array(f"{operation}: dweight", out[0], weight.shape, weight.dtype)
         expect_array(f"{operation}: dbias", out[1], (channels,), weight.dtype)
+
+
+def check_packed(operation: str, packed: PackedWeight | None, weight: Array, stride: int) -> None:
+    """Checks the two arrays of a packed weight, where it is given."""
+    if packed is not None:
+        for (name, array), order in zip(vars(packed).items(), orders(weight.shape, stride), strict=True):
+            expect_array(f"{operation}: packed.{name}", array, (order.size,), weight.dtype)
 
 
 class Conv2d(Launcher):
@@ -34,11 +50,19 @@ class Conv2d(Launcher):
 
     @checked(check_conv2d)
     def conv2d(
-        self, x: Array, weight: Array, bias: Array, stride: int = 1, padding: int = 0, relu: bool = False
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        stride: int = 1,
+        padding: int = 0,
+        relu: bool = False,
+        packed: PackedWeight | None = None,
     ) -> Array:
         """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C, KH, KW), bias (O,); OH = (H + 2P - KH) // S + 1.
 
-        relu: y passes through a ReLU, max(y, 0).
+        relu: y passes through a ReLU, max(y, 0). packed: the weight as the fast kernels read it, if it is packed
+        already.
 
         Raises:
             ValueError: mismatched shapes, or a kernel larger than the padded image.
@@ -46,7 +70,7 @@ class Conv2d(Launcher):
         sizes = _sizes(x, weight, stride, padding)
         n, _, _, _, o, _, _, out_height, out_width = sizes
         shape = n, o, out_height, out_width
-        y = fast_conv.forward(self.device, x, weight, shape, stride, padding, bias, relu=relu)
+        y = fast_conv.forward(self.device, x, weight, shape, stride, padding, bias, relu=relu, packed=packed)
         if y is not None:
             return y
         y = self.device.empty(shape, x.dtype)
@@ -64,11 +88,12 @@ class Conv2d(Launcher):
         need_dx: bool = True,
         out: tuple[Array, Array] | None = None,
         through_relu: bool = False,
+        packed: PackedWeight | None = None,
     ) -> tuple[Array | None, Array, Array]:
         """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 
         dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is the
-        output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0.
+        output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0. packed: as in conv2d.
 
         Raises:
             ValueError: mismatched shapes.
@@ -79,7 +104,9 @@ class Conv2d(Launcher):
             return None, dweight, dbias
         # Each output reads a window of inputs. Scattering its gradient over that window is a transposed convolution.
         relu_mask = x if through_relu else None
-        dx = fast_conv.backward_input(self.device, dout, weight, x.shape, stride, padding, relu_mask=relu_mask)
+        dx = fast_conv.backward_input(
+            self.device, dout, weight, x.shape, stride, padding, relu_mask=relu_mask, packed=packed
+        )
         if dx is None:
             dx = input_gradient_naive(self.device, dout, x, weight, stride, padding)
             dx = Relu(self.device).relu_backward(dx, x) if through_relu else dx

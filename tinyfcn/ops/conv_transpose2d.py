@@ -4,24 +4,41 @@ from tinyfcn.devices.device import Array
 from tinyfcn.ops import fast_conv
 from tinyfcn.ops.add import Add
 from tinyfcn.ops.checks import checked, expect_array, expect_integer, expect_positive
-from tinyfcn.ops.conv2d import bias_gradient_naive, check_gradient_out, new_gradients
+from tinyfcn.ops.conv2d import bias_gradient_naive, check_gradient_out, check_packed, new_gradients
 from tinyfcn.ops.launcher import SUM_THREADS, Launcher
 from tinyfcn.ops.relu import Relu
+from tinyfcn.packed_weight import PackedWeight
 
 
-def check_conv_transpose2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, add: Array | None) -> None:
+def check_conv_transpose2d(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    stride: int,
+    padding: int,
+    add: Array | None,
+    packed: PackedWeight | None,
+) -> None:
     n, _, _, _, o, _, _, out_height, out_width = _sizes(x, weight, stride, padding)
     expect_array("conv_transpose2d: bias", bias, (o,), x.dtype)
     if add is not None:
         expect_array("conv_transpose2d: add", add, (n, o, out_height, out_width), x.dtype)
+    check_packed("conv_transpose2d", packed, weight, stride)
 
 
 def check_conv_transpose2d_backward(
-    dout: Array, x: Array, weight: Array, stride: int, padding: int, out: tuple[Array, Array] | None
+    dout: Array,
+    x: Array,
+    weight: Array,
+    stride: int,
+    padding: int,
+    out: tuple[Array, Array] | None,
+    packed: PackedWeight | None,
 ) -> None:
     n, _, _, _, o, _, _, out_height, out_width = _sizes(x, weight, stride, padding)
     expect_array("conv_transpose2d_backward: dout", dout, (n, o, out_height, out_width), x.dtype)
     check_gradient_out("conv_transpose2d_backward", out, weight, o)
+    check_packed("conv_transpose2d_backward", packed, weight, stride)
 
 
 class ConvTranspose2d(Launcher):
@@ -40,10 +57,12 @@ class ConvTranspose2d(Launcher):
         padding: int = 0,
         add: Array | None = None,
         relu: bool = False,
+        packed: PackedWeight | None = None,
     ) -> Array:
         """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P.
 
         add (N, O, OH, OW) is added to y, where a skip connection joins. relu: y then passes through a ReLU, max(y, 0).
+        packed: the weight as the fast kernels read it, if it is packed already.
 
         Raises:
             ValueError: mismatched shapes, or padding that crops the whole output.
@@ -51,7 +70,9 @@ class ConvTranspose2d(Launcher):
         sizes = _sizes(x, weight, stride, padding)
         n, _, _, _, o, _, _, out_height, out_width = sizes
         shape = (n, o, out_height, out_width)
-        y = fast_conv.backward_input(self.device, x, weight, shape, stride, padding, bias, add, relu=relu)
+        y = fast_conv.backward_input(
+            self.device, x, weight, shape, stride, padding, bias, add, relu=relu, packed=packed
+        )
         if y is not None:
             return y
         y = self.device.empty(shape, x.dtype)
@@ -71,11 +92,12 @@ class ConvTranspose2d(Launcher):
         need_dx: bool = True,
         out: tuple[Array, Array] | None = None,
         through_relu: bool = False,
+        packed: PackedWeight | None = None,
     ) -> tuple[Array | None, Array, Array]:
         """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 
         dx is None without `need_dx`; dweight and dbias are written into `out` where it is given. through_relu: x is the
-        output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0.
+        output of a ReLU, and dx the gradient of that ReLU's input: 0 where x is 0. packed: as in conv_transpose2d.
 
         Raises:
             ValueError: mismatched shapes.
@@ -92,7 +114,7 @@ class ConvTranspose2d(Launcher):
             return None, dweight, dbias
         # Each input adds to a window of outputs. Gathering the gradients of that window is a convolution.
         relu_mask = x if through_relu else None
-        dx = fast_conv.forward(device, dout, weight, x.shape, stride, padding, relu_mask=relu_mask)
+        dx = fast_conv.forward(device, dout, weight, x.shape, stride, padding, relu_mask=relu_mask, packed=packed)
         if dx is None:
             dx = device.empty(x.shape, x.dtype)
             arguments = (dout, weight, dx, *sizes, stride, padding)

@@ -9,10 +9,16 @@ Forward and backward of conv2d and conv_transpose2d compute the same three sums,
 The kernels are templates: channels, kernel and stride are fixed when they are compiled, and so are the tiles, which
 tinyfcn/ops/tiles.py chooses. Where no tiles fit, or the device is naive, these functions launch nothing, and their
 callers launch the naive kernels.
+
+The first two read the weight in another order (tinyfcn/packed_weight.py). A network packs all its weights in one
+launch. Where a packed weight is not given, these functions launch gather.cu first.
 """
 
-from tinyfcn.devices.device import Array, Device
+import numpy as np
+
+from tinyfcn.devices.device import Array, Device, address
 from tinyfcn.devices.launch import ceil_div
+from tinyfcn.ops.gather import Gather
 from tinyfcn.ops.tiles import (
     BackwardInputTiles,
     BackwardWeightTiles,
@@ -21,10 +27,12 @@ from tinyfcn.ops.tiles import (
     backward_weight_tiles,
     forward_tiles,
 )
+from tinyfcn.packed_weight import FLOAT4, PackedWeight, backward_input_order, forward_order
 
 BLOCKS_A_MULTIPROCESSOR = 2  # of a weight gradient
 BIAS_OF_DOUT, BIAS_OF_X = 1, 2  # as in kernels/fast_conv.cu
-REDUCED_ELEMENTS, REDUCERS = 32, 16
+REDUCED_ELEMENTS, MAX_REDUCERS = 32, 16  # as in kernels/fast_conv.cu
+REDUCED_SPLITS = 8  # that a thread adds up, if there are enough threads
 
 
 def forward(
@@ -39,17 +47,19 @@ def forward(
     relu_mask: Array | None = None,
     relu: bool = False,
     tiles: tuple[int, ...] | None = None,
+    packed: PackedWeight | None = None,
 ) -> Array | None:
     """y of `shape` (N, O, OH, OW) from x (N, C, H, W) and weight (O, C, KH, KW); None if no tiles fit.
 
     bias (O,), add and relu_mask (as y): y = sum + bias + add, through a ReLU if `relu`, and 0 where relu_mask is not
-    above 0. tiles: overrides the choice of forward_tiles.
+    above 0. tiles: overrides the choice of forward_tiles. packed: the same weight, packed.
     """
     tiles = None if device.naive else tiles or forward_tiles(shape, weight.shape, stride, False, device.multiprocessors)
     if tiles is None:
         return None
     y = device.empty(shape, x.dtype)
-    _launch_forward(device, x, weight, y, shape, stride, padding, tiles, (int(relu), bias, add, relu_mask, None))
+    epilogue = int(relu), bias, add, relu_mask, None
+    _launch_forward(device, x, weight, packed, y, shape, stride, padding, tiles, epilogue)
     return y
 
 
@@ -62,6 +72,7 @@ def forward_pool(
     padding: int,
     bias: Array | None = None,
     tiles: tuple[int, ...] | None = None,
+    packed: PackedWeight | None = None,
 ) -> tuple[Array, Array] | None:
     """(y, max_index) of a 2x2 / 2 max-pooling of the ReLU of `forward`; None if no tiles fit.
 
@@ -74,7 +85,8 @@ def forward_pool(
     pooled = n, o, out_height // 2, out_width // 2
     max_index = device.empty(pooled, device.dtypes["int"])
     y = device.empty(pooled, x.dtype)
-    _launch_forward(device, x, weight, y, shape, stride, padding, tiles, (0, bias, None, None, max_index))
+    epilogue = 0, bias, None, None, max_index
+    _launch_forward(device, x, weight, packed, y, shape, stride, padding, tiles, epilogue)
     return y, max_index
 
 
@@ -82,6 +94,7 @@ def _launch_forward(
     device: Device,
     x: Array,
     weight: Array,
+    packed: PackedWeight | None,
     y: Array,
     shape: tuple[int, ...],
     stride: int,
@@ -91,11 +104,12 @@ def _launch_forward(
 ) -> None:
     n, _, out_height, out_width = shape
     t = ForwardTiles(*tiles)
+    in_order = _packed(device, weight, forward_order(weight.shape)) if packed is None else packed.forward
     device.launch(
         "fast_conv_forward",
         (ceil_div(n, t.images), ceil_div(out_height, t.ty * t.rows), ceil_div(out_width, t.tx * t.columns)),
         t.tx * t.ty * t.groups * t.images * t.splits,
-        (x, weight, y, n, *x.shape[2:], out_height, out_width, padding, *epilogue),
+        (x, in_order, y, n, *x.shape[2:], out_height, out_width, padding, *epilogue),
         template=(*weight.shape, stride, *tiles),
     )
 
@@ -114,12 +128,13 @@ def backward_input(
     max_index: Array | None = None,
     size: tuple[int, int] | None = None,
     tiles: tuple[int, ...] | None = None,
+    packed: PackedWeight | None = None,
 ) -> Array | None:
     """dx of `shape` (N, C, H, W) from dout (N, O, OH, OW) and weight (O, C, KH, KW); None if no tiles fit.
 
     bias (C,), add, relu_mask (as dx) and relu as in `forward`. max_index: dout is the gradient of a 2x2 / 2
     max-pooling's outputs, (N, O, OH // 2, OW // 2), and `size` is (OH, OW). tiles: overrides the choice of
-    backward_input_tiles.
+    backward_input_tiles. packed: the same weight, packed.
     """
     out_height, out_width = size or dout.shape[2:]
     n, _, height, width = shape
@@ -136,6 +151,8 @@ def backward_input(
     if tiles is None:
         return None
     t = BackwardInputTiles(*tiles)
+    order = backward_input_order(weight.shape, stride)
+    in_order = _packed(device, weight, order) if packed is None else packed.backward_input
     dx = device.empty(shape, dout.dtype)
     epilogue = int(relu), bias, add, relu_mask
     device.launch(
@@ -146,10 +163,18 @@ def backward_input(
             ceil_div(width + padding, t.tx * t.columns * stride),
         ),
         t.tx * t.ty * t.groups * t.images * t.splits,
-        (dout, weight, dx, n, height, width, out_height, out_width, padding, *epilogue, max_index),
-        template=(*weight.shape, stride, *tiles),
+        (dout, in_order, dx, n, height, width, out_height, out_width, padding, *epilogue, max_index),
+        template=(*weight.shape, stride, *tiles, int(max_index is not None)),
     )
     return dx
+
+
+def _packed(device: Device, weight: Array, order: np.ndarray) -> Array:
+    """The weight in this order, flat."""
+    is_aligned = address(weight) % (FLOAT4 * weight.dtype.itemsize) == 0
+    if is_aligned and order.size == weight.size and (np.diff(order.ravel()) == 1).all():
+        return weight.reshape(-1)  # as a dense layer's: it is in order already
+    return Gather(device).gather(weight.reshape(-1), device.constant(order).reshape(-1))
 
 
 def backward_weight(
@@ -200,12 +225,12 @@ def backward_weight(
         (blocks, splits),
         split_threads * t.splits_x * t.splits_y,
         (dout, x, workspace, *sizes, 0 if dbias is None else bias_of, max_index),
-        template=(kernel_height, kernel_width, stride, *tiles),
+        template=(kernel_height, kernel_width, stride, *tiles, int(max_index is not None)),
     )
     device.launch(
         "fast_conv_reduce_split_k",
         ceil_div(length, REDUCED_ELEMENTS),
-        REDUCED_ELEMENTS * REDUCERS,
+        REDUCED_ELEMENTS * min(MAX_REDUCERS, ceil_div(splits, REDUCED_SPLITS)),
         (workspace, dweight, splits, blocks, o, c, kernel_height, kernel_width, *t[:4], biases, dbias),
     )
     return True

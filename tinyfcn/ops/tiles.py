@@ -13,13 +13,14 @@ from tinyfcn.devices.device import MULTIPROCESSORS
 from tinyfcn.devices.launch import MAX_GRID, MAX_THREADS_IN_BLOCK, ceil_div
 
 FLOAT4 = 4
+WARP = 32
 MAX_SHARED_FLOATS = 12 * 1024  # of a block that does not opt in to more
 
 # Of fast_conv_forward and fast_conv_backward_input:
 # On MULTIPROCESSORS; with fewer, fewer.
 TARGET_THREADS = 1 << 15  # about 8 warps on each: below this, a thread should do less
-TARGET_BLOCKS = 128  # about one on each
-BLOCK_THREADS = 192  # about as many in each block
+TARGET_BLOCKS = 100  # one on most
+BLOCK_THREADS = 384  # in each block at most
 SMALL_BLOCK_THREADS = 64  # a block this small should take several images, or it mostly loads weights
 MAX_SUMS = 64  # of a thread, in registers
 MAX_PRODUCTS = 5000  # of a thread for one channel: they are unrolled, which takes time to compile
@@ -27,11 +28,11 @@ SHARED_FLOATS = 6 * 1024  # of a block if there are many blocks, so that several
 MAX_SPLITS = 8
 
 # Of fast_conv_backward_weight:
-TARGET_BLOCKS_AN_IMAGE = 16  # so that a batch of 16 has two for each multiprocessor
+TARGET_BLOCKS_AN_IMAGE = 12  # so that a batch of 16 has more than one for each multiprocessor
 MAX_WEIGHT_THREADS = 256  # of a block, if the sums of all fit into shared memory
 MAX_WEIGHT_SUMS = 48  # of a thread, in registers
 MAX_WEIGHT_ROWS = 64  # threads for all rows of the block's weights; more threads form several splits
-MIN_SPLIT_THREADS = 16  # of a block, for one set of the weights of a 1x1 kernel
+MIN_SPLIT_THREADS = 8  # of a block, for one set of the weights of a 1x1 kernel
 MAX_COLUMNS = 40  # of a tile
 
 
@@ -89,7 +90,8 @@ def forward_tiles(
     window = _round_up(columns + ceil_div(kernel_width, stride) - 1)
 
     def floats(tx: int, ty: int, channels: int) -> tuple[int, int]:
-        line = line_pitch(stride * ((tx - 1) * columns + window), ty, rows * stride, tx * columns)
+        phase = phase_pitch((tx - 1) * columns + window, stride)
+        line = line_pitch(stride * phase, ty, rows * stride, tx * columns)
         tile = ((ty * rows - 1) * stride + kernel_height) * line
         return tile, kernel_height * kernel_width * pitch_of(channels)
 
@@ -117,7 +119,7 @@ def backward_input_tiles(
     def floats(tx: int, ty: int, channels: int) -> tuple[int, int]:
         line = line_pitch((tx - 1) * columns + window, ty // stride, 1, tx * columns)
         tile = (ty // stride + phase_height - 1) * line
-        return tile, phase_height * stride * kernel_width * pitch_of(channels)
+        return tile, phase_height * stride * kernel_width * weight_pitch(channels, stride, kernel_width)
 
     products = phase_height * kernel_width * columns
     threads = ceil_div(positions, columns), height + padding
@@ -186,7 +188,7 @@ def _tiles(
     many_blocks = n * ceil_div(needed[0], tx) * ceil_div(needed[1], ty) > 2 * target_blocks
     for limit in (SHARED_FLOATS, MAX_SHARED_FLOATS) if many_blocks else (MAX_SHARED_FLOATS,):
         for channel_tile in range(inputs, 0, -1):
-            fits = channel_tile * (images * tile + weights) + parts <= limit
+            fits = max(channel_tile * (images * tile + weights), parts) <= limit
             if inputs % channel_tile == 0 and channel_tile % splits == 0 and fits:
                 return tx, ty, groups, images, splits, channel_tile
     # Each split has its own channels in shared memory, so fewer splits may need fewer channels.
@@ -215,10 +217,15 @@ def backward_weight_tiles(
     split_threads = o_threads * c_threads * kernel_height
     if o_each * c_each * kernel_width > MAX_WEIGHT_SUMS:
         return None
-    part = o_threads * o_each * c_threads * c_each * kernel_height * kernel_width
-    splits = min(MAX_WEIGHT_THREADS // split_threads, MAX_SHARED_FLOATS // (part + split_threads))
+    parts = o_each * c_each * kernel_width + 1  # sums of a thread, and its share of a bias
+    splits = MAX_WEIGHT_THREADS // split_threads
+    while splits and parts * part_pitch(splits * split_threads, split_threads) > MAX_SHARED_FLOATS:
+        splits -= 1
     if not splits:
         return None
+    # A warp takes as long if some of its lanes idle.
+    whole_warps = [each for each in range(splits, splits // 2, -1) if each * split_threads % WARP == 0]
+    splits = whole_warps[0] if whole_warps else splits
 
     def floats(images: int, rows: int, columns: int) -> int:
         """Floats in shared memory for the tiles, as the kernel declares them."""
@@ -280,6 +287,21 @@ def _round_up(floats: int) -> int:
 def pitch_of(floats: int) -> int:
     """As pitch_of in kernels/fast_conv.cu."""
     return FLOAT4 * (ceil_div(floats, FLOAT4) | 1)
+
+
+def part_pitch(threads: int, split_threads: int) -> int:
+    """As part_pitch in kernels/fast_conv.cu."""
+    return threads + (split_threads - threads) % 32
+
+
+def phase_pitch(width: int, stride: int) -> int:
+    """As phase_pitch in kernels/fast_conv.cu."""
+    return width // 32 * 32 + 16 if stride == 2 and 8 < width % 32 <= 16 else width
+
+
+def weight_pitch(floats: int, stride: int, kernel_width: int) -> int:
+    """As weight_pitch in kernels/fast_conv.cu."""
+    return pitch_of(floats) if stride == 1 else line_pitch(floats, stride, kernel_width, floats)
 
 
 def line_pitch(width: int, rows: int, lines: int, row: int) -> int:

@@ -6,16 +6,23 @@ y[n, o, i, j] = bias[o] + sum over c, u, v of x[n, c, i * stride + u - padding, 
 
 import numpy as np
 
+from tinyfcn.packed_weight import PackedWeight
 from tinyfcn.reference import im2col
 from tinyfcn.reference.relu import rectified, relu_backward
 
 
 def conv2d(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0, relu: bool = False
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    stride: int = 1,
+    padding: int = 0,
+    relu: bool = False,
+    packed: PackedWeight | None = None,
 ) -> np.ndarray:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C, KH, KW), bias (O,); OH = (H + 2P - KH) // S + 1.
 
-    relu: y passes through a ReLU, max(y, 0).
+    relu: y passes through a ReLU, max(y, 0). packed: for the kernels alone.
     """
     y = im2col.forward(x, weight, stride, padding)
     y += bias[:, None, None]
@@ -31,6 +38,7 @@ def conv2d_backward(
     need_dx: bool = True,
     out: tuple[np.ndarray, np.ndarray] | None = None,
     through_relu: bool = False,
+    packed: PackedWeight | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 

@@ -2,12 +2,15 @@
 
 import numpy as np
 
+from tinyfcn.packed_weight import PackedWeight
 from tinyfcn.reference.conv2d import conv2d, conv2d_backward
 from tinyfcn.reference.max_pool2d import max_pool2d, max_pool2d_backward
 from tinyfcn.reference.relu import relu_backward
 
 
-def conv2d_pool(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def conv2d_pool(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, packed: PackedWeight | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """max_pool2d(conv2d(x, weight, bias, relu=True)), 2x2 / 2: y and max_index (N, O, OH // 2, OW // 2)."""
     return max_pool2d(conv2d(x, weight, bias, relu=True))
 
@@ -21,6 +24,7 @@ def conv2d_pool_backward(
     out: tuple[np.ndarray, np.ndarray] | None = None,
     through_relu: bool = False,
     add: np.ndarray | None = None,
+    packed: PackedWeight | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias.
 

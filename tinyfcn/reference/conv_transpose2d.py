@@ -7,6 +7,7 @@ Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), 
 
 import numpy as np
 
+from tinyfcn.packed_weight import PackedWeight
 from tinyfcn.reference import im2col
 from tinyfcn.reference.relu import rectified, relu_backward
 
@@ -19,6 +20,7 @@ def conv_transpose2d(
     padding: int = 0,
     add: np.ndarray | None = None,
     relu: bool = False,
+    packed: PackedWeight | None = None,
 ) -> np.ndarray:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (C, O, KH, KW), bias (O,); OH = (H - 1) S + KH - 2P.
 
@@ -43,6 +45,7 @@ def conv_transpose2d_backward(
     need_dx: bool = True,
     out: tuple[np.ndarray, np.ndarray] | None = None,
     through_relu: bool = False,
+    packed: PackedWeight | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """(dx, dweight, dbias), of the shapes of x, weight and bias, from dout (N, O, OH, OW).
 

@@ -331,10 +331,11 @@ def named(trace: LaunchTrace, array: str, number: int) -> str:
 
 
 def _numbers(given: Given, factors: Sequence[Factor]) -> list[tuple[str, int]]:
-    """For each factor its array, and the element's number there."""
+    """For each factor its array in the launch, and the element's number there."""
     shapes = (given[factor.array].shape for factor in factors)
     places = (tuple(map(int, factor.index)) for factor in factors)
-    return [(f.array, int(np.ravel_multi_index(p, s))) for f, p, s in zip(factors, places, shapes, strict=True)]
+    numbers = (int(np.ravel_multi_index(p, s)) for p, s in zip(places, shapes, strict=True))
+    return [given.place(factor.array, number) for factor, number in zip(factors, numbers, strict=True)]
 
 
 def _shape(trace: LaunchTrace, array: str) -> tuple[int, ...] | None:

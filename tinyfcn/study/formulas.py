@@ -13,6 +13,7 @@ import numpy as np
 from tinyfcn.devices.emulator.trace import LaunchTrace
 from tinyfcn.devices.launch import ceil_div
 from tinyfcn.ops.fast_conv import BIAS_OF_DOUT
+from tinyfcn.packed_weight import orders
 from tinyfcn.reference.compose_m2nist import place_m2nist
 from tinyfcn.reference.max_pool2d import max_pool2d_backward
 
@@ -29,6 +30,19 @@ class Given:
         values = [*launch.arguments, *launch.kernel.instance]
         self.numbers: dict[str, Any] = {name.lower(): value for name, value in zip(names, values, strict=True)}
         self.grid, self.threads = launch.grid, prod(launch.block)
+        self.packed: np.ndarray | None = None  # for each element of a weight, where it stands in "packed"
+        if "packed" in self.arrays:  # formulas speak of the weight
+            o, c, kernel_height, kernel_width, stride = (self.number(name) for name in ("o", "c", "kh", "kw", "stride"))
+            forward, backward_input = orders((o, c, kernel_height, kernel_width), stride)
+            order = (forward if self.has("x") else backward_input).ravel()
+            self.packed = np.argsort(order)[np.count_nonzero(order < 0) :]
+            self.arrays["weight"] = self["packed"][self.packed].reshape(o, c, kernel_height, kernel_width)
+
+    def place(self, array: str, number: int) -> tuple[str, int]:
+        """The array of the launch, and the element's number there, that hold this element of `array`."""
+        if array == "weight" and self.packed is not None:
+            return "packed", int(self.packed[number])
+        return array, number
 
     def __getitem__(self, array: str) -> np.ndarray:
         return self.arrays[array]
@@ -327,6 +341,14 @@ def add_forward(given: Given, index: Index) -> Explained:
 def add_backward(given: Given, index: Index) -> Explained:
     dz, scale = float(given["dz"][index]), given.real("scale")
     return Explained("scale * dz", scale * dz, steps=[f"{number(scale)} * {number(dz)}"])
+
+
+def gather(given: Given, index: Index) -> Explained:
+    at_value = int(given["index"][index])
+    is_inside = 0 <= at_value < given["values"].size
+    value = float(given["values"][at_value]) if is_inside else 0.0
+    found = f"{at('values', (at_value,))} {number(value)}" if is_inside else "outside values: 0"
+    return Explained("values[index[i]]", value, steps=[f"{at('index', index)} {at_value}", found])
 
 
 def _pooled(values: dict[int, float]) -> tuple[int, float]:
@@ -705,6 +727,7 @@ FORMULAS: dict[tuple[str, str], Callable[[Given, Index], Explained]] = {
     ("relu_backward", "dx"): relu_backward,
     ("add_forward", "z"): add_forward,
     ("add_backward", "da"): add_backward,
+    ("gather", "gathered"): gather,
     ("max_pool2d_forward", "y"): max_pool_y,
     ("max_pool2d_forward", "max_index"): max_pool_index,
     ("softmax", "p"): softmax_p,

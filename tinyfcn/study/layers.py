@@ -15,6 +15,7 @@ from tinyfcn.devices.device import Array
 from tinyfcn.errors import TinyfcnError
 from tinyfcn.networks import Network
 from tinyfcn.ops import Operations
+from tinyfcn.packed_weight import PackedWeight
 
 IMAGE = "x"  # the name of the input in Network.outputs
 
@@ -171,8 +172,8 @@ def record(network: Network, x: Array) -> Layers:
     network.ops = ops = copy.copy(network.ops)
     calls = note_calls(ops)
 
-    def conv2d_pool(x: Array, weight: Array, bias: Array) -> Any:
-        return ops.max_pool2d(ops.conv2d(x, weight, bias, relu=True))
+    def conv2d_pool(x: Array, weight: Array, bias: Array, packed: PackedWeight | None) -> Any:
+        return ops.max_pool2d(ops.conv2d(x, weight, bias, relu=True, packed=packed))
 
     vars(ops)["conv2d_pool"] = conv2d_pool
     logits = network.forward(x)

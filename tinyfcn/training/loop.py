@@ -75,8 +75,10 @@ def training_step(
     """
     network, trained = parallel.network, slice(first_trained, None)
     network.ops.adam_schedule(state)
-    x, labels = batch(state.step)
-    loss = parallel.gradients(x, labels, ignore_index, unlabelled)
+    with network.packed_weights():
+        x, labels = batch(state.step)
+        network.ops.join()  # for the packed weights
+        loss = parallel.gradients(x, labels, ignore_index, unlabelled)
     network.ops.adam_step(network.parameters[trained], network.gradients[trained], state, loss)
 
 

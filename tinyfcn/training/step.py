@@ -115,6 +115,7 @@ def parts_of(task: Task, ops: Operations, multiprocessors: int = MULTIPROCESSORS
     Arrays hold what they do in training, and parameters what they held before the step. `ops` must have no other user.
     """
     step = Step(task, ops, composed=task.composed)
+    step.network.packs = True  # as where kernels run
     calls = note_calls(ops)
     with step.parallel.computing():
         step.work()
@@ -132,4 +133,5 @@ def launches_of_step(task: Task, multiprocessors: int = MULTIPROCESSORS) -> list
     device = Recorder()
     device.multiprocessors = multiprocessors
     step = Step(task, Operations(device), composed=task.composed)
+    step.network.packs = True  # as where kernels run
     return step.ops.device.record(step.work).launches

@@ -17,14 +17,14 @@ FORWARD = (
     ((3, 8, 4, 3), 2, (1, 2, 2, 5, 1, 1, 4, 8)),
     ((6, 2, 3, 3), 1, (2, 4, 2, 3, 2, 2, 1, 1)),  # with pooling, and so is the next
     ((4, 4, 1, 2), 1, (2, 2, 3, 2, 1, 1, 2, 2)),
-    ((32, 4, 1, 2), 1, (1, 4, 2, 2, 4, 1, 2, 2)),  # more than 16 output channels, and four weights of one
+    ((10, 4, 1, 2), 1, (1, 4, 2, 2, 2, 1, 2, 2)),  # the groups have more channels than the packed weight
 )
 BACKWARD_INPUT = (
     ((4, 5, 4, 3), 2, (4, 3, 6, 2, 1, 2, 2)),  # columns, tx, ty, groups, images, splits, channel_tile
     ((3, 9, 2, 5), 3, (1, 4, 3, 1, 2, 1, 3)),
     ((8, 4, 3, 3), 1, (4, 2, 5, 1, 2, 4, 4)),  # with pooling
     ((2, 4, 1, 6), 2, (2, 3, 4, 1, 2, 1, 1)),
-    ((6, 8, 1, 1), 1, (4, 2, 3, 2, 1, 3, 3)),  # a dense layer's
+    ((6, 10, 1, 1), 1, (4, 2, 3, 2, 1, 3, 3)),  # likewise, and a dense layer's kernel
 )
 BACKWARD_WEIGHT = (  # the size (KH, KW) instead of the weight's shape: any number of channels
     # o_each, c_each, o_threads, c_threads, splits_x, splits_y, images, rows, columns
