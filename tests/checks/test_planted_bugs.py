@@ -13,12 +13,18 @@ from helpers.forms import FAST, NAIVE, expect_form, launched_names
 from helpers.planting import COMMON_FUNCTIONS, DEVICE_FUNCTIONS, operation_of, plant
 
 from tinyfcn.devices import kernel_source
-from tinyfcn.devices.emulator import Emulator
+from tinyfcn.devices.emulator import Emulator, build
 from tinyfcn.ops import Operations
 
 pytestmark = pytest.mark.slow
 
 PLANTED: dict[str, Planted] = {**collected("PLANTED")}
+
+
+@pytest.fixture(autouse=True)
+def unoptimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each bug is compiled and runs once on small inputs: compiling takes longer, and less so without optimisation."""
+    monkeypatch.setattr(build, "FLAGS", ["-O0" if flag == "-O2" else flag for flag in build.FLAGS])
 
 
 def run_check(name: str, kernels: Path) -> None:
