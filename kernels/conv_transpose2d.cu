@@ -31,7 +31,7 @@
 // The gradient of x is a convolution of dout. In tinyfcn/networks/skip.py two transposed convolutions bring 14x19 back
 // to 64x84.
 //
-// Read next: fast_conv.cu, the fast forms of both convolutions; or first softmax_cross_entropy.cu.
+// Read next: gather.cu, then fast_conv.cu, the fast forms of both convolutions; or first softmax_cross_entropy.cu.
 
 extern "C" __global__ void conv_transpose2d_forward_naive(const float* __restrict__ x, const float* __restrict__ weight,
                                                           const float* __restrict__ bias, float* __restrict__ y, int N,
