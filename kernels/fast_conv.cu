@@ -36,7 +36,7 @@
 // What the forward pass does about it. A thread owns ROWS x COLUMNS pixels of CHANNELS output channels and keeps their
 // sums in registers. An input in a register serves all its channels, and a weight serves all its pixels: with 4 pixels
 // and 16 channels, 20 loads feed 64 multiply-adds. The loads come from shared memory, as float4s. Channels, kernel and
-// stride are template parameters, so that the loops unroll. Above 1x1, 85 to 94 of 100 instructions of the inner loop
+// stride are template parameters, so that the loops unroll. Above 1x1, 84 to 95 of 100 instructions of the inner loop
 // are multiply-adds (sm_90).
 //
 //   a block   TX threads of COLUMNS pixels along a row, TY threads of ROWS pixels along a column, GROUPS channel groups
@@ -44,8 +44,8 @@
 //   packed    the weight as (C,KH,KW,O), the output channel last, so that a float4 holds one weight of 4 channels; O is
 //             rounded up to 4 with zeros. gather.cu packs the weights of a whole network in one launch
 //   shared    CHANNEL_TILE input channels at a time: the input tile, 0 outside the image; and the weight tile
-//   a warp    has two channel groups side by side. So two neighbouring lanes read one float4 of the input, and every
-//             second lane one of the weights, for which shared memory needs half as many wavefronts as for 32 others
+//   a warp    has two channel groups side by side where GROUPS is even. So two neighbouring lanes read one float4 of the
+//             input, and every second lane one of the weights: half the wavefronts that 32 different float4s take
 //   stride    a line of the tile holds its even columns first, then its odd ones (with stride 2): threads that are
 //             neighbours read neighbouring float4s whatever the stride
 //   staging   by cp.async, so that all loads of a block are under way at once. A thread copies one position of the
@@ -109,8 +109,8 @@ __device__ inline bool within(int index, int size) { return (unsigned int)index 
 // float4 may; and an odd one, so that 8 rows begin in 8 different banks of the 32.
 __device__ constexpr int pitch_of(int count) { return 4 * (ceil_div(count, 4) | 1); }
 
-// The distance between the even columns of a line and its odd ones, with stride 2: where 4 floats more suffice, such that
-// a warp, which stores 16 of each at once, meets all banks.
+// The distance between the even columns of a line and its odd ones, with stride 2. A warp stores 16 of each at once: at a
+// distance of 16 banks they meet all 32. It costs at most 7 floats a line; where it would cost more, it is not done.
 __device__ constexpr int phase_pitch(int width, int stride) {
     return stride == 2 && width % 32 > 8 && width % 32 <= 16 ? width / 32 * 32 + 16 : width;
 }
@@ -123,23 +123,17 @@ __device__ constexpr int line_pitch(int width, int rows, int lines, int row) {
     return width;
 }
 
-// How many sets of threads bring a tile, each its share of the channels: as many as there are threads for, of which each
-// takes one position.
+// A thread copies one position of a tile, in several channels. Where a block has more threads than positions, there are
+// several sets of threads, each with its share of the channels. How many:
 __device__ constexpr int sets_of(int threads, int positions, int channels) {
     int sets = threads / positions;
     return sets < 1 ? 1 : sets < channels ? sets : channels;
 }
 
-// The distance between the k-th sums of all `threads` and the next: such that the banks go on where the lanes of one
-// split, which read the k-th, are followed by those of the next, which read the next.
+// The distance between the k-th sums of all `threads` and the next. A warp reads the k-th sums of one split's threads, and
+// then the next ones of the next split's: at this distance they lie in banks that follow each other.
 __device__ constexpr int part_pitch(int threads, int split_threads) {
     return threads + (split_threads - threads % 32 + 32) % 32;
-}
-
-// The distance between the lines of the data gradient's weights: where one warp reads weights of two phases, which lie KW
-// lines apart, they are in different banks.
-__device__ constexpr int weight_pitch(int count, int stride, int kernel_width) {
-    return stride == 1 ? pitch_of(count) : line_pitch(count, stride, kernel_width, count);
 }
 
 // Loads COUNT consecutive floats. BY_FOUR loads them as float4s; `from` must then be aligned to 16 bytes.
@@ -160,7 +154,8 @@ __device__ inline void load_row(float (&row)[COUNT], const float* from) {
 }
 
 // Copies *from to shared memory, or 0 if it is not there. From Ampere on this takes no register, so that all copies of a
-// thread are under way at once; wait_for_copies waits for them. The L1 cache keeps what blocks of a multiprocessor share.
+// thread are under way at once; wait_for_copies waits for them. They go through the L1 cache (`.ca`), since the blocks of a
+// multiprocessor read the same weights.
 __device__ inline void copy_to_shared(float* to, const float* from, bool is_there) {
 #if __CUDA_ARCH__ >= 800
     unsigned int address = static_cast<unsigned int>(__cvta_generic_to_shared(to));
@@ -260,7 +255,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
     constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
     constexpr int CHANNELS = round_up(ceil_div(O, GROUPS), 4);  // output channels of a thread
     constexpr int SIDE = GROUPS % 2 == 0 ? 2 : 1;  // channel groups side by side in a warp
-    constexpr int PITCH = pitch_of(GROUPS * CHANNELS);
+    constexpr int PITCH = GROUPS * CHANNELS;
     constexpr int WINDOW = round_up(COLUMNS + ceil_div(KW, STRIDE) - 1, 4);  // inputs of a phase under a thread's pixels
     constexpr int PHASE_W = phase_pitch((TX - 1) * COLUMNS + WINDOW, STRIDE);
     constexpr int TILE_H = (TY * ROWS - 1) * STRIDE + KH, TILE_W = STRIDE * PHASE_W;
@@ -293,7 +288,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
             const float* there = x + ((from * C + first + set) * H + h) * W + w;
             float* to = tile + ((of_block * CHANNEL_TILE + set) * TILE_H + line) * LINE + column % STRIDE * PHASE_W +
                         column / STRIDE;
-#pragma unroll
+#pragma unroll 16
             for (int c = 0; c < CHANNEL_TILE; c += SETS)
                 if (CHANNEL_TILE % SETS == 0 || c + set < CHANNEL_TILE)
                     copy_to_shared(to + c * TILE_H * LINE, there + c * H * W, is_there);
@@ -379,7 +374,8 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
     constexpr int SPLIT_THREADS = TX * TY * GROUPS * IMAGES, THREADS = SPLIT_THREADS * SPLITS;
     constexpr int CHANNELS = round_up(ceil_div(C, GROUPS), 4);  // channels of dx of a thread
     constexpr int SIDE = GROUPS % 2 == 0 ? 2 : 1;  // channel groups side by side in a warp
-    constexpr int PITCH = weight_pitch(GROUPS * CHANNELS, STRIDE, KW);
+    // The weights of two phases, which a warp may read at once, lie KW lines apart.
+    constexpr int PITCH = line_pitch(GROUPS * CHANNELS, STRIDE, KW, GROUPS * CHANNELS);
     constexpr int PHASE_KH = ceil_div(KH, STRIDE), PHASE_KW = ceil_div(KW, STRIDE);  // the kernel of one phase
     constexpr int WINDOW = round_up(COLUMNS + PHASE_KW - 1, 4);  // positions of a row of dout that a thread reads
     constexpr int TILE_H = TY / STRIDE + PHASE_KH - 1, TILE_W = (TX - 1) * COLUMNS + WINDOW;
@@ -414,7 +410,7 @@ __global__ void __launch_bounds__(TX* TY* GROUPS* IMAGES* SPLITS, blocks_at_once
             int plane = POOLED ? (OH / 2) * (OW / 2) : OH * OW;
             int at = (from * O + first + set) * plane + (POOLED ? i / 2 * (OW / 2) + j / 2 : i * OW + j);
             float* to = tile + ((of_block * CHANNEL_TILE + set) * TILE_H + line) * LINE + column;
-#pragma unroll
+#pragma unroll 16
             for (int o = 0; o < CHANNEL_TILE; o += SETS)
                 if (CHANNEL_TILE % SETS == 0 || o + set < CHANNEL_TILE) {
                     int element = at + o * plane;

@@ -10,16 +10,16 @@
 //   kernel   grid           block   global reads a thread   writes
 //   gather   ceil(M/256)    256     2                       1
 //
-// A training step begins with it. The fast convolutions read the weights of four channels as one float4, so these have
-// to be neighbours, and the forward pass and the data gradient want them of different channels. One launch brings all
-// weights of a network into both orders (tinyfcn/packed_weight.py), beside the launch that composes the images.
+// The fast convolutions read the weights of four channels as one float4, so these have to be neighbours. The forward pass
+// wants four output channels together, the data gradient four input channels. So a training step first gathers all
+// weights of a network in both orders (tinyfcn/packed_weight.py), while it composes its images.
 //
 //   values     a b c d e f     two rows of three: weights of two output channels
 //   index      0 3 1 4 2 5     by columns
 //   gathered   a d b e c f
 //
-// Neighbouring threads read values that lie far apart, so that a request to memory brings little. Here that is cheap: the
-// weights fit the L2 cache, and each block of a convolution that reads them needs no such detour.
+// Neighbouring threads read values that lie far apart, so a request uses little of the sectors that it loads. That is
+// cheap here: the weights fit the L2 cache, and it happens once a step, not in each block of a convolution.
 //
 // Read next: fast_conv.cu.
 

@@ -13,10 +13,11 @@ FLOAT4 = 4
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight in the orders of the two kernels that read it, each a flat array."""
+    """A weight in the orders of the two kernels that read it, each a flat array, and the stride that these are for."""
 
     forward: Any
     backward_input: Any
+    stride: int = 1
 
 
 @cache
@@ -25,8 +26,7 @@ def forward_order(shape: tuple[int, ...]) -> np.ndarray:
     o, c, *kernel = shape
     order = np.full((c, *kernel, _round_up(o, FLOAT4)), -1, np.int32)
     order[..., :o] = _numbers(shape).transpose(1, 2, 3, 0)
-    order.flags.writeable = False
-    return order
+    return _frozen(order)
 
 
 @cache
@@ -35,8 +35,7 @@ def backward_input_order(shape: tuple[int, ...], stride: int) -> np.ndarray:
     o, c, kernel_height, kernel_width = shape
     order = np.full((o, _round_up(kernel_height, stride), kernel_width, _round_up(c, FLOAT4)), -1, np.int32)
     order[:, :kernel_height, :, :c] = _numbers(shape).transpose(0, 2, 3, 1)
-    order.flags.writeable = False
-    return order
+    return _frozen(order)
 
 
 def orders(shape: tuple[int, ...], stride: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,17 +56,24 @@ class FlatWeight:
         return orders(self.shape, self.stride)
 
 
-def packed_index(weights: Sequence[FlatWeight]) -> np.ndarray:
+@cache
+def packed_index(weights: tuple[FlatWeight, ...]) -> np.ndarray:
     """What `gather` takes to pack weights of a flat array, one after another: where each element comes from."""
     placed = (np.where(order < 0, -1, order + each.start) for each in weights for order in each.orders)
-    return np.concatenate([order.ravel() for order in placed]).astype(np.int32)
+    return _frozen(np.concatenate([order.ravel() for order in placed]).astype(np.int32))
 
 
 def unpacked(flat: Any, weights: Sequence[FlatWeight]) -> list[PackedWeight]:
     """The parts of what `gather` gives for packed_index."""
     ends = np.cumsum([order.size for each in weights for order in each.orders])
     parts = [flat[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
-    return [PackedWeight(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return [PackedWeight(*pair, each.stride) for pair, each in zip(pairs, weights, strict=True)]
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
 
 
 def _numbers(shape: tuple[int, ...]) -> np.ndarray:

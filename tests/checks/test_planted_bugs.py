@@ -23,7 +23,7 @@ PLANTED: dict[str, Planted] = {**collected("PLANTED")}
 
 @pytest.fixture(autouse=True)
 def unoptimised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each bug is compiled and runs once on small inputs: compiling takes longer, and less so without optimisation."""
+    """Each bug runs once, on small inputs. Compiling takes most of the time, and less without optimisation."""
     monkeypatch.setattr(build, "FLAGS", ["-O0" if flag == "-O2" else flag for flag in build.FLAGS])
 
 

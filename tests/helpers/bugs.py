@@ -40,8 +40,8 @@ class Bug:
     lines: for each line a text that no other line of the edited file and of common.cuh contains.
     tool: the tool of compute-sanitizer that finds it on a GPU, or None. The tools do not detect races in global memory,
         wrong numbers, elements that are never written and never read, indices of local arrays, or divisions by 0. On an
-        H200 they did not report threads that return before a barrier for which the others wait, or an initial value
-        that is stored while others add to it atomically.
+        H200 they did not report threads that return before a barrier or a ballot for which others wait, or an initial
+        value that is stored while others add to it atomically.
     """
 
     description: str

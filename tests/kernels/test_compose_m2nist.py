@@ -353,7 +353,7 @@ ZOO = {
             "trap", "wait at __ballot_sync", ("fitting = __ballot_sync",), "synccheck"),
         Bug("lanes without pixels return before the ballot",
             {"int position[3];": "if (blockIdx.y * COMPOSE_THREADS + threadIdx.x >= 1340) return;\nint position[3];"},
-            "trap", "wait at __ballot_sync", ("fitting = __ballot_sync",), "synccheck"),
+            "trap", "wait at __ballot_sync", ("fitting = __ballot_sync",)),
         Bug("the first lane to arrive is chosen, not the lowest",
             {"fitting = __ballot_sync(0xffffffff, fits);": """__shared__ int lowest_lanes[COMPOSE_THREADS / 32];
         int* lowest = lowest_lanes + threadIdx.x / 32;

@@ -40,7 +40,6 @@ from tinyfcn.ops.tiles import (
     part_pitch,
     phase_pitch,
     pitch_of,
-    weight_pitch,
 )
 
 reference = on("cpu")
@@ -196,13 +195,13 @@ def check_tiles(kernel: str, c: int, o: int, kernel_size: tuple[int, int], strid
         line = stride * phase_pitch((t["TX"] - 1) * t["COLUMNS"] + window, stride)
         lines = (t["TY"] * t["ROWS"] - 1) * stride + height
         tile = lines * line_pitch(line, t["TY"], t["ROWS"] * stride, t["TX"] * t["COLUMNS"])
-        weights, sums = height * width * pitch_of(outputs * t["GROUPS"]), outputs * t["ROWS"] * t["COLUMNS"]
+        weights, sums = height * width * outputs * t["GROUPS"], outputs * t["ROWS"] * t["COLUMNS"]
     else:
         assert t["TY"] % stride == 0
         window = 4 * ceil_div(t["COLUMNS"] + ceil_div(width, stride) - 1, 4)
         line, columns = (t["TX"] - 1) * t["COLUMNS"] + window, t["TX"] * t["COLUMNS"]
         tile = (t["TY"] // stride + ceil_div(height, stride) - 1) * line_pitch(line, t["TY"] // stride, 1, columns)
-        pitch = weight_pitch(outputs * t["GROUPS"], stride, width)
+        pitch = line_pitch(outputs * t["GROUPS"], stride, width, outputs * t["GROUPS"])
         weights, sums = ceil_div(height, stride) * stride * width * pitch, outputs * t["COLUMNS"] * stride
     parts = (t["SPLITS"] - 1) * sums * threads // t["SPLITS"]
     assert 4 * max(t["CHANNEL_TILE"] * (t["IMAGES"] * tile + weights), parts) <= 48 * 1024
@@ -295,23 +294,21 @@ def test_an_empty_batch_has_no_tiles() -> None:
 def test_launcher_and_kernels_compute_the_same_pitches(tmp_path: Path) -> None:
     (tmp_path / COMMON).write_text((KERNELS / COMMON).read_text())
     text = """
-extern "C" __global__ void pitches(int* pitch, int* line, int* phase, int* weight, int* part) {
+extern "C" __global__ void pitches(int* pitch, int* line, int* phase, int* part) {
     pitch[threadIdx.x] = pitch_of(threadIdx.x);
     phase[threadIdx.x] = phase_pitch(threadIdx.x, threadIdx.x % 3 + 1);
-    weight[threadIdx.x] = weight_pitch(threadIdx.x / 8 * 4, threadIdx.x % 3 + 1, threadIdx.x % 7 + 1);
     part[threadIdx.x] = part_pitch(threadIdx.x * 5, threadIdx.x);
     line[threadIdx.x] = line_pitch(threadIdx.x / 8 * 4, threadIdx.x % 3, threadIdx.x % 8 / 2 + 1, threadIdx.x % 13 * 4);
 }"""
     (tmp_path / "pitches.cu").write_text((KERNELS / "fast_conv.cu").read_text() + text)
     ops = Operations(Emulator(tmp_path))
-    found, lines, phases, weights, parts = (ops.device.empty((200,), np.int32) for _ in range(5))
-    ops.device.launch("pitches", 1, 200, (found, lines, phases, weights, parts))
+    found, lines, phases, parts = (ops.device.empty((200,), np.int32) for _ in range(4))
+    ops.device.launch("pitches", 1, 200, (found, lines, phases, parts))
     assert ops.to_numpy(found).tolist()[1:] == [pitch_of(floats) for floats in range(1, 200)]
     assert all(pitch % 4 == 0 and pitch // 4 % 2 and pitch >= floats for floats, pitch in enumerate(found))
     assert lines.tolist() == [line_pitch(k // 8 * 4, k % 3, k % 8 // 2 + 1, k % 13 * 4) for k in range(200)]
     assert any(pitch > k // 8 * 4 for k, pitch in enumerate(lines.tolist()))
     assert phases.tolist() == [phase_pitch(k, k % 3 + 1) for k in range(200)]
-    assert weights.tolist() == [weight_pitch(k // 8 * 4, k % 3 + 1, k % 7 + 1) for k in range(200)]
     assert parts.tolist() == [part_pitch(5 * k, k) for k in range(200)]
 
 

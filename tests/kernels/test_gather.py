@@ -68,12 +68,27 @@ def test_a_packed_weight_has_each_element_where_its_kernel_reads_it(
 
 def test_weights_of_a_flat_array_are_packed_one_after_another() -> None:
     parameters = np.arange(1, 200, dtype=np.float32)
-    weights = [FlatWeight(3, (5, 2, 3, 3), 2), FlatWeight(120, (3, 6, 2, 2), 1)]
+    weights = FlatWeight(3, (5, 2, 3, 3), 2), FlatWeight(120, (3, 6, 2, 2), 1)
     flat = reference.gather(parameters, packed_index(weights))
     for each, found in zip(weights, unpacked(flat, weights), strict=True):
+        assert found.stride == each.stride
         weight = parameters[each.start :][: np.prod(each.shape)].reshape(each.shape)
         for order, part in zip(each.orders, (found.forward, found.backward_input), strict=True):
             assert_equal(part.reshape(order.shape), packed(order, weight))
+
+
+def test_a_weight_packed_for_another_stride_serves_too(ops: Operations) -> None:
+    """As that of a strided convolution in a network, which names the strides of its transposed convolutions alone."""
+    x, weight, bias, dout = on_device(ops, *map(positive_floats, ((2, 3, 9, 9), (4, 3, 5, 5), (4,), (2, 4, 3, 3))))
+    weights = (FlatWeight(0, weight.shape, 1),)
+    (given,) = unpacked(ops.gather(weight.reshape(-1), ops.asarray(packed_index(weights))), weights)
+    y, dx = ops.conv2d(x, weight, bias, 2, packed=given), ops.conv2d_backward(dout, x, weight, 2, packed=given)[0]
+    assert_equal(ops.to_numpy(y), ops.to_numpy(ops.conv2d(x, weight, bias, 2)))
+    assert_equal(ops.to_numpy(dx), ops.to_numpy(ops.conv2d_backward(dout, x, weight, 2)[0]))
+
+
+def positive_floats(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(len(shape)).uniform(0.5, 1.5, shape).astype(np.float32)
 
 
 def check_partial_block(ops: Operations) -> None:

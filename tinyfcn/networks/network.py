@@ -127,7 +127,6 @@ class Network(ABC):
         flat = np.concatenate([value.ravel() for value in values.values()]).astype(dtype)
         self.parameters = ops.asarray(flat)
         self.gradients = ops.asarray(np.zeros_like(flat))
-        self.packed_index = ops.asarray(packed_index(self._flat_weights()))
         self.packs = ops.device.runs_kernels and not ops.device.naive
         self._name_parts()
 
@@ -138,10 +137,11 @@ class Network(ABC):
         self.outputs: dict[str, Array] = {}
         self.output_gradients: dict[str, Array] = {}
         self.packed: dict[str, PackedWeight] = {}
+        self.joins = False
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the views, which would become arrays of their own, and the outputs."""
-        derived = {"parameter", "gradient", "outputs", "output_gradients", "packed"}
+        derived = {"parameter", "gradient", "outputs", "output_gradients", "packed", "joins"}
         return {name: value for name, value in vars(self).items() if name not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -163,13 +163,13 @@ class Network(ABC):
             for name, shape in ((f"{layer}.weight", weight), (f"{layer}.bias", (channels,)))
         }
 
-    def _flat_weights(self) -> list[FlatWeight]:
+    def _flat_weights(self) -> tuple[FlatWeight, ...]:
         """Where each layer's weight stands in `parameters`."""
         found, start = [], 0
         for layer, (shape, channels) in self.shapes.items():
             found.append(FlatWeight(start, shape, self.strides.get(layer, 1)))
             start += prod(shape) + channels
-        return found
+        return tuple(found)
 
     def first_trained(self, freeze: bool) -> int:
         """The index in `parameters` of the first one that training changes: the pretrained layers stand first."""
@@ -198,21 +198,26 @@ class Network(ABC):
 
     @contextmanager
     def packed_weights(self) -> Iterator[None]:
-        """Packs all weights for the fast convolutions in one launch, on a side stream: join it before `forward`.
+        """Packs all weights for the fast convolutions in one launch, on a side stream that the first layer joins.
 
         Elsewhere each convolution packs its own weight. The parameters must not change inside.
         """
         if self.packs:
+            weights = self._flat_weights()
             with self.ops.side_stream():
-                flat = self.ops.gather(self.parameters, self.packed_index)
-            self.packed = dict(zip(self.shapes, unpacked(flat, self._flat_weights()), strict=True))
+                flat = self.ops.gather(self.parameters, self.ops.device.constant(packed_index(weights)))
+            self.packed = dict(zip(self.shapes, unpacked(flat, weights), strict=True))
+            self.joins = True
         try:
             yield
         finally:
-            self.packed = {}
+            self.packed, self.joins = {}, False
 
     def weights(self, layer: str) -> dict[str, Any]:
-        """A layer's weight, bias and packed weight: the arguments of its convolution."""
+        """A layer's weight, bias and packed weight: the arguments of its convolution, which is launched next."""
+        if self.joins:
+            self.ops.join()
+            self.joins = False
         return {
             "weight": self.parameter[f"{layer}.weight"],
             "bias": self.parameter[f"{layer}.bias"],

@@ -11,7 +11,7 @@ from tinyfcn.packed_weight import PackedWeight, orders
 def check_conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, packed: PackedWeight | None) -> None:
     _sizes(x, weight, stride, padding)
     expect_array("conv2d: bias", bias, weight.shape[:1], x.dtype)
-    check_packed("conv2d", packed, weight, stride)
+    check_packed("conv2d", packed, weight)
 
 
 def check_conv2d_backward(
@@ -25,7 +25,7 @@ def check_conv2d_backward(
 ) -> None:
     expect_array("conv2d_backward: dout", dout, output_shape(x, weight, stride, padding), x.dtype)
     check_gradient_out("conv2d_backward", out, weight, weight.shape[0])
-    check_packed("conv2d_backward", packed, weight, stride)
+    check_packed("conv2d_backward", packed, weight)
 
 
 def check_gradient_out(operation: str, out: tuple[Array, Array] | None, weight: Array, channels: int) -> None:
@@ -35,11 +35,11 @@ def check_gradient_out(operation: str, out: tuple[Array, Array] | None, weight: 
         expect_array(f"{operation}: dbias", out[1], (channels,), weight.dtype)
 
 
-def check_packed(operation: str, packed: PackedWeight | None, weight: Array, stride: int) -> None:
+def check_packed(operation: str, packed: PackedWeight | None, weight: Array) -> None:
     """Checks the two arrays of a packed weight, where it is given."""
     if packed is not None:
-        for (name, array), order in zip(vars(packed).items(), orders(weight.shape, stride), strict=True):
-            expect_array(f"{operation}: packed.{name}", array, (order.size,), weight.dtype)
+        for name, order in zip(("forward", "backward_input"), orders(weight.shape, packed.stride), strict=True):
+            expect_array(f"{operation}: packed.{name}", getattr(packed, name), (order.size,), weight.dtype)
 
 
 class Conv2d(Launcher):

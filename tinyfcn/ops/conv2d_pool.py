@@ -22,7 +22,7 @@ from tinyfcn.packed_weight import PackedWeight
 def check_conv2d_pool(x: Array, weight: Array, bias: Array, packed: PackedWeight | None) -> None:
     pooled_sizes(output_shape(x, weight), 2, 2)
     expect_array("conv2d_pool: bias", bias, weight.shape[:1], x.dtype)
-    check_packed("conv2d_pool", packed, weight, 1)
+    check_packed("conv2d_pool", packed, weight)
 
 
 def check_conv2d_pool_backward(
@@ -38,7 +38,7 @@ def check_conv2d_pool_backward(
     expect_array("conv2d_pool_backward: dout", dout, (n, o, out_height, out_width), x.dtype)
     expect_array("conv2d_pool_backward: max_index", max_index, dout.shape, INT32)
     check_gradient_out("conv2d_pool_backward", out, weight, o)
-    check_packed("conv2d_pool_backward", packed, weight, 1)
+    check_packed("conv2d_pool_backward", packed, weight)
     if add is not None:
         expect_array("conv2d_pool_backward: add", add, x.shape, x.dtype)
 

@@ -23,7 +23,7 @@ def check_conv_transpose2d(
     expect_array("conv_transpose2d: bias", bias, (o,), x.dtype)
     if add is not None:
         expect_array("conv_transpose2d: add", add, (n, o, out_height, out_width), x.dtype)
-    check_packed("conv_transpose2d", packed, weight, stride)
+    check_packed("conv_transpose2d", packed, weight)
 
 
 def check_conv_transpose2d_backward(
@@ -38,7 +38,7 @@ def check_conv_transpose2d_backward(
     n, _, _, _, o, _, _, out_height, out_width = _sizes(x, weight, stride, padding)
     expect_array("conv_transpose2d_backward: dout", dout, (n, o, out_height, out_width), x.dtype)
     check_gradient_out("conv_transpose2d_backward", out, weight, o)
-    check_packed("conv_transpose2d_backward", packed, weight, stride)
+    check_packed("conv_transpose2d_backward", packed, weight)
 
 
 class ConvTranspose2d(Launcher):

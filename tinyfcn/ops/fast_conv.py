@@ -104,7 +104,7 @@ def _launch_forward(
 ) -> None:
     n, _, out_height, out_width = shape
     t = ForwardTiles(*tiles)
-    in_order = _packed(device, weight, forward_order(weight.shape)) if packed is None else packed.forward
+    in_order = _in_order(device, weight, forward_order(weight.shape), packed and packed.forward)
     device.launch(
         "fast_conv_forward",
         (ceil_div(n, t.images), ceil_div(out_height, t.ty * t.rows), ceil_div(out_width, t.tx * t.columns)),
@@ -151,8 +151,8 @@ def backward_input(
     if tiles is None:
         return None
     t = BackwardInputTiles(*tiles)
-    order = backward_input_order(weight.shape, stride)
-    in_order = _packed(device, weight, order) if packed is None else packed.backward_input
+    given = packed.backward_input if packed and packed.stride == stride else None
+    in_order = _in_order(device, weight, backward_input_order(weight.shape, stride), given)
     dx = device.empty(shape, dout.dtype)
     epilogue = int(relu), bias, add, relu_mask
     device.launch(
@@ -169,11 +169,12 @@ def backward_input(
     return dx
 
 
-def _packed(device: Device, weight: Array, order: np.ndarray) -> Array:
-    """The weight in this order, flat."""
-    is_aligned = address(weight) % (FLOAT4 * weight.dtype.itemsize) == 0
-    if is_aligned and order.size == weight.size and (np.diff(order.ravel()) == 1).all():
-        return weight.reshape(-1)  # as a dense layer's: it is in order already
+def _in_order(device: Device, weight: Array, order: np.ndarray, packed: Array | None) -> Array:
+    """The weight in this order, flat, where a float4 may begin: as `packed`, or as it lies, or gathered."""
+    if packed is None and order.size == weight.size and (np.diff(order.ravel()) == 1).all():
+        packed = weight.reshape(-1)  # as a dense layer's: it is in order already
+    if packed is not None and address(packed) % (FLOAT4 * weight.dtype.itemsize) == 0:
+        return packed
     return Gather(device).gather(weight.reshape(-1), device.constant(order).reshape(-1))
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from tinyfcn.devices.device import MULTIPROCESSORS
 from tinyfcn.devices.launch import MAX_GRID, MAX_THREADS_IN_BLOCK, ceil_div
+from tinyfcn.packed_weight import FLOAT4
 
-FLOAT4 = 4
 WARP = 32
 MAX_SHARED_FLOATS = 12 * 1024  # of a block that does not opt in to more
 
@@ -20,7 +20,7 @@ MAX_SHARED_FLOATS = 12 * 1024  # of a block that does not opt in to more
 # On MULTIPROCESSORS; with fewer, fewer.
 TARGET_THREADS = 1 << 15  # about 8 warps on each: below this, a thread should do less
 TARGET_BLOCKS = 100  # one on most
-BLOCK_THREADS = 384  # in each block at most
+BLOCK_THREADS = 384  # in each block, where channel groups and splits do not make more
 SMALL_BLOCK_THREADS = 64  # a block this small should take several images, or it mostly loads weights
 MAX_SUMS = 64  # of a thread, in registers
 MAX_PRODUCTS = 5000  # of a thread for one channel: they are unrolled, which takes time to compile
@@ -93,7 +93,7 @@ def forward_tiles(
         phase = phase_pitch((tx - 1) * columns + window, stride)
         line = line_pitch(stride * phase, ty, rows * stride, tx * columns)
         tile = ((ty * rows - 1) * stride + kernel_height) * line
-        return tile, kernel_height * kernel_width * pitch_of(channels)
+        return tile, kernel_height * kernel_width * channels
 
     products = kernel_height * kernel_width * rows * columns
     threads = ceil_div(out_width, columns), ceil_div(out_height, rows)
@@ -119,7 +119,8 @@ def backward_input_tiles(
     def floats(tx: int, ty: int, channels: int) -> tuple[int, int]:
         line = line_pitch((tx - 1) * columns + window, ty // stride, 1, tx * columns)
         tile = (ty // stride + phase_height - 1) * line
-        return tile, phase_height * stride * kernel_width * weight_pitch(channels, stride, kernel_width)
+        weights = phase_height * stride * kernel_width * line_pitch(channels, stride, kernel_width, channels)
+        return tile, weights
 
     products = phase_height * kernel_width * columns
     threads = ceil_div(positions, columns), height + padding
@@ -297,11 +298,6 @@ def part_pitch(threads: int, split_threads: int) -> int:
 def phase_pitch(width: int, stride: int) -> int:
     """As phase_pitch in kernels/fast_conv.cu."""
     return width // 32 * 32 + 16 if stride == 2 and 8 < width % 32 <= 16 else width
-
-
-def weight_pitch(floats: int, stride: int, kernel_width: int) -> int:
-    """As weight_pitch in kernels/fast_conv.cu."""
-    return pitch_of(floats) if stride == 1 else line_pitch(floats, stride, kernel_width, floats)
 
 
 def line_pitch(width: int, rows: int, lines: int, row: int) -> int:

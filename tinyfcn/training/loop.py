@@ -77,7 +77,6 @@ def training_step(
     network.ops.adam_schedule(state)
     with network.packed_weights():
         x, labels = batch(state.step)
-        network.ops.join()  # for the packed weights
         loss = parallel.gradients(x, labels, ignore_index, unlabelled)
     network.ops.adam_step(network.parameters[trained], network.gradients[trained], state, loss)
 

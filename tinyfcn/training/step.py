@@ -109,13 +109,19 @@ class Step:
             self.ops.write(array, np.zeros(array.shape, array.dtype))
 
 
+def _counted(task: Task, ops: Operations) -> Step:
+    """A step whose operations or launches are noted. It packs its weights, as where kernels run."""
+    step = Step(task, ops, composed=task.composed)
+    step.network.packs = True
+    return step
+
+
 def parts_of(task: Task, ops: Operations, multiprocessors: int = MULTIPROCESSORS) -> list[Part]:
     """All parts of a training step, in order; on the CPU with the launches that a GPU of so many multiprocessors gets.
 
     Arrays hold what they do in training, and parameters what they held before the step. `ops` must have no other user.
     """
-    step = Step(task, ops, composed=task.composed)
-    step.network.packs = True  # as where kernels run
+    step = _counted(task, ops)
     calls = note_calls(ops)
     with step.parallel.computing():
         step.work()
@@ -132,6 +138,5 @@ def launches_of_step(task: Task, multiprocessors: int = MULTIPROCESSORS) -> list
     """The launches of a training step as a GPU of so many multiprocessors gets them, with their streams."""
     device = Recorder()
     device.multiprocessors = multiprocessors
-    step = Step(task, Operations(device), composed=task.composed)
-    step.network.packs = True  # as where kernels run
+    step = _counted(task, Operations(device))
     return step.ops.device.record(step.work).launches
