@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -65,10 +66,9 @@ def packed_index(weights: tuple[FlatWeight, ...]) -> np.ndarray:
 
 def unpacked(flat: Any, weights: Sequence[FlatWeight]) -> list[PackedWeight]:
     """The parts of what `gather` gives for packed_index."""
-    ends = np.cumsum([order.size for each in weights for order in each.orders])
-    parts = [flat[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    return [PackedWeight(*pair, each.stride) for pair, each in zip(pairs, weights, strict=True)]
+    sizes = [order.size for each in weights for order in each.orders]
+    parts = iter([flat[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)])
+    return [PackedWeight(next(parts), next(parts), each.stride) for each in weights]
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

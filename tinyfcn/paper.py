@@ -81,9 +81,8 @@ def remove_background(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 
     counts = _pairs(background, pixels)
     is_ink = _stands_out(counts, noise)
-    strength = max(
-        _strength(counts, is_ink), 3 * SPREADS * noise / 255
-    )  # noise on a blank sheet is not stretched to black ink
+    # Noise on a blank sheet is not stretched to black ink.
+    strength = max(_strength(counts, is_ink), 3 * SPREADS * noise / 255)
     levels = np.rint(np.minimum(255 / strength * _COVER, 255))
     levels[levels <= FAINT] = 0
     # Beside what is ink for certain, less is enough: hysteresis, as in Canny, "A computational approach to edge

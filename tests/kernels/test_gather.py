@@ -21,7 +21,7 @@ def check(ops: Operations, count: int, size: int, seed: int = 0) -> None:
     index = random.integers(-2, size + 2, count, dtype=np.int32)
     expected = np.array([at + 1 if 0 <= at < size else 0 for at in index.tolist()], np.float32)
     assert_equal(ops.to_numpy(ops.gather(*on_device(ops, values, index))), expected)
-    assert_equal(reference.gather(values, index), expected, "the reference's y")
+    assert_equal(reference.gather(values, index), expected, "of the reference")
 
 
 @given(st.integers(1, 600), st.integers(1, 300), st.integers(0, 999))

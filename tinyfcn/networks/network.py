@@ -165,11 +165,11 @@ class Network(ABC):
 
     def _flat_weights(self) -> tuple[FlatWeight, ...]:
         """Where each layer's weight stands in `parameters`."""
-        found, start = [], 0
-        for layer, (shape, channels) in self.shapes.items():
-            found.append(FlatWeight(start, shape, self.strides.get(layer, 1)))
-            start += prod(shape) + channels
-        return tuple(found)
+        numbers = views(np.arange(self.parameters.size), self.parameter_shapes())
+        starts = {layer: int(numbers[f"{layer}.weight"].flat[0]) for layer in self.shapes}
+        return tuple(
+            FlatWeight(starts[layer], shape, self.strides.get(layer, 1)) for layer, (shape, _) in self.shapes.items()
+        )
 
     def first_trained(self, freeze: bool) -> int:
         """The index in `parameters` of the first one that training changes: the pretrained layers stand first."""

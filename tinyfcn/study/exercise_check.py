@@ -57,8 +57,8 @@ class Count:
 class Verdict:
     """What a check says. stage: where it stopped, one of STAGES. mistake: what the file does wrong, if that is known.
 
-    asked: what was checked, or why it was not, a line each. other: an exercise whose file is wrong
-    instead; the last one trains on those of others.
+    asked: what was checked, or why it was not, a line each. other: an exercise whose file is wrong instead; the last
+    one trains on those of others.
     """
 
     exercise: Exercise
